@@ -1,0 +1,101 @@
+package domain
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+// The registry: every command and every event there is, in one place.
+
+// commandTypes lists the commands.
+var commandTypes = index(
+	func() CommandBody { return new(StartWriter) },
+)
+
+// eventTypes lists the events at their newest version.
+var eventTypes = index(
+	func() EventBody { return new(WriterStarted) },
+)
+
+func index[T any](news ...func() T) map[string]func() T {
+	m := make(map[string]func() T, len(news))
+	for _, f := range news {
+		name := ""
+		switch b := any(f()).(type) {
+		case CommandBody:
+			name = b.CommandType()
+		case EventBody:
+			name = b.EventType()
+		}
+		if _, twice := m[name]; twice {
+			panic("registered twice: " + name)
+		}
+		m[name] = f
+	}
+	return m
+}
+
+// wireBody writes m as a sub-message, also when it is empty.
+func wireBody(c *coder, n protowire.Number, m message) {
+	c.tag(n, protowire.BytesType)
+	at := len(c.b)
+	m.wire(c)
+	c.insertLength(at, len(c.b)-at)
+}
+
+func decodeCommandBody(typ string, raw []byte) (CommandBody, error) {
+	make, ok := commandTypes[typ]
+	if !ok {
+		return nil, fmt.Errorf("unknown command type %q: this build is older than the log", clip(typ, 64))
+	}
+	body := make()
+	if err := decodeMessage(raw, body); err != nil {
+		return nil, fmt.Errorf("command %s: %w", typ, err)
+	}
+	return body, nil
+}
+
+// decodeEvent reads one event. An older version goes through its upcasters, pure
+// one-to-one functions; there are none yet: every event is at version 1.
+func decodeEvent(typ string, v uint8, raw []byte) (EventBody, error) {
+	make, ok := eventTypes[typ]
+	if !ok {
+		return nil, fmt.Errorf("unknown event type %q: this build is older than the log", clip(typ, 64))
+	}
+	if v != 1 {
+		return nil, fmt.Errorf("event type %q has unknown version %d: this build is older than the log", typ, v)
+	}
+	body := make()
+	if err := decodeMessage(raw, body); err != nil {
+		return nil, fmt.Errorf("%s: %w", typ, err)
+	}
+	return body, nil
+}
+
+// EventSubject is the event's subject in the feed:
+// ev.<site>.<family>[.<owner>].<event>.
+func EventSubject(site string, e EventBody) string {
+	typ := e.EventType()
+	family, name := typ, ""
+	for i := range typ {
+		if typ[i] == '.' {
+			family, name = typ[:i], typ[i+1:]
+			break
+		}
+	}
+	if o := e.Owner(); o != "" {
+		return "ev." + site + "." + family + "." + o + "." + name
+	}
+	return "ev." + site + "." + family + "." + name
+}
+
+// EventTypes are the names of all event types, for tests and documentation.
+func EventTypes() []string { return sortedKeys(eventTypes) }
+
+// CommandTypes are the names of all command types.
+func CommandTypes() []string { return sortedKeys(commandTypes) }
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

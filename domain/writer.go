@@ -1,0 +1,70 @@
+package domain
+
+// A writer is the one control-plane process that decides. It begins its term
+// with a command of its own, and answers nothing before that is durable.
+
+// StartWriter begins a writer's term.
+type StartWriter struct {
+	Site       string `json:"site"`
+	Build      string `json:"build"`
+	LogicLevel uint32 `json:"logic_level"` // the highest this build can decide at
+}
+
+// CommandType implements CommandBody.
+func (*StartWriter) CommandType() string { return "writer.start" }
+
+func (m *StartWriter) wire(c *coder) {
+	c.str(1, &m.Site)
+	c.str(2, &m.Build)
+	uintField(c, 3, &m.LogicLevel)
+}
+
+// WriterStarted records a term. Outage is how long nobody wrote: liveness and
+// wipe deadlines are extended by it, so that a restart of the control plane does
+// not declare every host dead.
+type WriterStarted struct {
+	Site       string   `json:"site"`
+	Term       uint64   `json:"term"`
+	Build      string   `json:"build"`
+	LogicLevel uint32   `json:"logic_level"`
+	Outage     Duration `json:"outage_ms"`
+}
+
+// EventType implements EventBody.
+func (*WriterStarted) EventType() string { return "site.writer_started" }
+
+// Owner implements EventBody.
+func (*WriterStarted) Owner() string { return "" }
+
+// Resource implements EventBody.
+func (e *WriterStarted) Resource() string { return e.Site }
+
+func (e *WriterStarted) wire(c *coder) {
+	c.str(1, &e.Site)
+	c.uvar(2, &e.Term)
+	c.str(3, &e.Build)
+	uintField(c, 4, &e.LogicLevel)
+	intField(c, 5, &e.Outage)
+}
+
+func (m *StartWriter) decide(w *World, x *Context) ([]EventBody, *Error) {
+	if x.Actor.Kind != ActorSystem {
+		return nil, notFound("command")
+	}
+	if w.Site != "" && w.Site != m.Site {
+		return nil, Errorf(Conflict, "writer.wrong_site", "this log belongs to site %q, not %q", w.Site, m.Site)
+	}
+	if m.LogicLevel < w.LogicLevel {
+		return nil, Errorf(Conflict, "writer.too_old", "the log is at logic level %d, this build decides up to %d: upgrade it", w.LogicLevel, m.LogicLevel)
+	}
+	e := &WriterStarted{Site: m.Site, Term: w.Term + 1, Build: m.Build, LogicLevel: max(w.LogicLevel, 1)}
+	if w.At != 0 {
+		e.Outage = x.At.Sub(w.At)
+	}
+	return []EventBody{e}, nil
+}
+
+func (e *WriterStarted) apply(w *World, _ *Applied) {
+	w.Site, w.Term, w.LogicLevel = e.Site, e.Term, e.LogicLevel
+	w.extendDeadlines(e.Outage)
+}
