@@ -1,0 +1,51 @@
+package streams
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// Dial opens a connection with one credential. streams/server gives one for each
+// of its roles; [DialURL] makes one from a URL and a credential.
+type Dial func(opts ...nats.Option) (*nats.Conn, error)
+
+// DialURL connects to a running server with a user JWT and the seed of its nkey.
+// urls is a comma-separated list.
+func DialURL(urls, jwt string, seed []byte, more ...nats.Option) Dial {
+	return func(opts ...nats.Option) (*nats.Conn, error) {
+		all := append([]nats.Option{nats.UserJWTAndSeed(jwt, string(seed))}, more...)
+		return nats.Connect(urls, append(all, opts...)...)
+	}
+}
+
+// DialCreds connects with a credentials file as written by streams/server.
+func DialCreds(urls, file string, more ...nats.Option) Dial {
+	return func(opts ...nats.Option) (*nats.Conn, error) {
+		all := append([]nats.Option{nats.UserCredentials(file)}, more...)
+		return nats.Connect(urls, append(all, opts...)...)
+	}
+}
+
+// connect adds what every connection of the control plane needs. There is never a
+// reconnect buffer: with one, a publish that was reported as timed out can land
+// after the server came back, out of any order.
+func connect(dial Dial, name string, opts ...nats.Option) (*nats.Conn, error) {
+	all := []nats.Option{
+		nats.Name(name),
+		nats.CustomInboxPrefix(ControlInbox),
+		nats.ReconnectBufSize(-1),
+		nats.MaxReconnects(-1),
+		nats.ReconnectWait(100 * time.Millisecond),
+		nats.ReconnectJitter(50*time.Millisecond, 100*time.Millisecond),
+		nats.Timeout(5 * time.Second),
+		nats.PingInterval(10 * time.Second),
+		nats.MaxPingsOutstanding(2),
+	}
+	nc, err := dial(append(all, opts...)...)
+	if err != nil {
+		return nil, fmt.Errorf("connect %s: %w", name, err)
+	}
+	return nc, nil
+}

@@ -1,0 +1,130 @@
+package streams
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/gpuaas/gpuaas/domain"
+)
+
+// Names gives every stream and subject of a site. It is the site's name; see
+// [ParseSite].
+type Names string
+
+var siteName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,31}$`)
+
+// ParseSite accepts 1 to 32 characters of a-z, 0-9 and "-": the name is a token of
+// every subject and part of every stream's name.
+func ParseSite(site string) (Names, error) {
+	if !siteName.MatchString(site) {
+		return "", fmt.Errorf("site %.40q: want 1 to 32 characters of a-z, 0-9 and -", site)
+	}
+	return Names(site), nil
+}
+
+// The streams.
+func (n Names) Log() string        { return "LOG_" + string(n) }
+func (n Names) Feed() string       { return "FEED_" + string(n) }
+func (n Names) Placements() string { return "PLACEMENTS_" + string(n) }
+func (n Names) Reports() string    { return "REPORTS_" + string(n) }
+func (n Names) Audit() string      { return "AUDIT_" + string(n) }
+func (n Names) Vault() string      { return "VAULT_" + string(n) }
+func (n Names) VaultKeys() string  { return "VAULTKEYS_" + string(n) }
+func (n Names) Claim() string      { return "CLAIM_" + string(n) }
+
+// Streams are all streams of a site.
+func (n Names) Streams() []string {
+	return []string{n.Log(), n.Feed(), n.Placements(), n.Reports(), n.Audit(), n.Vault(), n.VaultKeys(), n.Claim()}
+}
+
+// LogSubject is the one subject of the log.
+func (n Names) LogSubject() string { return "log." + string(n) }
+
+// EventsSubject matches every event of the feed. For the owners and families of a
+// narrower one see [Names.OwnerEvents].
+func (n Names) EventsSubject() string { return "ev." + string(n) + ".>" }
+
+// OwnerEvents are the filters that select the events of one tenant: the families
+// whose owner token is a tenant.
+func (n Names) OwnerEvents(tenant domain.TenantID) []string {
+	var out []string
+	for _, family := range []string{"tenant", "project", "allocation", "ledger"} {
+		out = append(out, "ev."+string(n)+"."+family+"."+tenant.String()+".>")
+	}
+	return out
+}
+
+// HostEvents are the filters that select the events of one host and its slots.
+func (n Names) HostEvents(host domain.HostID) []string {
+	return []string{"ev." + string(n) + ".host." + host.String() + ".>", "ev." + string(n) + ".slot." + host.String() + ".>"}
+}
+
+// PlacementSubject is where a host's desired state is kept.
+func (n Names) PlacementSubject(host string) string { return "placement." + string(n) + "." + host }
+
+// ReportSubject is where a host says what happened.
+func (n Names) ReportSubject(host, kind string) string {
+	return "report." + string(n) + "." + host + "." + kind
+}
+
+// HeartbeatSubject is core NATS: not kept.
+func (n Names) HeartbeatSubject(host string) string { return "heartbeat." + string(n) + "." + host }
+
+// ImageSubject is where a host asks for image bytes.
+func (n Names) ImageSubject(host string) string { return "image." + string(n) + "." + host }
+
+// VaultSubject is where a host asks for the user data of a VM it runs.
+func (n Names) VaultSubject(host string) string { return "vault." + string(n) + "." + host }
+
+// ConsoleSubject is where a host serves the consoles of its VMs.
+func (n Names) ConsoleSubject(host string) string { return "console." + string(n) + "." + host }
+
+// CommandSubject is where the writer takes commands forwarded by standbys.
+func (n Names) CommandSubject() string { return "command." + string(n) }
+
+// AuditSubject is where a kind of audit record goes; kind is one token.
+func (n Names) AuditSubject(kind string) string { return "audit." + string(n) + "." + kind }
+
+func (n Names) documentSubject(name string) string { return "document." + string(n) + "." + name }
+func (n Names) keySubject(name string) string      { return "documentkey." + string(n) + "." + name }
+func (n Names) claimSubject() string               { return "claim." + string(n) }
+
+// VaultWriteSubjects are what the vault and the writer claim publish to.
+func (n Names) VaultWriteSubjects() []string {
+	return []string{n.documentSubject("*"), n.keySubject("*"), n.claimSubject()}
+}
+
+// HostInbox is the prefix of a host's own inbox; nats.CustomInboxPrefix.
+func HostInbox(host string) string { return "_INBOX_" + host }
+
+// ControlInbox is the prefix of the control plane's inboxes.
+const ControlInbox = "_INBOX_control"
+
+// ReportKinds are the kinds a host may report. They are listed in the stream's
+// subjects, so that a hostile host cannot make up subjects without bound.
+var ReportKinds = []domain.ReportKind{
+	domain.ReportInventory, domain.ReportStarted, domain.ReportAlive, domain.ReportReady, domain.ReportStopped,
+	domain.ReportFailed, domain.ReportRemoved, domain.ReportWiped, domain.ReportFaulted,
+}
+
+// hostOf reads the host token, the third of a subject, which the server checked
+// against the sender's credential.
+func hostOf(subject string) (domain.HostID, error) {
+	tokens := strings.SplitN(subject, ".", 4)
+	if len(tokens) < 3 {
+		return domain.HostID{}, fmt.Errorf("subject %.80q has no host", subject)
+	}
+	id, err := parseHost(tokens[2])
+	if err != nil {
+		return id, fmt.Errorf("subject %.80q: %w", subject, err)
+	}
+	return id, nil
+}
+
+func parseHost(s string) (id domain.HostID, err error) {
+	if err = id.UnmarshalText([]byte(s)); err == nil && id.IsZero() {
+		err = fmt.Errorf("no host id")
+	}
+	return id, err
+}

@@ -1,0 +1,254 @@
+package streams
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/gpuaas/gpuaas/domain"
+)
+
+// Read calls fn with every message from fromSeq (0 and 1 both mean the beginning)
+// to the end of the log as it was when Read began, in order, without a gap. data
+// is fn's to keep. An error of fn ends it and is returned.
+func (l *Log) Read(ctx context.Context, fromSeq uint64, fn func(seq uint64, data []byte) error) error {
+	info, err := l.info(ctx)
+	if err != nil {
+		return err
+	}
+	next := max(fromSeq, info.State.FirstSeq, 1)
+	end := info.State.LastSeq
+	if fromSeq > end+1 {
+		return fmt.Errorf("%w: it ends at message %d, asked from %d", ErrLostTail, end, fromSeq)
+	}
+	if info.State.Msgs == 0 || next > end {
+		return nil
+	}
+	t := tail{js: l.js, stream: l.stream, next: next, end: end, fn: func(m message) error { return fn(m.seq, m.data) }}
+	return t.run(ctx)
+}
+
+// Follow calls fn with every message from fromSeq on, and goes on for ever: across
+// reconnects, leader changes and restarts of the server. It ends with ctx, with an
+// error of fn, or with what no reader can repair: [ErrLostTail] if the log is
+// shorter than what was read, [ErrForked] if it holds another message where one is
+// known. known is the commit just before fromSeq as the caller remembers it
+// (snapshot, checkpoint); the zero Head skips that first comparison. data is fn's
+// to keep.
+func (l *Log) Follow(ctx context.Context, fromSeq uint64, known domain.Head, fn func(seq uint64, data []byte) error) error {
+	next := max(fromSeq, 1)
+	if known != (domain.Head{}) {
+		if at := l.Seq(known.N); at != next-1 {
+			return fmt.Errorf("follow from message %d: known commit %d is message %d, want the one before", next, known.N, at)
+		}
+	}
+	t := tail{
+		js: l.js, stream: l.stream, next: next, overlap: true, lastHash: known.Hash, grace: l.c.LostTailGrace,
+		fn: func(m message) error { return fn(m.seq, m.data) },
+	}
+	return t.run(ctx)
+}
+
+func lasting(err error) bool {
+	return errors.Is(err, ErrForked) || errors.Is(err, ErrLostTail)
+}
+
+// message is one delivery of a tail.
+type message struct {
+	seq     uint64
+	subject string
+	header  map[string][]string
+	data    []byte
+}
+
+// A tail reads a stream in order by an ephemeral consumer that it makes again
+// whenever there is doubt: a missed heartbeat, a deleted consumer, a gap in the
+// consumer's own count. Unlike the client's ordered consumer it can begin each
+// time with the last message it knows, and so notices a stream that was replaced.
+type tail struct {
+	js      jetstream.JetStream
+	stream  string
+	filters []string // none: everything, and then sequences have no gaps
+	next    uint64   // the sequence wanted next
+	end     uint64   // last sequence wanted; 0: follow
+	overlap bool     // re-read the last message on every new consumer, and compare
+	fn      func(message) error
+
+	grace    time.Duration // how long a stream may look shorter before it is
+	short    time.Time     // since when it does
+
+	last     []byte        // the last message's bytes, once one was read
+	lastHash domain.Digest // or the hash the caller gave for it; zero: unknown
+	caughtUp func()        // optional: called whenever nothing more was waiting
+}
+
+const (
+	// pullBytes bounds what is on its way to one reader. Always bound by bytes: a
+	// bound by messages is five times slower on large commits.
+	pullBytes = 8 << 20
+	// tailHeartbeat is how often the server says that a quiet stream is only quiet.
+	tailHeartbeat = 2 * time.Second
+	// tailIdle is when the server forgets an abandoned consumer.
+	tailIdle = 30 * time.Second
+)
+
+// errFn carries an error of the caller's function out of the retry.
+type errFn struct{ error }
+
+func (e errFn) Unwrap() error { return e.error }
+
+var errDone = errors.New("streams: read to the end")
+
+// run reads until the end, an error of fn, or ctx.
+func (t *tail) run(ctx context.Context) error {
+	pause := 10 * time.Millisecond
+	for { // ends with ctx, an error that lasts, or t.end
+		before := t.next
+		err := t.session(ctx)
+		var own errFn
+		switch {
+		case errors.Is(err, errDone):
+			return nil
+		case errors.As(err, &own):
+			return own.error
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case lasting(err):
+			return err
+		}
+		if t.next > before {
+			pause = 10 * time.Millisecond
+		}
+		if !wait(ctx, pause) {
+			return ctx.Err()
+		}
+		pause = min(2*pause, time.Second)
+	}
+}
+
+// session is the life of one consumer.
+func (t *tail) session(ctx context.Context) error {
+	start, skip, err := t.start(ctx)
+	if err != nil {
+		return err
+	}
+	c, err := t.js.CreateConsumer(ctx, t.stream, jetstream.ConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: start,
+		AckPolicy: jetstream.AckNonePolicy, FilterSubjects: t.filters,
+		MemoryStorage: true, Replicas: 1, InactiveThreshold: tailIdle, MaxDeliver: 1,
+	})
+	if err != nil {
+		return fmt.Errorf("read %s: %w", t.stream, err)
+	}
+	defer t.forget(c)
+	it, err := c.Messages(jetstream.PullMaxBytes(pullBytes), jetstream.PullHeartbeat(tailHeartbeat), jetstream.PullExpiry(3*tailHeartbeat))
+	if err != nil {
+		return fmt.Errorf("read %s: %w", t.stream, err)
+	}
+	defer it.Stop()
+	for delivered := uint64(1); ; delivered++ { // ends with an error
+		m, err := it.Next(jetstream.NextContext(ctx))
+		if err != nil {
+			return fmt.Errorf("read %s: %w", t.stream, err)
+		}
+		meta, err := m.Metadata()
+		if err != nil {
+			return fmt.Errorf("read %s: %w", t.stream, err)
+		}
+		if meta.Sequence.Consumer != delivered {
+			return fmt.Errorf("read %s: delivery %d came as %d", t.stream, delivered, meta.Sequence.Consumer)
+		}
+		if err := t.take(m, meta, skip && delivered == 1); err != nil {
+			return err
+		}
+	}
+}
+
+// start says where the next consumer begins: with the last message known, if there
+// is one to compare. A stream that ends before it lost its tail.
+func (t *tail) start(ctx context.Context) (seq uint64, skip bool, err error) {
+	if !t.overlap || t.next == 1 {
+		return t.next, false, nil
+	}
+	info, err := streamInfo(ctx, t.js, t.stream)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return 0, false, fmt.Errorf("%w: %s does not exist", ErrLostTail, t.stream)
+	}
+	if err != nil {
+		return 0, false, err
+	}
+	if info.State.LastSeq < t.next-1 {
+		return 0, false, t.shorter(info.State.LastSeq)
+	}
+	t.short = time.Time{}
+	if t.last == nil && t.lastHash.IsZero() || info.State.FirstSeq >= t.next {
+		return t.next, false, nil
+	}
+	return t.next - 1, true, nil
+}
+
+// shorter is a stream that ends before what was read from it. A new leader may say
+// so for a moment, before it has applied what the old one had acknowledged.
+func (t *tail) shorter(end uint64) error {
+	if t.short.IsZero() {
+		t.short = time.Now()
+	}
+	err := fmt.Errorf("%s ends at message %d, message %d is known", t.stream, end, t.next-1)
+	if time.Since(t.short) < t.grace {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrLostTail, err)
+}
+
+// take checks the order of one message and hands it on.
+func (t *tail) take(m jetstream.Msg, meta *jetstream.MsgMetadata, overlap bool) error {
+	seq, data := meta.Sequence.Stream, m.Data()
+	if overlap {
+		if seq != t.next-1 {
+			return fmt.Errorf("%w: %s: message %d is gone", ErrForked, t.stream, t.next-1)
+		}
+		return t.compare(seq, data)
+	}
+	if seq < t.next {
+		return nil
+	}
+	if len(t.filters) == 0 && seq != t.next {
+		return fmt.Errorf("%w: %s: message %d follows message %d", ErrForked, t.stream, seq, t.next-1)
+	}
+	if err := t.fn(message{seq: seq, subject: m.Subject(), header: m.Headers(), data: data}); err != nil {
+		return errFn{err}
+	}
+	t.next = seq + 1
+	if t.overlap {
+		t.last = data
+	}
+	if t.caughtUp != nil && meta.NumPending == 0 {
+		t.caughtUp()
+	}
+	if t.end != 0 && t.next > t.end {
+		return errDone
+	}
+	return nil
+}
+
+func (t *tail) compare(seq uint64, data []byte) error {
+	want := t.lastHash
+	if t.last != nil {
+		want = domain.DigestOf(t.last)
+	}
+	if have := domain.DigestOf(data); have != want {
+		return fmt.Errorf("%w: %s: message %d is %s, known as %s", ErrForked, t.stream, seq, have, want)
+	}
+	return nil
+}
+
+// forget deletes the consumer, so that a server does not keep one for every
+// reconnect until it expires. If that fails, it expires.
+func (t *tail) forget(c jetstream.Consumer) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = t.js.DeleteConsumer(ctx, t.stream, c.CachedInfo().Name)
+}

@@ -1,0 +1,199 @@
+package streamstest
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/streams"
+	"github.com/gpuaas/gpuaas/streams/server"
+)
+
+// Site is a site's servers with its streams set up.
+type Site struct {
+	Names   streams.Names
+	Config  streams.Config
+	Trust   *server.Trust
+	Servers []*server.Server
+	options []server.Options
+	t       testing.TB
+}
+
+// Context is a context that ends with the test, or after two minutes.
+func Context(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// New starts a site on 1 or 3 servers, all with sync always, and sets it up.
+func New(t testing.TB, replicas int) *Site {
+	t.Helper()
+	ctx := Context(t)
+	const name = "test1"
+	dir := t.TempDir()
+	trust, err := server.OpenTrust(filepath.Join(dir, "trust"), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := streams.ParseSite(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Site{Names: n, Config: streams.Config{Site: n, Replicas: replicas}, Trust: trust, t: t}
+	t.Cleanup(func() {
+		for _, srv := range s.Servers {
+			srv.Shutdown()
+		}
+	})
+	ports := freePorts(t, replicas)
+	var routes []string
+	for _, p := range ports {
+		routes = append(routes, fmt.Sprintf("127.0.0.1:%d", p))
+	}
+	for i := range replicas {
+		o := server.Options{Dir: filepath.Join(dir, fmt.Sprint(i)), Site: name, Name: fmt.Sprintf("s%d", i), Trust: trust}
+		if replicas > 1 {
+			o.Cluster = &server.Cluster{Name: name, Host: "127.0.0.1", Port: ports[i], Routes: routes}
+		}
+		srv, err := server.Start(ctx, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Servers, s.options = append(s.Servers, srv), append(s.options, o)
+	}
+	s.setup(ctx)
+	return s
+}
+
+// freePorts reserves n ports: every member of a cluster is told all routes.
+func freePorts(t testing.TB, n int) (ports []int) {
+	t.Helper()
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+	}
+	return ports
+}
+
+// setup waits for the cluster's first leader and makes the streams.
+func (s *Site) setup(ctx context.Context) {
+	s.t.Helper()
+	admin := s.Connect(server.Admin)
+	for {
+		attempt, cancel := context.WithTimeout(ctx, 5*time.Second)
+		drifts, err := streams.Setup(attempt, admin, s.Config)
+		cancel()
+		if err == nil && len(drifts) == 0 {
+			return
+		}
+		if err == nil {
+			s.t.Fatalf("fresh streams drift: %v", drifts)
+		}
+		if ctx.Err() != nil {
+			s.t.Fatalf("set-up: %v", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(50 * time.Millisecond): // no leader yet: nothing to be told by
+		}
+	}
+}
+
+// Restart stops server i cleanly and starts it again on the same folder and port.
+func (s *Site) Restart(i int) {
+	s.t.Helper()
+	s.Servers[i].Shutdown()
+	srv, err := server.Start(Context(s.t), s.options[i])
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.Servers[i] = srv
+}
+
+// Dial is a role's way to the site, over TCP, so that it survives a Restart.
+func (s *Site) Dial(role server.Role) streams.Dial {
+	urls := ""
+	for i, srv := range s.Servers {
+		if i > 0 {
+			urls += ","
+		}
+		urls += srv.ClientURL()
+	}
+	return streams.DialCreds(urls, s.Trust.CredsFile(role))
+}
+
+// Connect opens a connection that is closed with the test.
+func (s *Site) Connect(role server.Role, opts ...nats.Option) *nats.Conn {
+	s.t.Helper()
+	nc, err := s.Dial(role)(append([]nats.Option{nats.CustomInboxPrefix(streams.ControlInbox)}, opts...)...)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(nc.Close)
+	return nc
+}
+
+// JetStream is the administrator's JetStream.
+func (s *Site) JetStream() jetstream.JetStream {
+	s.t.Helper()
+	js, err := jetstream.New(s.Connect(server.Admin))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return js
+}
+
+// Log opens the site's log; closed with the test.
+func (s *Site) Log() *streams.Log { return s.LogBy(s.Dial(server.Runtime)) }
+
+// LogBy opens the site's log over another way in.
+func (s *Site) LogBy(dial streams.Dial) *streams.Log {
+	s.t.Helper()
+	l, err := streams.OpenLog(Context(s.t), streams.LogConfig{
+		Dial: dial, Site: s.Names, AttemptTimeout: 300 * time.Millisecond, LostTailGrace: 200 * time.Millisecond,
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(l.Close)
+	return l
+}
+
+// Commits makes valid, chained commits.
+type Commits struct {
+	Head   domain.Head
+	Events uint64 // the last event's number
+}
+
+// Next is the next commit, with one decision of that many events. mark
+// distinguishes two writers' commits.
+func (c *Commits) Next(events int, mark string) []byte {
+	d := domain.Decision{Command: domain.Command{
+		Actor: domain.System, Body: &domain.StartWriter{Site: "test1", Build: mark, LogicLevel: 1},
+	}}
+	d.Command.ID[0] = 1
+	for range events {
+		c.Events++
+		d.Events = append(d.Events, domain.Event{
+			Number: c.Events,
+			Body:   &domain.WriterStarted{Site: "test1", Term: c.Events, Build: mark, LogicLevel: 1},
+		})
+	}
+	b := domain.EncodeCommit(&domain.Commit{
+		N: c.Head.N + 1, At: domain.Time(1_700_000_000_000 + int64(c.Head.N)), Prev: c.Head.Hash, Decisions: []domain.Decision{d},
+	})
+	c.Head = domain.Head{N: c.Head.N + 1, Hash: domain.DigestOf(b)}
+	return b
+}
