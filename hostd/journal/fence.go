@@ -1,0 +1,112 @@
+package journal
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/gpuaas/gpuaas/domain"
+)
+
+// Verdict is what the fence says of a placement.
+type Verdict uint8
+
+// The verdicts.
+const (
+	Execute  Verdict = iota + 1 // it is the newest seen, and durably so
+	Stale                       // an older one than seen before
+	Conflict                    // the pair was seen with another digest: execute nothing
+)
+
+// Seen is the highest desired state that a host ever saw.
+type Seen struct {
+	Epoch      uint32        `json:"epoch"`
+	Generation uint64        `json:"generation"`
+	Digest     domain.Digest `json:"digest"`
+	Conflict   domain.Digest `json:"conflict,omitempty"` // another digest for the same pair: quarantined
+}
+
+// Fence remembers Seen in a file.
+type Fence struct {
+	path string
+	sync bool
+	mu   sync.Mutex
+	seen Seen
+}
+
+const fenceFile = "fence.json"
+
+// OpenFence reads the fence of a directory; there may be none yet.
+func OpenFence(dir string, noSync bool) (*Fence, error) {
+	f := &Fence{path: filepath.Join(dir, fenceFile), sync: !noSync}
+	b, err := os.ReadFile(f.path)
+	if errors.Is(err, os.ErrNotExist) {
+		return f, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &f.seen)
+	}
+	if err != nil {
+		// Without the fence an old placement could pass: no guess is safe.
+		return nil, fmt.Errorf("read fence %s: %w", f.path, err)
+	}
+	return f, nil
+}
+
+// Admit says whether d may be executed; what it says Execute or Conflict to is
+// durable before it returns. A conflict holds until a higher epoch: the one that an
+// operator opened and reconciled with what the hosts really run.
+func (f *Fence) Admit(d *domain.Desired) (Verdict, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	digest := d.Digest()
+	s := f.seen
+	switch {
+	case d.Epoch < s.Epoch:
+		return Stale, nil
+	case d.Epoch > s.Epoch:
+		s = Seen{Epoch: d.Epoch, Generation: d.Generation, Digest: digest}
+	case !s.Conflict.IsZero():
+		return Conflict, nil
+	case d.Generation < s.Generation:
+		return Stale, nil
+	case d.Generation > s.Generation:
+		s.Generation, s.Digest = d.Generation, digest
+	case s.Digest.IsZero():
+		s.Digest = digest
+	case s.Digest != digest:
+		s.Conflict = digest
+	}
+	if s != f.seen {
+		if err := f.save(s); err != nil {
+			return 0, err
+		}
+		f.seen = s
+	}
+	if !s.Conflict.IsZero() {
+		return Conflict, nil
+	}
+	return Execute, nil
+}
+
+// Seen is what the fence remembers.
+func (f *Fence) Seen() Seen {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.seen
+}
+
+func (f *Fence) save(s Seen) error {
+	b, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	file, err := replaceFile(f.path, append(b, '\n'), f.sync)
+	if err != nil {
+		return fmt.Errorf("write fence: %w", err)
+	}
+	return file.Close()
+}
