@@ -107,6 +107,9 @@ type Event struct {
 	Address string
 	Slot    uint32
 	Detail  string
+
+	Component string // of a fault: "gpu", "nvme", "ib_vf" or "host"; "" is taken as "host"
+	Scope     string // of a fault, the repair: "device", "baseboard" or "host"; "" is taken as "host"
 }
 
 // Fault is an error with a stable code and whose fault it is. Any other error
