@@ -1,0 +1,214 @@
+package network
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// Run runs a program inside the lab's network namespace and returns what it
+// printed, to the end or until ctx ends.
+type Run func(ctx context.Context, name string, args ...string) ([]byte, error)
+
+// Network is the lab's network. See [New].
+type Network struct {
+	dir string
+	run Run
+
+	mu    sync.Mutex
+	ports []Port
+}
+
+// New reads the wanted ports from dir. It runs nothing: see [Network.Start].
+func New(dir string, run Run) (*Network, error) {
+	n := &Network{dir: dir, run: run}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("network: %w", err)
+	}
+	b, err := os.ReadFile(n.path("ports.json"))
+	if errors.Is(err, os.ErrNotExist) {
+		return n, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &n.ports)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("network: %w", err)
+	}
+	return n, nil
+}
+
+// Start brings everything up: bridges, rules, dnsmasq. What is up is left alone.
+func (n *Network) Start(ctx context.Context) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, kv := range []string{"net.ipv4.ip_forward=1", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1"} {
+		if _, err := n.run(ctx, "sysctl", "-q", "-w", kv); err != nil && !strings.Contains(kv, "ipv6") {
+			return fmt.Errorf("network: %w", err) // a kernel without IPv6 needs no switch for it
+		}
+	}
+	return n.apply(ctx)
+}
+
+// Attach gives the VM its port and returns it with subnet and address chosen. The
+// same port again changes nothing.
+func (n *Network) Attach(ctx context.Context, p Port) (Port, error) {
+	if err := p.validate(); err != nil {
+		return Port{}, err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	rest := slices.DeleteFunc(slices.Clone(n.ports), func(q Port) bool { return q.VM == p.VM })
+	for _, q := range rest {
+		if q.Slot == p.Slot || q.MAC == p.MAC {
+			return Port{}, fmt.Errorf("network: slot %d or %s is %s's", p.Slot, p.MAC, q.VM)
+		}
+	}
+	subnet, err := chooseSubnet(n.ports, p.Tenant)
+	if err != nil {
+		return Port{}, err
+	}
+	p.Subnet = subnet
+	if err := n.store(append(rest, p)); err != nil {
+		return Port{}, err
+	}
+	return p, n.apply(ctx)
+}
+
+// Detach removes the VM's port, its lease, and the tenant's bridge with the last
+// port on it. An absent one is left alone.
+func (n *Network) Detach(ctx context.Context, vm string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	rest := slices.DeleteFunc(slices.Clone(n.ports), func(q Port) bool { return q.VM == vm })
+	if len(rest) == len(n.ports) {
+		return nil
+	}
+	if err := n.store(rest); err != nil {
+		return err
+	}
+	return n.apply(ctx)
+}
+
+// Port returns the VM's port.
+func (n *Network) Port(vm string) (Port, bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, p := range n.ports {
+		if p.VM == vm {
+			return p, true
+		}
+	}
+	return Port{}, false
+}
+
+// chooseSubnet is the tenant's subnet, or the lowest free one.
+func chooseSubnet(ports []Port, tenant string) (int, error) {
+	var used [maxSubnets]bool
+	for _, p := range ports {
+		if p.Tenant == tenant {
+			return p.Subnet, nil
+		}
+		used[p.Subnet] = true
+	}
+	for i, u := range used {
+		if !u {
+			return i, nil
+		}
+	}
+	return 0, fmt.Errorf("network: all %d subnets are taken", maxSubnets)
+}
+
+// store makes ports the wanted state, durably.
+func (n *Network) store(ports []Port) error {
+	slices.SortFunc(ports, func(a, b Port) int { return strings.Compare(a.VM, b.VM) })
+	b, err := json.MarshalIndent(ports, "", "  ")
+	if err != nil {
+		return fmt.Errorf("network: %w", err)
+	}
+	if err := n.write("ports.json", b); err != nil {
+		return err
+	}
+	n.ports = ports
+	return nil
+}
+
+// apply makes the namespace equal to the wanted ports.
+func (n *Network) apply(ctx context.Context) error {
+	if err := n.applyBridges(ctx); err != nil {
+		return err
+	}
+	if err := n.write("rules.nft", []byte(rules(n.ports))); err != nil {
+		return err
+	}
+	if _, err := n.run(ctx, "nft", "-f", n.path("rules.nft")); err != nil {
+		return fmt.Errorf("network: rules: %w", err)
+	}
+	return n.applyDHCP(ctx)
+}
+
+func (n *Network) applyBridges(ctx context.Context) error {
+	out, err := n.run(ctx, "ip", "-json", "link", "show", "type", "bridge")
+	if err != nil {
+		return fmt.Errorf("network: %w", err)
+	}
+	var have []struct {
+		Name string `json:"ifname"`
+	}
+	if len(strings.TrimSpace(string(out))) > 0 {
+		if err := json.Unmarshal(out, &have); err != nil {
+			return fmt.Errorf("network: ip link: %w", err)
+		}
+	}
+	want := map[string]int{}
+	for _, p := range n.ports {
+		want[p.Bridge()] = p.Subnet
+	}
+	var steps [][]string
+	for _, h := range have {
+		if _, ok := want[h.Name]; !ok && strings.HasPrefix(h.Name, "gbr") {
+			steps = append(steps, []string{"link", "del", h.Name})
+		}
+		delete(want, h.Name)
+	}
+	for _, p := range n.ports {
+		if _, ok := want[p.Bridge()]; ok {
+			delete(want, p.Bridge())
+			steps = append(steps,
+				[]string{"link", "add", p.Bridge(), "type", "bridge", "stp_state", "0", "mcast_snooping", "0"},
+				[]string{"addr", "add", gateway(p.Subnet) + "/24", "dev", p.Bridge()},
+				[]string{"link", "set", p.Bridge(), "up"})
+		}
+	}
+	for _, s := range steps {
+		if _, err := n.run(ctx, "ip", s...); err != nil {
+			return fmt.Errorf("network: %w", err)
+		}
+	}
+	return nil
+}
+
+func (n *Network) path(name string) string { return filepath.Join(n.dir, name) }
+
+// write replaces the file in one step.
+func (n *Network) write(name string, b []byte) error {
+	tmp := n.path(name + ".tmp")
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("network: %w", err)
+	}
+	_, err = f.Write(b)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("network: %w", err)
+	}
+	if err := os.Rename(tmp, n.path(name)); err != nil {
+		return fmt.Errorf("network: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,252 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+
+	"github.com/digitalocean/go-libvirt"
+)
+
+// Dial connects to libvirtd's socket.
+type Dial func(ctx context.Context) (net.Conn, error)
+
+// State is one defined domain.
+type State struct {
+	Name    string
+	Running bool // anything but shut off or crashed: paused still holds its devices
+}
+
+// Host is one libvirtd. The zero value is not usable: see [NewHost]. All methods
+// are safe for concurrent use and return when ctx ends; a connection whose call
+// did not return in time is thrown away.
+type Host struct {
+	dial Dial
+
+	mu   sync.Mutex
+	lv   *libvirt.Libvirt
+	conn net.Conn
+}
+
+// NewHost makes a Host; it connects at the first call and again after a loss.
+func NewHost(dial Dial) *Host { return &Host{dial: dial} }
+
+// Close ends the connection. The domains go on running.
+func (h *Host) Close() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.conn == nil {
+		return nil
+	}
+	err := h.conn.Close()
+	if h.lv != nil && h.lv.IsConnected() {
+		<-h.lv.Disconnected() // the reader ends as soon as its connection is closed
+	}
+	h.lv, h.conn = nil, nil
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// Ping says whether libvirtd answers.
+func (h *Host) Ping(ctx context.Context) error {
+	_, err := call(ctx, h, "ping", func(l *libvirt.Libvirt) (uint64, error) { return l.ConnectGetLibVersion() })
+	return err
+}
+
+// List returns all domains, running or not.
+func (h *Host) List(ctx context.Context) ([]State, error) {
+	return call(ctx, h, "list domains", func(l *libvirt.Libvirt) ([]State, error) {
+		all, _, err := l.ConnectListAllDomains(1, 0)
+		if err != nil {
+			return nil, err
+		}
+		states := make([]State, 0, len(all))
+		for _, d := range all {
+			st, _, err := l.DomainGetState(d, 0)
+			if libvirt.IsNotFound(err) {
+				continue // undefined meanwhile
+			}
+			if err != nil {
+				return nil, err
+			}
+			states = append(states, State{Name: d.Name, Running: isRunning(st)})
+		}
+		return states, nil
+	})
+}
+
+// Running says whether the domain runs; one that does not exist does not run.
+func (h *Host) Running(ctx context.Context, name string) (bool, error) {
+	return call(ctx, h, "state of "+name, func(l *libvirt.Libvirt) (bool, error) {
+		d, err := l.DomainLookupByName(name)
+		if libvirt.IsNotFound(err) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		st, _, err := l.DomainGetState(d, 0)
+		return isRunning(st), err
+	})
+}
+
+// Define stores the domain, replacing an older definition of the same name.
+func (h *Host) Define(ctx context.Context, xml string) error {
+	_, err := call(ctx, h, "define", func(l *libvirt.Libvirt) (libvirt.Domain, error) {
+		return l.DomainDefineXMLFlags(xml, libvirt.DomainDefineValidate)
+	})
+	return err
+}
+
+// Start starts a defined domain; a running one is left alone.
+func (h *Host) Start(ctx context.Context, name string) error {
+	return h.with(ctx, "start "+name, name, func(l *libvirt.Libvirt, d libvirt.Domain) error {
+		if st, _, err := l.DomainGetState(d, 0); err != nil || isRunning(st) {
+			return err
+		}
+		return l.DomainCreate(d)
+	})
+}
+
+// PowerButton presses the ACPI power button of a running domain.
+func (h *Host) PowerButton(ctx context.Context, name string) error {
+	return h.with(ctx, "power button of "+name, name, func(l *libvirt.Libvirt, d libvirt.Domain) error {
+		return l.DomainShutdownFlags(d, libvirt.DomainShutdownAcpiPowerBtn)
+	})
+}
+
+// Reboot presses the power button and has libvirt start the machine anew, in the
+// same process, once the guest is down.
+func (h *Host) Reboot(ctx context.Context, name string) error {
+	return h.with(ctx, "reboot "+name, name, func(l *libvirt.Libvirt, d libvirt.Domain) error {
+		return l.DomainReboot(d, libvirt.DomainRebootAcpiPowerBtn)
+	})
+}
+
+// Reset pulls and pushes the reset line: the guest is not asked.
+func (h *Host) Reset(ctx context.Context, name string) error {
+	return h.with(ctx, "reset "+name, name, func(l *libvirt.Libvirt, d libvirt.Domain) error {
+		return l.DomainReset(d, 0)
+	})
+}
+
+// Destroy pulls the plug; a domain that is off or absent is left alone.
+func (h *Host) Destroy(ctx context.Context, name string) error {
+	return h.ifExists(ctx, "destroy "+name, name, func(l *libvirt.Libvirt, d libvirt.Domain) error {
+		if st, _, err := l.DomainGetState(d, 0); err != nil || !isRunning(st) {
+			return err
+		}
+		return l.DomainDestroyFlags(d, libvirt.DomainDestroyDefault)
+	})
+}
+
+// Undefine forgets the domain and deletes its variable store. An absent one is
+// left alone.
+func (h *Host) Undefine(ctx context.Context, name string) error {
+	return h.ifExists(ctx, "undefine "+name, name, func(l *libvirt.Libvirt, d libvirt.Domain) error {
+		return l.DomainUndefineFlags(d, libvirt.DomainUndefineNvram)
+	})
+}
+
+// ifExists is with, but an absent domain is no error.
+func (h *Host) ifExists(ctx context.Context, what, name string, f func(*libvirt.Libvirt, libvirt.Domain) error) error {
+	err := h.with(ctx, what, name, f)
+	if IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+// with looks the domain up and calls f.
+func (h *Host) with(ctx context.Context, what, name string, f func(*libvirt.Libvirt, libvirt.Domain) error) error {
+	_, err := call(ctx, h, what, func(l *libvirt.Libvirt) (struct{}, error) {
+		d, err := l.DomainLookupByName(name)
+		if err != nil {
+			return struct{}{}, err
+		}
+		return struct{}{}, f(l, d)
+	})
+	return err
+}
+
+func isRunning(state int32) bool {
+	switch libvirt.DomainState(state) {
+	case libvirt.DomainShutoff, libvirt.DomainCrashed, libvirt.DomainNostate:
+		return false
+	}
+	return true
+}
+
+// call runs f on a live connection and returns when f does or ctx ends.
+func call[T any](ctx context.Context, h *Host, what string, f func(*libvirt.Libvirt) (T, error)) (T, error) {
+	var zero T
+	l, err := h.connect(ctx)
+	if err != nil {
+		return zero, fmt.Errorf("libvirt: %s: %w", what, err)
+	}
+	type result struct {
+		v   T
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		v, err := f(l)
+		done <- result{v, err}
+	}()
+	select {
+	case r := <-done:
+		if r.err != nil {
+			return zero, fmt.Errorf("libvirt: %s: %w", what, r.err)
+		}
+		return r.v, nil
+	case <-ctx.Done():
+		h.drop(l) // so that f returns
+		return zero, fmt.Errorf("libvirt: %s: %w", what, ctx.Err())
+	}
+}
+
+// connect returns the live connection, dialing if there is none.
+func (h *Host) connect(ctx context.Context) (*libvirt.Libvirt, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.lv != nil && h.lv.IsConnected() {
+		return h.lv, nil
+	}
+	conn, err := h.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// The handshake knows no context: closing the connection ends it.
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
+	l := libvirt.NewWithDialer(dialed{conn})
+	if err := l.ConnectToURI(libvirt.QEMUSystem); err != nil {
+		return nil, errors.Join(err, ctx.Err(), conn.Close())
+	}
+	h.lv, h.conn = l, conn
+	return l, nil
+}
+
+func (h *Host) drop(l *libvirt.Libvirt) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.lv == l {
+		_ = h.conn.Close()
+		h.lv, h.conn = nil, nil
+	}
+}
+
+// dialed gives go-libvirt a connection that is already there.
+type dialed struct{ conn net.Conn }
+
+func (d dialed) Dial() (net.Conn, error) { return d.conn, nil }
+
+// IsNotFound says whether err is libvirt's "no such domain".
+func IsNotFound(err error) bool {
+	var e libvirt.Error
+	return errors.As(err, &e) && e.Code == uint32(libvirt.ErrNoDomain)
+}
