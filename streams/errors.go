@@ -20,6 +20,8 @@ var (
 	ErrForked = errors.New("streams: the log is not the one this reader followed")
 	// ErrLostTail: the log ends before what the reader already knows.
 	ErrLostTail = errors.New("streams: the log became shorter")
+	// ErrTrimmed: the feed begins after the event asked for.
+	ErrTrimmed = errors.New("streams: the feed no longer has these events")
 	// ErrNotFound: no such message, document or key.
 	ErrNotFound = errors.New("streams: not found")
 	// ErrTooLarge: refused before anything was sent.

@@ -77,8 +77,8 @@ type tail struct {
 	overlap bool     // re-read the last message on every new consumer, and compare
 	fn      func(message) error
 
-	grace    time.Duration // how long a stream may look shorter before it is
-	short    time.Time     // since when it does
+	grace time.Duration // how long a stream may look shorter before it is
+	short time.Time     // since when it does
 
 	last     []byte        // the last message's bytes, once one was read
 	lastHash domain.Digest // or the hash the caller gave for it; zero: unknown
@@ -135,13 +135,9 @@ func (t *tail) session(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c, err := t.js.CreateConsumer(ctx, t.stream, jetstream.ConsumerConfig{
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: start,
-		AckPolicy: jetstream.AckNonePolicy, FilterSubjects: t.filters,
-		MemoryStorage: true, Replicas: 1, InactiveThreshold: tailIdle, MaxDeliver: 1,
-	})
+	c, err := t.consumer(ctx, start)
 	if err != nil {
-		return fmt.Errorf("read %s: %w", t.stream, err)
+		return err
 	}
 	defer t.forget(c)
 	it, err := c.Messages(jetstream.PullMaxBytes(pullBytes), jetstream.PullHeartbeat(tailHeartbeat), jetstream.PullExpiry(3*tailHeartbeat))
@@ -165,6 +161,19 @@ func (t *tail) session(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// consumer makes an ephemeral one that the server keeps in memory.
+func (t *tail) consumer(ctx context.Context, start uint64) (jetstream.Consumer, error) {
+	c, err := t.js.CreateConsumer(ctx, t.stream, jetstream.ConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: start,
+		AckPolicy: jetstream.AckNonePolicy, FilterSubjects: t.filters,
+		MemoryStorage: true, Replicas: 1, InactiveThreshold: tailIdle, MaxDeliver: 1,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", t.stream, err)
+	}
+	return c, nil
 }
 
 // start says where the next consumer begins: with the last message known, if there

@@ -92,7 +92,7 @@ func (s *Site) setup(ctx context.Context) {
 	s.t.Helper()
 	admin := s.Connect(server.Admin)
 	for {
-		attempt, cancel := context.WithTimeout(ctx, 5*time.Second)
+		attempt, cancel := context.WithTimeout(ctx, time.Second)
 		drifts, err := streams.Setup(attempt, admin, s.Config)
 		cancel()
 		if err == nil && len(drifts) == 0 {

@@ -1,0 +1,179 @@
+package streams
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Feed reads the events of a site. Many may use one at a time.
+type Feed struct {
+	nc   *nats.Conn
+	js   jetstream.JetStream
+	site Names
+}
+
+// maxPage bounds one page of events.
+const maxPage = 1000
+
+// OpenFeed connects for reading.
+func OpenFeed(dial Dial, site Names) (*Feed, error) {
+	nc, err := connect(dial, "feed")
+	if err != nil {
+		return nil, err
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		nc.Close()
+		return nil, err
+	}
+	return &Feed{nc: nc, js: js, site: site}, nil
+}
+
+// Close drops the connection and ends every Subscribe.
+func (f *Feed) Close() { f.nc.Close() }
+
+// Last is the number of the newest event in the feed.
+func (f *Feed) Last(ctx context.Context) (uint64, error) {
+	info, err := streamInfo(ctx, f.js, f.site.Feed())
+	if err != nil {
+		return 0, err
+	}
+	return info.State.LastSeq, nil
+}
+
+// Page returns up to limit events (at most 1000) with numbers above after that
+// match one of the subject filters (none: all), and the cursor for the next page.
+// On one replica the cursor also moves past what does not match, so that a quiet
+// tenant's next page does not search the same stretch again; on three it cannot,
+// because the replica that reads may be behind the one that said where the feed
+// ends. Filters come from
+// [Names.OwnerEvents] and its siblings, never from a caller's input as it is: they
+// are what keeps one tenant's events from another.
+func (f *Feed) Page(ctx context.Context, after uint64, limit int, filters ...string) (events []FeedEvent, next uint64, err error) {
+	limit = min(max(limit, 1), maxPage)
+	info, err := streamInfo(ctx, f.js, f.site.Feed())
+	if err != nil {
+		return nil, 0, err
+	}
+	end := info.State.LastSeq
+	if after >= end {
+		return nil, after, nil
+	}
+	next, err = startOf(info, after)
+	if err != nil {
+		return nil, 0, err
+	}
+	t := tail{js: f.js, stream: f.site.Feed(), next: next, filters: filters}
+	events, err = t.page(ctx, limit)
+	if err != nil {
+		return nil, 0, err
+	}
+	next = after
+	if n := len(events); n > 0 {
+		next = events[n-1].Number
+	}
+	if len(events) < limit && info.Config.Replicas == 1 {
+		next = max(next, end)
+	}
+	return events, next, nil
+}
+
+// startOf is the first event to read. A cursor of 0 means "from the beginning",
+// wherever that is; any other one from before the beginning would miss events, and
+// is refused.
+func startOf(info *jetstream.StreamInfo, after uint64) (uint64, error) {
+	first := max(info.State.FirstSeq, 1)
+	if after == 0 || after+1 >= first {
+		return max(after+1, first), nil
+	}
+	return 0, fmt.Errorf("%w: the feed begins with event %d, asked after %d", ErrTrimmed, first, after)
+}
+
+// page reads what is there, once.
+func (t *tail) page(ctx context.Context, limit int) ([]FeedEvent, error) {
+	c, err := t.consumer(ctx, t.next)
+	if err != nil {
+		return nil, err
+	}
+	defer t.forget(c)
+	info := c.CachedInfo()
+	want := int(min(uint64(limit), info.NumPending))
+	if want == 0 {
+		return nil, nil
+	}
+	batch, err := c.Fetch(want, jetstream.FetchMaxWait(5*time.Second))
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", t.stream, err)
+	}
+	events := make([]FeedEvent, 0, want)
+	for m := range batch.Messages() {
+		meta, err := m.Metadata()
+		if err != nil {
+			return nil, fmt.Errorf("read %s: %w", t.stream, err)
+		}
+		e, err := parseEvent(meta.Sequence.Stream, m.Subject(), m.Headers(), m.Data())
+		if err != nil {
+			return nil, err
+		}
+		events = append(events, e)
+	}
+	if err := batch.Error(); err != nil {
+		return nil, fmt.Errorf("read %s: %w", t.stream, err)
+	}
+	if len(events) != want {
+		return nil, errors.Join(ctx.Err(), fmt.Errorf("read %s: got %d of %d events in time", t.stream, len(events), want))
+	}
+	return events, nil
+}
+
+// Subscribe calls fn with every event above after that matches one of the filters
+// (none: all), in order, each once, and goes on across reconnects until ctx ends
+// or fn returns an error. caughtUp, if not nil, is called whenever no further event
+// was waiting: the moment for a keep-alive or a flush.
+func (f *Feed) Subscribe(ctx context.Context, after uint64, filters []string, fn func(FeedEvent) error, caughtUp func()) error {
+	info, err := streamInfo(ctx, f.js, f.site.Feed())
+	if err != nil {
+		return err
+	}
+	next, err := startOf(info, after)
+	if err != nil {
+		return err
+	}
+	t := tail{js: f.js, stream: f.site.Feed(), next: next, filters: filters, caughtUp: caughtUp, fn: func(m message) error {
+		e, err := parseEvent(m.seq, m.subject, m.header, m.data)
+		if err != nil {
+			return err
+		}
+		return fn(e)
+	}}
+	return t.run(ctx)
+}
+
+// RebuildFeed throws the feed away and makes an empty one that begins with event
+// first (1: from the beginning); the running [Fanout] fills it. admin is the
+// administrator's connection. Readers and mirrors elsewhere lose their durable
+// consumers with the stream; cursors stay good, because events keep their numbers.
+func RebuildFeed(ctx context.Context, admin *nats.Conn, c Config, first uint64) error {
+	js, err := jetstream.New(admin)
+	if err != nil {
+		return err
+	}
+	if err := js.DeleteStream(ctx, c.Site.Feed()); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return fmt.Errorf("delete %s: %w", c.Site.Feed(), err)
+	}
+	c.FeedFirst = first
+	for _, want := range c.wanted() {
+		if want.Name != c.Site.Feed() {
+			continue
+		}
+		if _, err := js.CreateStream(ctx, want); err != nil {
+			return fmt.Errorf("create %s: %w", want.Name, err)
+		}
+	}
+	return nil
+}
