@@ -13,11 +13,77 @@ import (
 // commandTypes lists the commands.
 var commandTypes = index(
 	func() CommandBody { return new(StartWriter) },
+	func() CommandBody { return new(Tick) },
+	func() CommandBody { return new(CreateTenant) },
+	func() CommandBody { return new(SetTenantMember) },
+	func() CommandBody { return new(SetOperator) },
+	func() CommandBody { return new(CreateAPIKey) },
+	func() CommandBody { return new(RevokeAPIKey) },
+	func() CommandBody { return new(CreateProject) },
+	func() CommandBody { return new(SetProjectMember) },
+	func() CommandBody { return new(SetPolicy) },
+	func() CommandBody { return new(CreateSKU) },
+	func() CommandBody { return new(PublishPrice) },
+	func() CommandBody { return new(GrantCredit) },
+	func() CommandBody { return new(EnrollHost) },
+	func() CommandBody { return new(AdmitHost) },
+	func() CommandBody { return new(ActOnHost) },
+	func() CommandBody { return new(RecordReport) },
+	func() CommandBody { return new(ApproveMap) },
+	func() CommandBody { return new(QuarantineSlot) },
+	func() CommandBody { return new(RewipeSlot) },
+	func() CommandBody { return new(CreateAllocation) },
+	func() CommandBody { return new(ActOnAllocation) },
 )
 
 // eventTypes lists the events at their newest version.
 var eventTypes = index(
 	func() EventBody { return new(WriterStarted) },
+	func() EventBody { return new(OperatorSet) },
+	func() EventBody { return new(TimerParked) },
+	func() EventBody { return new(TenantCreated) },
+	func() EventBody { return new(TenantMemberSet) },
+	func() EventBody { return new(TenantStateChanged) },
+	func() EventBody { return new(APIKeyCreated) },
+	func() EventBody { return new(APIKeyRevoked) },
+	func() EventBody { return new(ProjectCreated) },
+	func() EventBody { return new(ProjectMemberSet) },
+	func() EventBody { return new(PolicySet) },
+	func() EventBody { return new(SKUCreated) },
+	func() EventBody { return new(PricePublished) },
+	func() EventBody { return new(CreditGranted) },
+	func() EventBody { return new(RunwayPlanned) },
+	func() EventBody { return new(LedgerPosted) },
+	func() EventBody { return new(HostEnrolled) },
+	func() EventBody { return new(HostAdmitted) },
+	func() EventBody { return new(HostReported) },
+	func() EventBody { return new(HostCordoned) },
+	func() EventBody { return new(HostUncordoned) },
+	func() EventBody { return new(HostDraining) },
+	func() EventBody { return new(HostWentSilent) },
+	func() EventBody { return new(HostReturned) },
+	func() EventBody { return new(HostPowerOff) },
+	func() EventBody { return new(MapProposed) },
+	func() EventBody { return new(MapApproved) },
+	func() EventBody { return new(SlotWipeStarted) },
+	func() EventBody { return new(SlotWiped) },
+	func() EventBody { return new(SlotQuarantined) },
+	func() EventBody { return new(SlotCondemned) },
+	func() EventBody { return new(SlotReserved) },
+	func() EventBody { return new(SlotActivated) },
+	func() EventBody { return new(AllocationPlaced) },
+	func() EventBody { return new(AllocationStopRequested) },
+	func() EventBody { return new(AllocationStartRequested) },
+	func() EventBody { return new(AllocationRebootRequested) },
+	func() EventBody { return new(AllocationReleasing) },
+	func() EventBody { return new(AllocationReleased) },
+	func() EventBody { return new(VMStarted) },
+	func() EventBody { return new(VMBillable) },
+	func() EventBody { return new(VMAlive) },
+	func() EventBody { return new(VMRunning) },
+	func() EventBody { return new(VMStopped) },
+	func() EventBody { return new(VMRemoved) },
+	func() EventBody { return new(VMOverdue) },
 )
 
 func index[T any](news ...func() T) map[string]func() T {
@@ -69,7 +135,7 @@ func decodeEvent(typ string, v uint8, raw []byte) (EventBody, error) {
 		return nil, fmt.Errorf("event type %q has unknown version %d: this build is older than the log", typ, v)
 	}
 	body := make()
-	if err := decodeMessage(raw, body); err != nil {
+	if err := decodeKept(raw, body); err != nil {
 		return nil, fmt.Errorf("%s: %w", typ, err)
 	}
 	return body, nil

@@ -1,6 +1,7 @@
 package domain
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"unsafe"
@@ -18,11 +19,12 @@ import (
 // type or cut short is an error. A reader that skipped what it does not know
 // would fold another world than the writer did.
 type coder struct {
-	enc bool
-	b   []byte // encoding: what was written; decoding: what is left
-	num protowire.Number
-	typ protowire.Type
-	err error
+	enc  bool
+	keep bool   // decoding: the message outlives the bytes, so strings are copied
+	b    []byte // encoding: what was written; decoding: what is left
+	num  protowire.Number
+	typ  protowire.Type
+	err  error
 }
 
 // message is a type that lists its fields.
@@ -39,6 +41,14 @@ func encodeMessage(b []byte, m message) []byte {
 // share memory with b, which must not change afterwards.
 func decodeMessage(b []byte, m message) error {
 	c := coder{b: b}
+	c.next()
+	m.wire(&c)
+	return c.finish()
+}
+
+// decodeKept is decodeMessage for what outlives b.
+func decodeKept(b []byte, m message) error {
+	c := coder{b: b, keep: true}
 	c.next()
 	m.wire(&c)
 	return c.finish()
@@ -199,7 +209,11 @@ func stringField[T ~string](c *coder, n protowire.Number, v *T) {
 	} else if c.at(n, protowire.BytesType) {
 		b := c.consumeBytes()
 		if c.err == nil {
-			*v = T(unsafe.String(unsafe.SliceData(b), len(b)))
+			if c.keep {
+				*v = T(b)
+			} else {
+				*v = T(unsafe.String(unsafe.SliceData(b), len(b)))
+			}
 			c.next()
 		}
 	}
@@ -216,6 +230,9 @@ func (c *coder) bytes(n protowire.Number, v *[]byte) {
 	} else if c.at(n, protowire.BytesType) {
 		b := c.consumeBytes()
 		if c.err == nil {
+			if c.keep {
+				b = bytes.Clone(b)
+			}
 			*v = b
 			c.next()
 		}
@@ -281,7 +298,7 @@ func (c *coder) consumeSub(m message) {
 	if c.err != nil {
 		return
 	}
-	in := coder{b: b}
+	in := coder{b: b, keep: c.keep}
 	in.next()
 	m.wire(&in)
 	if err := in.finish(); err != nil {

@@ -1,0 +1,230 @@
+package domain
+
+import "fmt"
+
+// The invariants that are functions of world and events. checkDecision looks at
+// them incrementally before anything is applied or appended: a decision that would
+// break one is refused and alarmed, and the site goes on. CheckAll recomputes
+// everything; tests and simulation call it after every event.
+
+// broken is a refusal that is our fault.
+func broken(format string, args ...any) *Error {
+	return &Error{Kind: Internal, Code: "invariant.broken", Message: "internal error", Cause: fmt.Errorf(format, args...)}
+}
+
+// checkDecision holds a decision against the invariants.
+func (w *World) checkDecision(at Time, events []EventBody) *Error {
+	var taken map[SlotID]bool
+	var moved map[Account]Micros
+	for _, e := range events {
+		switch e := e.(type) {
+		case *AllocationPlaced:
+			for _, v := range e.VMs {
+				if len(v.Slots) == 0 || len(v.Slots) > 8 || uint32(len(v.Slots)) != e.Shape {
+					return broken("VM %s with %d slots", v.VM, len(v.Slots))
+				}
+				for _, id := range v.Slots {
+					s := w.slots.get(id)
+					if s == nil || s.State != SlotIsAvailable || s.vm != none || taken[id] || w.hosts.row(s.host).ID != v.Host {
+						return broken("slot %s is not free on host %s", id, v.Host) // invariants 1, 2
+					}
+					if taken == nil {
+						taken = make(map[SlotID]bool, 8)
+					}
+					taken[id] = true
+				}
+			}
+		case *SlotWiped:
+			if err := w.checkWiped(e); err != nil {
+				return err
+			}
+		case *VMBillable:
+			v := w.vms.get(e.VM)
+			if v == nil || v.BillStart != 0 || e.At < v.Placed || e.At > at {
+				return broken("VM %s billed from %s", e.VM, e.At) // invariant 6
+			}
+		case *LedgerPosted:
+			var sum Micros
+			for _, l := range e.Legs {
+				sum = sum.add(l.Amount)
+				if l.Account.Kind == AccountLot || l.Account.Kind == AccountHold {
+					if moved == nil {
+						moved = make(map[Account]Micros, 4)
+					}
+					moved[l.Account] = moved[l.Account].add(l.Amount)
+				}
+			}
+			if sum != 0 {
+				return broken("transaction %s sums to %d", e.Tx, sum) // invariant 5
+			}
+		}
+	}
+	for a, n := range moved {
+		var have Micros
+		if a.Kind == AccountLot {
+			if g := w.grants.get(GrantID(a.Ref)); g != nil {
+				have = g.Balance
+			}
+		} else if al := w.allocations.get(AllocationID(a.Ref)); al != nil {
+			have = al.Hold
+		}
+		if have.add(n) < 0 {
+			return broken("account %s would be %d", a, have+n)
+		}
+	}
+	return nil
+}
+
+// checkWiped: only a wipe of exactly the slot's devices, all verified, for the
+// ended lease, frees a slot (invariants 2 and 3).
+func (w *World) checkWiped(e *SlotWiped) *Error {
+	s := w.slots.get(e.Slot)
+	if s == nil || s.State != SlotIsWiping || s.Condemned || s.Generation != e.Generation || e.Nonce != s.lease().Nonce {
+		return broken("slot %s: wiped without a wipe", e.Slot)
+	}
+	want := s.devices
+	for _, d := range e.Devices {
+		for k, name := range deviceComponents {
+			if d.Component == name && d.Result == WipeVerified && deviceKey(k, d.Serial) == want[k] {
+				want[k] = 0
+			}
+		}
+	}
+	if want != [3]uint64{} {
+		return broken("slot %s: not every device is wiped", e.Slot)
+	}
+	return nil
+}
+
+// CheckAll recomputes what the world keeps beside its events, and returns the
+// first thing that is not so.
+func (w *World) CheckAll() error {
+	for _, check := range []func() error{w.checkSlots, w.checkFleet, w.checkLedger, w.checkCounts} {
+		if err := check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *World) checkSlots() error {
+	holders := map[uint32]uint32{}
+	for row := uint32(0); row < w.vms.next; row++ {
+		v := w.vms.row(row)
+		if v.ID.IsZero() || v.State >= Releasing {
+			continue
+		}
+		for _, s := range v.slots[:v.n] {
+			if other, twice := holders[s]; twice {
+				return fmt.Errorf("slot row %d is held by VM rows %d and %d", s, other, row)
+			}
+			holders[s] = row
+			if w.slots.row(s).host != v.host {
+				return fmt.Errorf("VM %s holds a slot of another host", v.ID)
+			}
+		}
+	}
+	for row := uint32(0); row < w.slots.next; row++ {
+		s := w.slots.row(row)
+		if s.ID.IsZero() {
+			continue
+		}
+		holder, held := holders[row]
+		inUse := s.State == SlotIsReserved || s.State == SlotIsActive
+		if inUse != held || held && s.vm != holder || !held && s.vm != none {
+			return fmt.Errorf("slot %s is %s, held by a VM: %v", s.ID, s.State, held)
+		}
+	}
+	return nil
+}
+
+func (w *World) checkFleet() error {
+	for row := uint32(0); row < w.hosts.next; row++ {
+		h := w.hosts.row(row)
+		if h.ID.IsZero() || h.MapID.IsZero() {
+			continue
+		}
+		n := uint8(0)
+		for _, s := range h.slots {
+			if h.placeable() && w.slots.row(s).State == SlotIsAvailable {
+				n++
+			}
+		}
+		at := w.fleet.free[row]
+		if at.free != n || n > 0 && at.class.byFree[n].next(row) != row {
+			return fmt.Errorf("host %s has %d free slots, the index says %d", h.ID, n, at.free)
+		}
+	}
+	return nil
+}
+
+func (w *World) checkLedger() error {
+	sums := map[Currency]Micros{}
+	held := map[uint32]Micros{}
+	for row := uint32(0); row < w.allocations.next; row++ {
+		a := w.allocations.row(row)
+		if a.ID.IsZero() {
+			continue
+		}
+		var parts Micros
+		for _, p := range a.parts {
+			parts = parts.add(p.amount)
+		}
+		if parts != a.Hold || a.Hold < 0 {
+			return fmt.Errorf("hold of %s is %d, its parts %d", a.ID, a.Hold, parts)
+		}
+		held[a.tenant] = held[a.tenant].add(a.Hold)
+	}
+	for row := uint32(0); row < w.tenants.next; row++ {
+		t := w.tenants.row(row)
+		if t.Held != held[row] {
+			return fmt.Errorf("tenant %s holds %d, its allocations %d", t.ID, t.Held, held[row])
+		}
+		sums[t.Currency] += t.Held + t.Receivable + t.Credit
+	}
+	for row := uint32(0); row < w.grants.next; row++ {
+		g := w.grants.row(row)
+		if g.ID.IsZero() {
+			continue
+		}
+		if g.Balance < 0 {
+			return fmt.Errorf("lot %s is %d", g.ID, g.Balance)
+		}
+		sums[w.tenants.get(g.Tenant).Currency] += g.Balance
+	}
+	for key, n := range w.platform {
+		sums[key.Currency] += n
+	}
+	for cur, sum := range sums {
+		if sum != 0 {
+			return fmt.Errorf("the ledger sums to %d %s", sum, cur)
+		}
+	}
+	return nil
+}
+
+func (w *World) checkCounts() error {
+	gpus, lines := map[uint32]uint32{}, map[uint32]int{}
+	for row := uint32(0); row < w.allocations.next; row++ {
+		if a := w.allocations.row(row); !a.ID.IsZero() && a.State < Releasing {
+			gpus[a.tenant] += uint32(len(a.vms)) * a.Shape
+		}
+	}
+	for row := uint32(0); row < w.vms.next; row++ {
+		v := w.vms.row(row)
+		if !v.ID.IsZero() && v.BillStart != 0 && v.BillEnd == 0 {
+			t := w.allocations.row(v.alloc).tenant
+			lines[t]++
+			if w.tenants.row(t).vms[v.lineAt] != row {
+				return fmt.Errorf("VM %s is not where its tenant's list has it", v.ID)
+			}
+		}
+	}
+	for row := uint32(0); row < w.tenants.next; row++ {
+		t := w.tenants.row(row)
+		if t.GPUs != gpus[row] || len(t.vms) != lines[row] {
+			return fmt.Errorf("tenant %s: %d GPUs and %d lines counted, %d and %d found", t.ID, t.GPUs, len(t.vms), gpus[row], lines[row])
+		}
+	}
+	return nil
+}

@@ -1,0 +1,238 @@
+package domain
+
+// RecordReport is a host's evidence as it came in. The edge has verified the
+// host's signature over Report; whether to believe it is decided here.
+type RecordReport struct {
+	Host      HostID `json:"host_id"` // by the credential it came with
+	Report    []byte `json:"report"`
+	Signature []byte `json:"signature"`
+}
+
+// CommandType implements CommandBody.
+func (*RecordReport) CommandType() string { return "host.report" }
+
+func (m *RecordReport) wire(c *coder) {
+	idField(c, 1, &m.Host)
+	c.bytes(2, &m.Report)
+	c.bytes(3, &m.Signature)
+}
+
+// HostReported says that a report was recorded, and what became of it. It moves
+// the mark up to which the host may forget its journal.
+type HostReported struct {
+	Host    HostID     `json:"host_id"`
+	Journal JournalID  `json:"journal"`
+	Number  uint64     `json:"report"`
+	Kind    ReportKind `json:"kind"`
+	Refused string     `json:"refused,omitempty"` // code, if it was not believed
+}
+
+// EventType implements EventBody.
+func (*HostReported) EventType() string { return "host.reported" }
+
+// Owner implements EventBody.
+func (e *HostReported) Owner() string { return e.Host.String() }
+
+// Resource implements EventBody.
+func (e *HostReported) Resource() string { return e.Host.String() }
+
+func (e *HostReported) wire(c *coder) {
+	idField(c, 1, &e.Host)
+	idField(c, 2, &e.Journal)
+	c.uvar(3, &e.Number)
+	stringField(c, 4, &e.Kind)
+	c.str(5, &e.Refused)
+}
+
+func (e *HostReported) apply(w *World, _ *Applied) {
+	h := w.hosts.get(e.Host)
+	h.Journal, h.Acked = e.Journal, e.Number
+	w.markDirty(h)
+}
+
+// maxReportBytes bounds a report: an inventory of 64 slots is some 20 KB.
+const maxReportBytes = 48 << 10
+
+func (m *RecordReport) decide(w *World, x *Context) ([]EventBody, *Error) {
+	if x.Actor.Kind != ActorHost || x.Actor.Host != m.Host {
+		return nil, notFound("host")
+	}
+	hi := w.hosts.find(m.Host)
+	if hi == none {
+		return nil, notFound("host")
+	}
+	if len(m.Report) > maxReportBytes {
+		return nil, Errorf(Invalid, "report.too_large", "%d bytes, at most %d", len(m.Report), maxReportBytes)
+	}
+	r, derr := DecodeReport(m.Report)
+	if derr != nil {
+		return nil, Errorf(Invalid, "report.malformed", "%v", derr)
+	}
+	h := w.hosts.row(hi)
+	switch {
+	case r.Host != m.Host:
+		return nil, Errorf(Invalid, "report.foreign_host", "the report speaks of another host")
+	case r.Journal.IsZero():
+		return nil, Errorf(Invalid, "report.no_journal", "the report names no journal")
+	case r.Journal == h.Journal && r.Number <= h.Acked:
+		return nil, nil // a repeat
+	case r.Journal == h.Journal && r.Number != h.Acked+1, r.Journal != h.Journal && r.Number != 1:
+		return nil, Errorf(Unavailable, "report.out_of_order", "report %d, awaited is the one after %d: send again from there", r.Number, h.Acked)
+	}
+	done := &HostReported{Host: m.Host, Journal: r.Journal, Number: r.Number, Kind: r.Kind}
+	events, err := w.judge(x, hi, r)
+	if err != nil {
+		done.Refused = err.Code
+	}
+	return append([]EventBody{done}, events...), nil
+}
+
+// judge decides whether to believe a report: epoch and generation first, then
+// what it says.
+func (w *World) judge(x *Context, hi uint32, r *Report) ([]EventBody, *Error) {
+	h := w.hosts.row(hi)
+	if r.Epoch > w.Epoch || r.Epoch == w.Epoch && r.Generation > h.Generation {
+		return nil, Errorf(Invalid, "report.from_the_future", "generation %d.%d was never placed", r.Epoch, r.Generation)
+	}
+	if r.Epoch < w.Epoch && r.Kind != ReportInventory {
+		return nil, Errorf(Conflict, "report.old_epoch", "epoch %d is over", r.Epoch)
+	}
+	switch {
+	case r.Inventory != nil && r.Kind == ReportInventory:
+		return w.judgeInventory(h, r.Inventory)
+	case r.VM != nil:
+		return w.judgeVM(x, hi, r.Kind, r.VM)
+	case r.Wipe != nil && r.Kind == ReportWiped:
+		return w.judgeWipe(hi, r.Wipe)
+	case r.Fault != nil && r.Kind == ReportFaulted:
+		return w.judgeFault(hi, r.Fault)
+	}
+	return nil, Errorf(Invalid, "report.unknown_kind", "unknown kind of report")
+}
+
+func (w *World) judgeInventory(h *Host, m *SlotMap) ([]EventBody, *Error) {
+	d := m.Digest()
+	if d == h.ProposalID && h.Proposal != nil || d == h.MapID {
+		return nil, nil
+	}
+	if len(m.Slots) > maxSlotsOnMap || len(m.Nodes) > 64 || len(m.Unsafe) > 256 {
+		return nil, Errorf(Invalid, "report.too_large", "more slots, nodes or devices than a host can have")
+	}
+	return []EventBody{&MapProposed{Host: h.ID, Digest: d, Map: *m}}, nil
+}
+
+// judgeFault takes the slot out of service, and for a fault of the whole host all
+// its slots.
+func (w *World) judgeFault(hi uint32, f *FaultReport) ([]EventBody, *Error) {
+	h := w.hosts.row(hi)
+	component, scope, reason := f.Component, f.Scope, "fault.reported"
+	if checkWord("reason", f.Reason, 128, false) == nil {
+		reason = f.Reason
+	}
+	if checkWord("component", component, 32, true) != nil || checkWord("scope", scope, 32, true) != nil {
+		return nil, Errorf(Invalid, "report.malformed", "component or scope is not a word")
+	}
+	if component == "host" || scope == "host" {
+		var events []EventBody
+		for _, row := range h.slots {
+			events = append(events, w.takeOut(row, "host", "host", reason, nil)...)
+		}
+		return events, nil
+	}
+	row := w.slots.find(f.Slot)
+	if row == none || w.slots.row(row).host != hi {
+		return nil, Errorf(Invalid, "report.foreign_slot", "the slot is not on this host")
+	}
+	return w.takeOut(row, component, scope, reason, nil), nil
+}
+
+// decidePowerOff is an operator's word that nothing runs on the host any more:
+// its VMs have failed, billed to the last heartbeat, and its slots wait in
+// quarantine until the host is back and they are wiped.
+func (w *World) decidePowerOff(x *Context, h *Host) ([]EventBody, *Error) {
+	if h.Silent == 0 {
+		return nil, Errorf(Conflict, "host.in_touch", "the host still sends heartbeats: power it off first")
+	}
+	events := []EventBody{&HostPowerOff{hostChange{ID: h.ID, Since: h.Silent}}}
+	purses, done := map[uint32]*purse{}, map[uint32]bool{}
+	for _, row := range h.vms {
+		v := w.vms.row(row)
+		if done[v.alloc] {
+			continue
+		}
+		done[v.alloc] = true
+		a := w.allocations.row(v.alloc)
+		if purses[a.tenant] == nil {
+			purses[a.tenant] = newPurse(w, w.tenants.row(a.tenant), x)
+		}
+		events = append(events, w.release(purses[a.tenant], a, "host.lost", h.Silent, false)...)
+	}
+	return events, nil
+}
+
+// markDirty asks for the host's placement to be published again.
+func (w *World) markDirty(h *Host) {
+	if !h.dirty {
+		h.dirty = true
+		w.dirtyHosts = append(w.dirtyHosts, w.hosts.find(h.ID))
+	}
+}
+
+// TakeDirtyHosts returns the hosts whose placement changed since the last call.
+func (w *World) TakeDirtyHosts() []HostID {
+	if len(w.dirtyHosts) == 0 {
+		return nil
+	}
+	out := make([]HostID, 0, len(w.dirtyHosts))
+	for _, row := range w.dirtyHosts {
+		h := w.hosts.row(row)
+		h.dirty = false
+		out = append(out, h.ID)
+	}
+	w.dirtyHosts = w.dirtyHosts[:0]
+	return out
+}
+
+// PlacementOf is the placement of a host as the world has it. Its place in the
+// log is filled in by the caller, who knows what is durable.
+func (w *World) PlacementOf(id HostID) (*Placement, bool) {
+	hi := w.hosts.find(id)
+	if hi == none {
+		return nil, false
+	}
+	h := w.hosts.row(hi)
+	p := &Placement{Journal: h.Journal, Acked: h.Acked, Desired: Desired{
+		Site: w.Site, Epoch: w.Epoch, Host: id, Generation: h.Generation, SlotMap: h.MapID,
+		VMs: make([]PlacedVM, 0, len(h.vms)),
+	}}
+	for _, row := range h.vms {
+		v := w.vms.row(row)
+		a := w.allocations.row(v.alloc)
+		pv := PlacedVM{
+			VM: v.ID, Allocation: a.ID, Tenant: a.Tenant, Hostname: a.Name, Power: v.Power, Boot: v.Boot, Image: a.Image,
+			ImageHash: a.ImageHash, UserData: a.UserData, MAC: macOf(v.ID), Leases: make([]Lease, v.n),
+		}
+		if len(a.vms) > 1 {
+			pv.Hostname = hostnameOf(a.Name, int(v.index))
+		}
+		for i := range pv.Leases {
+			pv.Leases[i] = w.slots.row(v.slots[i]).lease()
+		}
+		p.Desired.VMs = append(p.Desired.VMs, pv)
+	}
+	for _, row := range h.slots {
+		if s := w.slots.row(row); s.State == SlotIsWiping {
+			p.Desired.Wipes = append(p.Desired.Wipes, PlacedWipe{Lease: s.lease(), Attempt: s.Attempt, Policy: s.Policy})
+		}
+	}
+	return p, true
+}
+
+// hostnameOf is the host name of the i-th VM of a gang, within 63 characters.
+func hostnameOf(name string, i int) string {
+	suffix := "-" + string(rune('0'+i/10)) + string(rune('0'+i%10))
+	if len(name) > maxName-len(suffix) {
+		name = name[:maxName-len(suffix)]
+	}
+	return name + suffix
+}

@@ -1,0 +1,306 @@
+package domain
+
+import (
+	"crypto/sha256"
+	"fmt"
+)
+
+// A VM is one machine of an allocation. What happens to it is reported by its
+// host; this file is where such a report becomes an event.
+
+// VM is a VM's state.
+type VM struct {
+	ID        VMID
+	Placed    Time
+	Started   Time // domain start of the present boot
+	BillStart Time
+	BillEnd   Time
+	PostedTo  Time
+	Deadline  Time
+	slots     [8]uint32
+	alloc     uint32
+	host      uint32
+	hostAt    uint32 // position in the host's list
+	lineAt    uint32 // position in the tenant's list of open lines
+	Boot      uint32
+	index     uint16
+	n         uint8
+	State     AllocationState
+	Power     Power
+	Captured  bool
+	Ready     bool // the guest said so, in this boot
+	Alive     bool // showed life, in this boot
+	Address   string
+}
+
+// macOf is the VM's locally administered MAC address.
+func macOf(id VMID) string {
+	h := sha256.Sum256(id[:])
+	return fmt.Sprintf("02:%02x:%02x:%02x:%02x:%02x", h[0], h[1], h[2], h[3], h[4])
+}
+
+// VMChange is what the allocation.vm_* events share.
+type VMChange struct {
+	Allocation AllocationID `json:"allocation_id"`
+	Tenant     TenantID     `json:"tenant_id"`
+	VM         VMID         `json:"vm_id"`
+	Boot       uint32       `json:"boot"`
+	At         Time         `json:"at"` // when it happened, clamped
+	Address    string       `json:"address,omitempty"`
+	Reason     string       `json:"reason,omitempty"`
+	Deadline   Time         `json:"deadline,omitzero"`
+}
+
+// Owner implements EventBody.
+func (e *VMChange) Owner() string { return e.Tenant.String() }
+
+// Resource implements EventBody.
+func (e *VMChange) Resource() string { return e.Allocation.String() }
+
+func (e *VMChange) wire(c *coder) {
+	idField(c, 1, &e.Allocation)
+	idField(c, 2, &e.Tenant)
+	idField(c, 3, &e.VM)
+	uintField(c, 4, &e.Boot)
+	c.time(5, &e.At)
+	c.str(6, &e.Address)
+	c.str(7, &e.Reason)
+	c.time(8, &e.Deadline)
+}
+
+// The events of a VM's life.
+type (
+	// VMStarted: its domain runs.
+	VMStarted struct{ VMChange }
+	// VMBillable: its line begins at At; Reason says by what: "ready", "alive", "started".
+	VMBillable struct{ VMChange }
+	// VMAlive: it has an address.
+	VMAlive struct{ VMChange }
+	// VMRunning: the guest is ready, or has shown life and used up its time to say so
+	// (Reason "guest.ready_not_reported").
+	VMRunning struct{ VMChange }
+	// VMStopped: it is off; Reason "requested" or "guest".
+	VMStopped struct{ VMChange }
+	// VMRemoved: nothing of it runs any more.
+	VMRemoved struct{ VMChange }
+	// VMOverdue: it did not do in time what it should; operators are alarmed.
+	VMOverdue struct{ VMChange }
+)
+
+// EventType implements EventBody.
+func (*VMStarted) EventType() string { return "allocation.vm_started" }
+
+// EventType implements EventBody.
+func (*VMBillable) EventType() string { return "allocation.vm_billable" }
+
+// EventType implements EventBody.
+func (*VMAlive) EventType() string { return "allocation.vm_alive" }
+
+// EventType implements EventBody.
+func (*VMRunning) EventType() string { return "allocation.vm_running" }
+
+// EventType implements EventBody.
+func (*VMStopped) EventType() string { return "allocation.vm_stopped" }
+
+// EventType implements EventBody.
+func (*VMRemoved) EventType() string { return "allocation.vm_removed" }
+
+// EventType implements EventBody.
+func (*VMOverdue) EventType() string { return "allocation.vm_overdue" }
+
+func (e *VMStarted) apply(w *World, _ *Applied) {
+	row := w.vms.find(e.VM)
+	v := w.vms.row(row)
+	v.Started, v.Ready, v.Alive = e.At, false, false
+	if v.State != Stopping {
+		w.wait(row, v, v.State, e.Deadline)
+	}
+	for _, s := range v.slots[:v.n] {
+		w.slots.row(s).State = SlotIsActive
+	}
+	if v.BillStart == 0 {
+		w.timers.add(e.At.Add(billAnywayAfter), timerBill, row)
+	}
+}
+
+func (e *VMBillable) apply(w *World, _ *Applied) {
+	row := w.vms.find(e.VM)
+	w.openLine(w.vms.row(row), row, e.At)
+}
+
+func (e *VMAlive) apply(w *World, _ *Applied) {
+	v := w.vms.get(e.VM)
+	v.Alive, v.Address = true, e.Address
+}
+
+func (e *VMRunning) apply(w *World, _ *Applied) {
+	v := w.vms.get(e.VM)
+	v.State, v.Deadline = Running, 0
+	v.Ready = e.Reason == ""
+	if e.Address != "" {
+		v.Address = e.Address
+	}
+	w.derive(w.allocations.row(v.alloc))
+}
+
+func (e *VMStopped) apply(w *World, _ *Applied) {
+	v := w.vms.get(e.VM)
+	v.State, v.Deadline, v.Power, v.Ready, v.Alive = Stopped, 0, PowerOff, false, false
+	w.touch(w.hosts.row(v.host))
+	w.derive(w.allocations.row(v.alloc))
+}
+
+func (e *VMRemoved) apply(w *World, _ *Applied) {
+	v := w.vms.get(e.VM)
+	v.State, v.Deadline = Released, 0
+}
+
+func (e *VMOverdue) apply(w *World, _ *Applied) {
+	row := w.vms.find(e.VM)
+	v := w.vms.row(row)
+	w.wait(row, v, v.State, e.Deadline)
+}
+
+// SlotActivated says, on the host's subject, that a VM runs on the slots.
+type SlotActivated struct {
+	Host  HostID   `json:"host_id"`
+	VM    VMID     `json:"vm_id"`
+	Slots []SlotID `json:"slot_ids"`
+}
+
+// EventType implements EventBody.
+func (*SlotActivated) EventType() string { return "slot.activated" }
+
+// Owner implements EventBody.
+func (e *SlotActivated) Owner() string { return e.Host.String() }
+
+// Resource implements EventBody.
+func (e *SlotActivated) Resource() string { return e.Slots[0].String() }
+
+func (e *SlotActivated) wire(c *coder) {
+	idField(c, 1, &e.Host)
+	idField(c, 2, &e.VM)
+	ids(c, 3, &e.Slots)
+}
+
+func (e *SlotActivated) apply(*World, *Applied) {} // VMStarted did it
+
+func (w *World) vmChange(v *VM, at Time) VMChange {
+	a := w.allocations.row(v.alloc)
+	return VMChange{Allocation: a.ID, Tenant: a.Tenant, VM: v.ID, Boot: v.Boot, At: at}
+}
+
+// judgeVM decides what a host's report about a VM is worth.
+func (w *World) judgeVM(x *Context, host uint32, kind ReportKind, r *VMReport) ([]EventBody, *Error) {
+	row := w.vms.find(r.VM)
+	if row == none {
+		return nil, Errorf(Conflict, "report.late", "no such VM: it was released")
+	}
+	v := w.vms.row(row)
+	if v.host != host {
+		return nil, Errorf(Invalid, "report.foreign_vm", "the VM is not on this host")
+	}
+	if kind == ReportRemoved {
+		return w.vmRemoved(x, row, v)
+	}
+	if v.State >= Releasing {
+		return nil, Errorf(Conflict, "report.late", "the VM is %s", v.State)
+	}
+	if r.Boot != v.Boot {
+		return nil, Errorf(Conflict, "report.stale", "the report is about boot %d, the present one is %d", r.Boot, v.Boot)
+	}
+	at := min(max(r.At, v.Placed), x.At)
+	if len(r.Address) > 64 || len(r.Reason) > 128 {
+		return nil, Errorf(Invalid, "report.too_long", "address or reason too long")
+	}
+	switch kind {
+	case ReportStarted:
+		return w.vmStarted(v, at, x.At), nil
+	case ReportAlive, ReportReady:
+		return w.vmLives(v, kind, r, at), nil
+	case ReportStopped:
+		return w.vmStopped(v, at), nil
+	case ReportFailed:
+		a := w.allocations.row(v.alloc)
+		reason := r.Reason
+		if checkWord("reason", reason, 128, false) != nil {
+			reason = "machine.error"
+		}
+		if r.Boot > 1 && v.Power == PowerOn && !r.Theirs {
+			// It ran before: the disk is the tenant's, and is not thrown away.
+			c := w.vmChange(v, at)
+			c.Reason = reason
+			return []EventBody{&VMStopped{c}}, nil
+		}
+		return w.release(newPurse(w, w.tenants.row(a.tenant), x), a, reason, at, !r.Theirs), nil
+	}
+	return nil, Errorf(Invalid, "report.unknown_kind", "unknown kind of report")
+}
+
+func (w *World) vmStarted(v *VM, at, now Time) []EventBody {
+	if v.Started != 0 && v.Started >= at {
+		return nil
+	}
+	c := w.vmChange(v, at)
+	c.Deadline = now.Add(bootDeadline + Duration(v.n)*perSlotAllowance)
+	events := []EventBody{&VMStarted{c}}
+	if w.slots.row(v.slots[0]).State == SlotIsReserved {
+		e := &SlotActivated{Host: w.hosts.row(v.host).ID, VM: v.ID}
+		for _, s := range v.slots[:v.n] {
+			e.Slots = append(e.Slots, w.slots.row(s).ID)
+		}
+		events = append(events, e)
+	}
+	return events
+}
+
+// vmLives handles ready and the first sign of life. Either begins the line.
+func (w *World) vmLives(v *VM, kind ReportKind, r *VMReport, at Time) (events []EventBody) {
+	c := w.vmChange(v, at)
+	c.Address = r.Address
+	if v.BillStart == 0 {
+		b := c
+		b.Reason, b.Address = string(kind), ""
+		events = append(events, &VMBillable{b})
+	}
+	if kind == ReportAlive {
+		if v.Alive && v.Address == r.Address {
+			return events
+		}
+		return append(events, &VMAlive{c})
+	}
+	if v.State == Stopping || v.Ready {
+		return events
+	}
+	return append(events, &VMRunning{c})
+}
+
+func (w *World) vmStopped(v *VM, at Time) []EventBody {
+	if v.State == Stopped {
+		return nil
+	}
+	c := w.vmChange(v, at)
+	c.Reason = "guest"
+	if v.State == Stopping {
+		c.Reason = "requested"
+	}
+	return []EventBody{&VMStopped{c}}
+}
+
+// vmRemoved ends a VM; the last one ends its allocation.
+func (w *World) vmRemoved(x *Context, row uint32, v *VM) ([]EventBody, *Error) {
+	if v.State < Releasing {
+		return nil, Errorf(Conflict, "report.not_releasing", "the VM is %s: it should not have been removed", v.State)
+	}
+	if v.State == Released {
+		return nil, nil
+	}
+	events := []EventBody{&VMRemoved{w.vmChange(v, x.At)}}
+	a := w.allocations.row(v.alloc)
+	for _, other := range a.vms {
+		if other != row && w.vms.row(other).State != Released {
+			return events, nil
+		}
+	}
+	return append(events, &AllocationReleased{ID: a.ID, Tenant: a.Tenant}), nil
+}
