@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -16,9 +15,6 @@ type Feed struct {
 	js   jetstream.JetStream
 	site Names
 }
-
-// maxPage bounds one page of events.
-const maxPage = 1000
 
 // OpenFeed connects for reading.
 func OpenFeed(dial Dial, site Names) (*Feed, error) {
@@ -69,9 +65,15 @@ func (f *Feed) Page(ctx context.Context, after uint64, limit int, filters ...str
 		return nil, 0, err
 	}
 	t := tail{js: f.js, stream: f.site.Feed(), next: next, filters: filters}
-	events, err = t.page(ctx, limit)
+	msgs, err := t.page(ctx, limit)
 	if err != nil {
 		return nil, 0, err
+	}
+	events = make([]FeedEvent, len(msgs))
+	for i, m := range msgs {
+		if events[i], err = parseEvent(m.seq, m.subject, m.header, m.data); err != nil {
+			return nil, 0, err
+		}
 	}
 	next = after
 	if n := len(events); n > 0 {
@@ -92,43 +94,6 @@ func startOf(info *jetstream.StreamInfo, after uint64) (uint64, error) {
 		return max(after+1, first), nil
 	}
 	return 0, fmt.Errorf("%w: the feed begins with event %d, asked after %d", ErrTrimmed, first, after)
-}
-
-// page reads what is there, once.
-func (t *tail) page(ctx context.Context, limit int) ([]FeedEvent, error) {
-	c, err := t.consumer(ctx, t.next)
-	if err != nil {
-		return nil, err
-	}
-	defer t.forget(c)
-	info := c.CachedInfo()
-	want := int(min(uint64(limit), info.NumPending))
-	if want == 0 {
-		return nil, nil
-	}
-	batch, err := c.Fetch(want, jetstream.FetchMaxWait(5*time.Second))
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", t.stream, err)
-	}
-	events := make([]FeedEvent, 0, want)
-	for m := range batch.Messages() {
-		meta, err := m.Metadata()
-		if err != nil {
-			return nil, fmt.Errorf("read %s: %w", t.stream, err)
-		}
-		e, err := parseEvent(meta.Sequence.Stream, m.Subject(), m.Headers(), m.Data())
-		if err != nil {
-			return nil, err
-		}
-		events = append(events, e)
-	}
-	if err := batch.Error(); err != nil {
-		return nil, fmt.Errorf("read %s: %w", t.stream, err)
-	}
-	if len(events) != want {
-		return nil, errors.Join(ctx.Err(), fmt.Errorf("read %s: got %d of %d events in time", t.stream, len(events), want))
-	}
-	return events, nil
 }
 
 // Subscribe calls fn with every event above after that matches one of the filters

@@ -90,8 +90,8 @@ func (n Names) documentSubject(name string) string { return "document." + string
 func (n Names) keySubject(name string) string      { return "documentkey." + string(n) + "." + name }
 func (n Names) claimSubject() string               { return "claim." + string(n) }
 
-// VaultWriteSubjects are what the vault and the writer claim publish to.
-func (n Names) VaultWriteSubjects() []string {
+// ControlSubjects are what the vault and the writer claim publish to.
+func (n Names) ControlSubjects() []string {
 	return []string{n.documentSubject("*"), n.keySubject("*"), n.claimSubject()}
 }
 

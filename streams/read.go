@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/gpuaas/gpuaas/domain"
@@ -60,8 +61,9 @@ func lasting(err error) bool {
 type message struct {
 	seq     uint64
 	subject string
-	header  map[string][]string
+	header  nats.Header
 	data    []byte
+	at      time.Time // when it was stored
 }
 
 // A tail reads a stream in order by an ephemeral consumer that it makes again
@@ -227,7 +229,7 @@ func (t *tail) take(m jetstream.Msg, meta *jetstream.MsgMetadata, overlap bool) 
 	if len(t.filters) == 0 && seq != t.next {
 		return fmt.Errorf("%w: %s: message %d follows message %d", ErrForked, t.stream, seq, t.next-1)
 	}
-	if err := t.fn(message{seq: seq, subject: m.Subject(), header: m.Headers(), data: data}); err != nil {
+	if err := t.fn(message{seq, m.Subject(), m.Headers(), data, meta.Timestamp}); err != nil {
 		return errFn{err}
 	}
 	t.next = seq + 1

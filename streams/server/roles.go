@@ -49,7 +49,7 @@ func rights(role Role, n streams.Names) jwt.UserPermissionLimits {
 // SNAPSHOT, RESTORE, and deleting a message of anything but a vault key.
 func runtimeRights(u *jwt.UserPermissionLimits, n streams.Names) {
 	u.Pub.Allow.Add(n.LogSubject(), n.EventsSubject(), n.PlacementSubject("*"), n.AuditSubject(">"))
-	u.Pub.Allow.Add(n.VaultWriteSubjects()...)
+	u.Pub.Allow.Add(n.ControlSubjects()...)
 	u.Pub.Allow.Add("$JS.API.STREAM.MSG.DELETE." + n.VaultKeys())
 	for _, s := range n.Streams() {
 		u.Pub.Allow.Add(

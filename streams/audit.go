@@ -1,0 +1,126 @@
+package streams
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Audit keeps what was not accepted: denials, not-founds, refused reports. It is
+// off the reply path and bounded everywhere, so that an attacker can neither fill
+// the log nor learn anything from the time an answer takes.
+type Audit struct {
+	nc      *nats.Conn
+	js      jetstream.JetStream
+	site    Names
+	queue   chan *nats.Msg
+	dropped atomic.Uint64
+	stop    context.CancelFunc
+	done    sync.WaitGroup
+}
+
+// AuditRecord is one record as kept.
+type AuditRecord struct {
+	Cursor uint64    // its place; the next page begins after it
+	Kind   string    // the last token of its subject
+	At     time.Time // when it was kept, by the server's clock
+	Data   []byte
+}
+
+// auditQueue bounds the records not yet kept.
+const auditQueue = 4096
+
+var auditKind = regexp.MustCompile(`^[a-z0-9_-]{1,64}$`)
+
+// OpenAudit connects and begins to keep records.
+func OpenAudit(dial Dial, site Names) (*Audit, error) {
+	nc, err := connect(dial, "audit")
+	if err != nil {
+		return nil, err
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		nc.Close()
+		return nil, err
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	a := &Audit{nc: nc, js: js, site: site, queue: make(chan *nats.Msg, auditQueue), stop: stop}
+	a.done.Go(func() { a.keep(ctx) })
+	return a, nil
+}
+
+// Close keeps what is queued, for at most two seconds, and drops the connection.
+// Record must not be called any more.
+func (a *Audit) Close() {
+	close(a.queue)
+	late := time.AfterFunc(2*time.Second, a.stop)
+	a.done.Wait()
+	late.Stop()
+	a.stop()
+	a.nc.Close()
+}
+
+// Record queues a record and returns at once: false if the queue is full, the
+// record too large (16 KiB) or the kind (1 to 64 of a-z, 0-9, "_", "-") not one
+// token. What is lost is counted in Dropped. data must not change afterwards.
+func (a *Audit) Record(kind string, data []byte) bool {
+	if auditKind.MatchString(kind) && len(data) <= maxAuditRecord-1024 {
+		select {
+		case a.queue <- &nats.Msg{Subject: a.site.AuditSubject(kind), Data: data}:
+			return true
+		default:
+		}
+	}
+	a.dropped.Add(1)
+	return false
+}
+
+// Dropped counts the records that were not kept.
+func (a *Audit) Dropped() uint64 { return a.dropped.Load() }
+
+// keep publishes what is queued, one record at a time: the stream is not synced, so
+// an acknowledgement takes microseconds.
+func (a *Audit) keep(ctx context.Context) {
+	for m := range a.queue {
+		attempt, cancel := context.WithTimeout(ctx, 2*time.Second)
+		reply, err := a.nc.RequestMsgWithContext(attempt, m)
+		cancel()
+		if err == nil {
+			_, err = fastAck(reply.Data)
+		}
+		if err != nil {
+			a.dropped.Add(1)
+		}
+	}
+}
+
+// Page returns up to limit records (at most 1000) after a cursor, oldest first, and
+// the cursor for the next page. Records that were dropped for age or size are
+// skipped. kinds filters; none means all.
+func (a *Audit) Page(ctx context.Context, after uint64, limit int, kinds ...string) ([]AuditRecord, uint64, error) {
+	limit = min(max(limit, 1), maxPage)
+	filters := make([]string, len(kinds))
+	for i, k := range kinds {
+		if !auditKind.MatchString(k) {
+			return nil, after, fmt.Errorf("audit kind %.70q: want 1 to 64 characters of a-z, 0-9, _ and -", k)
+		}
+		filters[i] = a.site.AuditSubject(k)
+	}
+	t := tail{js: a.js, stream: a.site.Audit(), next: after + 1, filters: filters}
+	msgs, err := t.page(ctx, limit)
+	if err != nil {
+		return nil, after, err
+	}
+	out := make([]AuditRecord, len(msgs))
+	for i, m := range msgs {
+		out[i] = AuditRecord{Cursor: m.seq, Kind: m.subject[len(a.site.AuditSubject("")):], At: m.at, Data: m.data}
+		after = m.seq
+	}
+	return out, after, nil
+}

@@ -1,0 +1,45 @@
+package streams
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// maxPage bounds one page of anything.
+const maxPage = 1000
+
+// page reads up to limit of the messages that are there, once.
+func (t *tail) page(ctx context.Context, limit int) ([]message, error) {
+	c, err := t.consumer(ctx, t.next)
+	if err != nil {
+		return nil, err
+	}
+	defer t.forget(c)
+	want := int(min(uint64(limit), c.CachedInfo().NumPending))
+	if want == 0 {
+		return nil, nil
+	}
+	batch, err := c.Fetch(want, jetstream.FetchMaxWait(5*time.Second))
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", t.stream, err)
+	}
+	out := make([]message, 0, want)
+	for m := range batch.Messages() {
+		meta, err := m.Metadata()
+		if err != nil {
+			return nil, fmt.Errorf("read %s: %w", t.stream, err)
+		}
+		out = append(out, message{meta.Sequence.Stream, m.Subject(), m.Headers(), m.Data(), meta.Timestamp})
+	}
+	if err := batch.Error(); err != nil {
+		return nil, fmt.Errorf("read %s: %w", t.stream, err)
+	}
+	if len(out) != want {
+		return nil, errors.Join(ctx.Err(), fmt.Errorf("read %s: got %d of %d messages in time", t.stream, len(out), want))
+	}
+	return out, nil
+}
