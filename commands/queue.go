@@ -1,0 +1,128 @@
+package commands
+
+import (
+	"context"
+	"sync"
+
+	"github.com/gpuaas/gpuaas/domain"
+)
+
+// The queue is bounded and fair: every lane (a tenant, or the platform's people)
+// takes its turn, so that one tenant's flood delays that tenant. Ticks and host
+// reports have a lane of their own that goes first.
+
+// The bounds. A lane's overflow is that caller's 429, the whole queue's is 503.
+const (
+	maxLane   = 1024
+	maxQueued = 16384
+)
+
+type item struct {
+	ctx   context.Context
+	cmd   *domain.Command
+	query func(w *domain.World, at domain.Time)
+	reply chan Reply // buffered, 1
+}
+
+type lane struct {
+	items  []*item
+	active bool
+}
+
+type queue struct {
+	mu     sync.Mutex
+	system lane
+	lanes  map[domain.TenantID]*lane
+	turn   []domain.TenantID // lanes with items, next first
+	n      int
+	closed bool
+	wake   chan struct{} // buffered, 1
+}
+
+func newQueue() *queue {
+	return &queue{lanes: map[domain.TenantID]*lane{}, wake: make(chan struct{}, 1)}
+}
+
+// push adds it to a lane.
+func (q *queue) push(it *item, system bool, tenant domain.TenantID) *domain.Error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
+		return errStopping()
+	}
+	if q.n >= maxQueued {
+		return domain.Errorf(domain.Unavailable, "queue.full", "the site is busy: try again in a second")
+	}
+	l := &q.system
+	if !system {
+		if l = q.lanes[tenant]; l == nil {
+			l = &lane{}
+			q.lanes[tenant] = l
+		}
+	}
+	if len(l.items) >= maxLane {
+		return domain.Errorf(domain.Exhausted, "queue.lane_full", "too many requests at once: try again in a second")
+	}
+	l.items = append(l.items, it)
+	q.n++
+	if !system && !l.active {
+		l.active = true
+		q.turn = append(q.turn, tenant)
+	}
+	if q.n == 1 {
+		select {
+		case q.wake <- struct{}{}:
+		default:
+		}
+	}
+	return nil
+}
+
+// pop takes up to limit items, the system's lane first, then one of each lane in
+// turn.
+func (q *queue) pop(into []*item, limit int) []*item {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for len(into) < limit && len(q.system.items) > 0 {
+		into = append(into, shift(&q.system))
+		q.n--
+	}
+	for len(into) < limit && len(q.turn) > 0 {
+		tenant := q.turn[0]
+		q.turn = q.turn[1:]
+		l := q.lanes[tenant]
+		into = append(into, shift(l))
+		q.n--
+		if len(l.items) > 0 {
+			q.turn = append(q.turn, tenant)
+		} else {
+			delete(q.lanes, tenant)
+		}
+	}
+	return into
+}
+
+func shift(l *lane) *item {
+	it := l.items[0]
+	l.items[0] = nil
+	l.items = l.items[1:]
+	return it
+}
+
+func (q *queue) len() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.n
+}
+
+// close refuses what comes and returns what waits.
+func (q *queue) close() (rest []*item) {
+	q.mu.Lock()
+	q.closed = true
+	q.mu.Unlock()
+	return q.pop(nil, maxQueued+maxLane)
+}
+
+func errStopping() *domain.Error {
+	return domain.Errorf(domain.Unavailable, "site.stopping", "this process is stopping: try again")
+}

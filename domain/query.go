@@ -1,0 +1,201 @@
+package domain
+
+// Questions that are answered from the world, for the edge and for operators.
+
+// Identities walks keys, people and hosts, in the order they came.
+func (w *World) Identities(key func(APIKey), member func(Member), host func(*Host)) {
+	for row := uint32(0); row < w.keys.next; row++ {
+		if k := w.keys.row(row); !k.ID.IsZero() && k.Revoked == 0 {
+			key(*k)
+		}
+	}
+	for row := uint32(0); row < w.members.next; row++ {
+		if m := w.members.row(row); !m.ID.IsZero() {
+			member(*m)
+		}
+	}
+	for row := uint32(0); row < w.hosts.next; row++ {
+		if h := w.hosts.row(row); !h.ID.IsZero() {
+			host(h)
+		}
+	}
+}
+
+// Offer is what a caller can launch of one SKU now.
+type Offer struct {
+	SKU       SKUID    `json:"sku_id"`
+	Name      string   `json:"sku"`
+	Shape     uint32   `json:"shape"`
+	GPUClass  string   `json:"gpu_class,omitempty"`
+	Currency  Currency `json:"currency"`
+	Micros    Micros   `json:"micros_per_unit_hour"`
+	Effective Time     `json:"effective_at"`
+	Quantity  uint32   `json:"quantity"`           // VMs launchable by this caller now
+	WhyZero   string   `json:"why_zero,omitempty"` // stable code when quantity is 0
+}
+
+// Offers lists what the tenant can launch now, in one project or (zero) any.
+func (w *World) Offers(tenant TenantID, project ProjectID, at Time) ([]Offer, *Error) {
+	t := w.tenants.get(tenant)
+	if t == nil {
+		return nil, notFound("tenant")
+	}
+	have := w.BalanceAt(t, at).Available
+	out := []Offer{}
+	for row := uint32(0); row < w.skus.next; row++ {
+		s := w.skus.row(row)
+		if s.ID.IsZero() {
+			continue
+		}
+		o := Offer{SKU: s.ID, Name: s.Name, Shape: s.Shape, GPUClass: s.GPUClass, Currency: t.Currency}
+		rate, since, priced := s.priceAt(tenant, t.Currency, at)
+		o.Micros, o.Effective = rate, since
+		o.Quantity, o.WhyZero = w.quantity(t, project, s, rate, priced, have)
+		out = append(out, o)
+	}
+	return out, nil
+}
+
+// quantity is the least of what fits, what the quota leaves and what the money
+// pays for, with the code of what made it zero.
+func (w *World) quantity(t *Tenant, project ProjectID, s *SKU, rate Micros, priced bool, have Micros) (uint32, string) {
+	switch {
+	case !priced:
+		return 0, "sku.no_price"
+	case t.State != TenantActive:
+		return 0, "tenant." + t.State.String()
+	}
+	n, why := int64(w.launchable(s.GPUClass, s.Shape)), "capacity.exhausted"
+	if limit, ok := w.policyLimit("quota.gpus", t.ID, ProjectID{}); ok {
+		if left := max(0, limit-int64(t.GPUs)) / int64(s.Shape); left < n {
+			n, why = left, "quota.exceeded"
+		}
+	}
+	if prj := w.projects.get(project); prj != nil {
+		if limit, ok := w.policyLimit("quota.gpus", t.ID, project); ok {
+			if left := max(0, limit-int64(prj.GPUs)) / int64(s.Shape); left < n {
+				n, why = left, "quota.exceeded"
+			}
+		}
+	}
+	if price := rate * Micros(s.Shape); price > 0 {
+		if left := int64(max(0, have) / price); left < n {
+			n, why = left, "funds.insufficient"
+		}
+	}
+	if n == 0 {
+		return 0, why
+	}
+	return uint32(n), ""
+}
+
+// priceAt is rateAt with the time since which the price holds.
+func (s *SKU) priceAt(tenant TenantID, cur Currency, t Time) (rate Micros, since Time, ok bool) {
+	rate, _, ok = s.rateAt(tenant, cur, t)
+	for i := range s.prices {
+		if p := &s.prices[i]; p.Currency == cur && p.Micros == rate && p.Effective <= t && (p.Tenant.IsZero() || p.Tenant == tenant) {
+			since = p.Effective
+		}
+	}
+	return rate, since, ok
+}
+
+// TenantBalance is BalanceAt for an id.
+func (w *World) TenantBalance(id TenantID, at Time) (Balance, *Error) {
+	t := w.tenants.get(id)
+	if t == nil {
+		return Balance{}, notFound("tenant")
+	}
+	return w.BalanceAt(t, at), nil
+}
+
+// TenantOfProject says who owns a project.
+func (w *World) TenantOfProject(id ProjectID) (TenantID, bool) {
+	if p := w.projects.get(id); p != nil {
+		return p.Tenant, true
+	}
+	return TenantID{}, false
+}
+
+// MayRead reports, with the same answers that a command would get, whether the
+// actor may read what belongs to the tenant or project.
+func (w *World) MayRead(actor Actor, at Time, tenant TenantID, project ProjectID) *Error {
+	x := &Context{At: at, Actor: actor}
+	if !project.IsZero() {
+		_, _, err := w.requireProject(x, project, ProjectViewer)
+		return err
+	}
+	_, p, err := w.requireTenant(x, tenant, TenantViewer)
+	if err != nil && err.Kind == Forbidden && p.platform != 0 {
+		return nil // finance and auditors read every tenant
+	}
+	return err
+}
+
+// EffectivePolicies lists every policy that is set for a project.
+func (w *World) EffectivePolicies(project ProjectID) []EffectivePolicy {
+	out := []EffectivePolicy{}
+	prj := w.projects.get(project)
+	if prj == nil {
+		return out
+	}
+	for _, k := range PolicyKeys {
+		if eff, ok := w.EffectivePolicy(k.Key, prj.Tenant, project); ok {
+			out = append(out, eff)
+		}
+	}
+	return out
+}
+
+// Generations lists every admitted host with the generation it should be at, for
+// a writer that publishes what its predecessor may not have.
+func (w *World) AdmittedHosts() []HostID {
+	var out []HostID
+	for row := uint32(0); row < w.hosts.next; row++ {
+		if h := w.hosts.row(row); h.NATSKey != "" {
+			out = append(out, h.ID)
+		}
+	}
+	return out
+}
+
+// VMPlaceOf says where a VM is, and whose: for consoles and for what a host may
+// ask of the vault.
+func (w *World) VMPlaceOf(id VMID) (host HostID, alloc AllocationID, project ProjectID, ok bool) {
+	v := w.vms.get(id)
+	if v == nil {
+		return
+	}
+	a := w.allocations.row(v.alloc)
+	return w.hosts.row(v.host).ID, a.ID, a.Project, true
+}
+
+// FirstVM is the i-th VM of an allocation.
+func (w *World) VMOf(id AllocationID, i int) (VMID, bool) {
+	a := w.allocations.get(id)
+	if a == nil || i < 0 || i >= len(a.vms) {
+		return VMID{}, false
+	}
+	return w.vms.row(a.vms[i]).ID, true
+}
+
+// Counts are the world's sizes, for metrics.
+type Counts struct {
+	Tenants, Hosts, Slots, Allocations, VMs int
+	SlotStates                              map[string]int
+}
+
+// Count counts.
+func (w *World) Count() Counts {
+	c := Counts{Tenants: w.tenants.len(), Hosts: w.hosts.len(), Slots: w.slots.len(), Allocations: w.allocations.len(), VMs: w.vms.len(), SlotStates: map[string]int{}}
+	var by [len(slotStateNames)]int
+	for row := uint32(0); row < w.slots.next; row++ {
+		by[w.slots.row(row).State]++
+	}
+	for i, n := range by {
+		if i > 0 {
+			c.SlotStates[slotStateNames[i]] = n
+		}
+	}
+	return c
+}
