@@ -1,0 +1,132 @@
+package pglocal
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+)
+
+func testDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "pgl-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+func start(t *testing.T, o Options) *Server {
+	t.Helper()
+	s, err := Start(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Stop(context.Background()) })
+	return s
+}
+
+func exec1(t *testing.T, s *Server, sql string) {
+	t.Helper()
+	c, err := pgx.Connect(t.Context(), s.URL("postgres"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close(context.Background())
+	if _, err := c.Exec(t.Context(), sql); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestDataSurvivesStopAndKill(t *testing.T) {
+	t.Parallel()
+	o := Options{DataDir: filepath.Join(testDir(t), "pg")}
+	s := start(t, o)
+	exec1(t, s, `CREATE TABLE one (v text)`)
+	if err := s.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s = start(t, o)
+	exec1(t, s, `INSERT INTO one VALUES ('kept')`)
+	if err := syscall.Kill(s.PID(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	<-s.Done()
+	s = start(t, o)
+	exec1(t, s, `DO $$ BEGIN IF (SELECT count(*) FROM one) <> 1 THEN RAISE 'lost'; END IF; END $$`)
+}
+
+// A server whose parent was killed without taking it along is stopped before the
+// next one starts; a pid file that names another program is no obstacle.
+func TestLeftovers(t *testing.T) {
+	t.Parallel()
+	o := Options{DataDir: filepath.Join(testDir(t), "pg"), Unsafe: true}
+	first := start(t, o)
+	second := start(t, o)
+	select {
+	case <-first.Done():
+	default:
+		t.Fatal("two servers run on one directory")
+	}
+	if err := second.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	foreign := strconv.Itoa(os.Getpid()) + "\n" + o.DataDir + "\n"
+	if err := os.WriteFile(filepath.Join(o.DataDir, "postmaster.pid"), []byte(foreign), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	start(t, o)
+}
+
+func TestLongPathAndClosedHome(t *testing.T) {
+	t.Parallel()
+	long := filepath.Join(testDir(t), strings.Repeat("long-", 20), "pg")
+	s := start(t, Options{DataDir: long, Unsafe: true})
+	exec1(t, s, `SELECT 1`)
+	if os.Geteuid() != 0 {
+		return
+	}
+	closed := testDir(t)
+	if err := os.Chmod(closed, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s = start(t, Options{DataDir: filepath.Join(closed, "pg"), Unsafe: true})
+	if !strings.HasPrefix(s.DataDir(), "/var/lib/gpuaas/") {
+		t.Fatalf("data directory %s, want one the account can reach", s.DataDir())
+	}
+	t.Cleanup(func() { os.RemoveAll(s.DataDir()); os.RemoveAll(s.socket) })
+}
+
+func TestNotInstalled(t *testing.T) {
+	t.Setenv("PATH", "/nonexistent")
+	old := wellKnown
+	wellKnown = nil
+	defer func() { wellKnown = old }()
+	_, err := Start(t.Context(), Options{DataDir: "/tmp/none"})
+	if !errors.Is(err, ErrNotInstalled) || !strings.Contains(err.Error(), "apt-get install postgresql") {
+		t.Fatalf("got %v", err)
+	}
+}
+
+func TestOutsideDatabase(t *testing.T) {
+	s, err := Start(t.Context(), Options{DatabaseURL: "postgres://u:p@db.example:5432/prod?sslmode=require"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := s.URL(""); got != "postgres://u:p@db.example:5432/prod?sslmode=require" {
+		t.Fatal(got)
+	}
+	if got := s.URL("x"); got != "postgres://u:p@db.example:5432/x?sslmode=require" {
+		t.Fatal(got)
+	}
+}
