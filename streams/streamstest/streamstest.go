@@ -10,9 +10,11 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nkeys"
 
 	"github.com/gpuaas/gpuaas/domain"
 	"github.com/gpuaas/gpuaas/streams"
+	"github.com/gpuaas/gpuaas/streams/hostlink"
 	"github.com/gpuaas/gpuaas/streams/server"
 )
 
@@ -196,4 +198,71 @@ func (c *Commits) Next(events int, mark string) []byte {
 	})
 	c.Head = domain.Head{N: c.Head.N + 1, Hash: domain.DigestOf(b)}
 	return b
+}
+
+// Host is a host with a credential of this site.
+type Host struct {
+	ID   domain.HostID
+	JWT  string
+	Pub  string // public nkey
+	sign func([]byte) ([]byte, error)
+}
+
+// NewHost enrols a host: its key, its credential, its consumer.
+func (s *Site) NewHost(number byte) *Host {
+	s.t.Helper()
+	h := &Host{}
+	h.ID[0], h.ID[15] = 1, number
+	k, err := nkeys.CreateUser()
+	if err == nil {
+		h.Pub, err = k.PublicKey()
+	}
+	if err == nil {
+		h.JWT, err = s.Trust.HostCredential(h.ID, h.Pub)
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	h.sign = k.Sign
+	p, err := streams.OpenPlacements(s.Dial(server.Runtime), s.Names)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer p.Close()
+	if err := p.CreateHostConsumer(Context(s.t), h.ID); err != nil {
+		s.t.Fatal(err)
+	}
+	return h
+}
+
+// Options are what the host's link connects with.
+func (s *Site) Options(h *Host) hostlink.Options {
+	return hostlink.Options{URL: s.Servers[0].ClientURL(), JWT: h.JWT, Sign: h.sign, Site: string(s.Names), Host: h.ID}
+}
+
+// Link is the host's link, closed with the test.
+func (s *Site) Link(h *Host) *hostlink.Link {
+	s.t.Helper()
+	l, err := hostlink.Connect(s.Options(h))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(l.Close)
+	return l
+}
+
+// Raw is a connection with the host's credential and nothing of the link: what a
+// host that was broken into has.
+func (s *Site) Raw(h *Host, opts ...nats.Option) *nats.Conn {
+	s.t.Helper()
+	all := []nats.Option{
+		nats.UserJWT(func() (string, error) { return h.JWT, nil }, h.sign),
+		nats.CustomInboxPrefix(streams.HostInbox(h.ID.String())),
+	}
+	nc, err := nats.Connect(s.Servers[0].ClientURL(), append(all, opts...)...)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(nc.Close)
+	return nc
 }
