@@ -199,3 +199,9 @@ func (w *World) Count() Counts {
 	}
 	return c
 }
+
+// MayHaveUserData reports whether a VM placed on the host has this vault document.
+func (w *World) MayHaveUserData(host HostID, vm VMID, digest Digest) bool {
+	v := w.vms.get(vm)
+	return v != nil && v.State < Releasing && w.hosts.row(v.host).ID == host && w.allocations.row(v.alloc).UserData == digest
+}
