@@ -263,4 +263,3 @@ func TestHostCredentialChecks(t *testing.T) {
 		t.Fatal("issued a credential for no host")
 	}
 }
-

@@ -23,6 +23,7 @@ type Site struct {
 	Names   streams.Names
 	Config  streams.Config
 	Trust   *server.Trust
+	Dir     string // everything the servers keep
 	Servers []*server.Server
 	options []server.Options
 	t       testing.TB
@@ -49,7 +50,7 @@ func New(t testing.TB, replicas int) *Site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Site{Names: n, Config: streams.Config{Site: n, Replicas: replicas}, Trust: trust, t: t}
+	s := &Site{Names: n, Config: streams.Config{Site: n, Replicas: replicas}, Trust: trust, Dir: dir, t: t}
 	t.Cleanup(func() {
 		for _, srv := range s.Servers {
 			srv.Shutdown()
