@@ -69,11 +69,13 @@ if [ "$(head -c 2 /seed/user-data 2>/dev/null)" = '#!' ]; then
   say "user-data rc $rc"
 fi
 
-acpid -n -d -c /acpi > /dev/null 2>&1 & # power button -> /acpi/PWRF/00000080
+acpid -f -c /acpi -l /run/acpid.log -p /run/acpid.pid &  # power button: /acpi/PWRF/00000080
 
 # Ready: one line on the virtio-serial port the host listens on, at every boot.
 for p in /sys/class/virtio-ports/*; do
-  [ "$(cat $p/name 2>/dev/null)" = org.gpuaas.ready.0 ] && printf 'ready\n' > /dev/${p##*/} && say "ready $(cut -d' ' -f1 /proc/uptime)"
+  [ "$(cat $p/name 2>/dev/null)" = org.gpuaas.ready.0 ] && { # blocks until the host listens
+    (printf 'ready\n' > /dev/${p##*/}; say "ready $(cut -d' ' -f1 /proc/uptime)") &
+  }
 done
 
 while :; do setsid cttyhack sh -l < /dev/ttyS0 > /dev/ttyS0 2>&1; sleep 1; done
