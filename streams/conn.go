@@ -1,6 +1,7 @@
 package streams
 
 import (
+	"context"
 	"fmt"
 	"time"
 
@@ -26,6 +27,14 @@ func DialCreds(urls, file string, more ...nats.Option) Dial {
 		all := append([]nats.Option{nats.UserCredentials(file)}, more...)
 		return nats.Connect(urls, append(all, opts...)...)
 	}
+}
+
+// askTimeout bounds one question to the server. A question can be lost with a
+// connection, so it never waits for the caller's whole deadline.
+const askTimeout = 5 * time.Second
+
+func ask(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, askTimeout)
 }
 
 // connect adds what every connection of the control plane needs. There is never a

@@ -109,7 +109,7 @@ func (p *Placements) supersedes(want *domain.Placement, old []byte) error {
 
 // publish replaces message seq of the host's subject and nothing newer.
 func (p *Placements) publish(ctx context.Context, host domain.HostID, seq uint64, data []byte) error {
-	attempt, cancel := context.WithTimeout(ctx, 5*time.Second)
+	attempt, cancel := ask(ctx)
 	defer cancel()
 	reply, err := p.nc.RequestMsgWithContext(attempt, &nats.Msg{
 		Subject: p.site.PlacementSubject(host.String()), Data: data,
@@ -167,6 +167,8 @@ func (p *Placements) CreateHostConsumer(ctx context.Context, host domain.HostID)
 	if host.IsZero() {
 		return errors.New("host consumer: no host")
 	}
+	ctx, cancel := ask(ctx)
+	defer cancel()
 	_, err := p.js.CreateOrUpdateConsumer(ctx, p.site.Placements(), jetstream.ConsumerConfig{
 		Durable: host.String(), FilterSubject: p.site.PlacementSubject(host.String()),
 		DeliverPolicy: jetstream.DeliverAllPolicy, AckPolicy: jetstream.AckExplicitPolicy,

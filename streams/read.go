@@ -167,6 +167,8 @@ func (t *tail) session(ctx context.Context) error {
 
 // consumer makes an ephemeral one that the server keeps in memory.
 func (t *tail) consumer(ctx context.Context, start uint64) (jetstream.Consumer, error) {
+	ctx, cancel := ask(ctx)
+	defer cancel()
 	c, err := t.js.CreateConsumer(ctx, t.stream, jetstream.ConsumerConfig{
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: start,
 		AckPolicy: jetstream.AckNonePolicy, FilterSubjects: t.filters,

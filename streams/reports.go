@@ -85,7 +85,9 @@ func (r *Reports) Consume(ctx context.Context, fn func(msg ReportMsg) error) err
 }
 
 func (r *Reports) session(ctx context.Context, fn func(msg ReportMsg) error) error {
-	c, err := r.js.CreateOrUpdateConsumer(ctx, r.site.Reports(), jetstream.ConsumerConfig{
+	one, cancel := ask(ctx)
+	defer cancel()
+	c, err := r.js.CreateOrUpdateConsumer(one, r.site.Reports(), jetstream.ConsumerConfig{
 		Durable: reportsDurable, AckPolicy: jetstream.AckExplicitPolicy, AckWait: reportAckWait,
 		MaxDeliver: -1, MaxAckPending: reportPending, DeliverPolicy: jetstream.DeliverAllPolicy,
 	})

@@ -10,6 +10,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -51,6 +52,10 @@ const (
 	vaultNonce    = 12
 	vaultName     = 32
 	documentFront = 1 + vaultName + vaultNonce
+
+	// keyAttempts bounds the wait for a key that another process is making: on three
+	// replicas it is refused before it can be read.
+	keyAttempts = 100
 )
 
 // OpenVault connects. siteKey wraps the data keys; with another one nothing that
@@ -164,7 +169,7 @@ func (v *Vault) keyName(name []byte) string { return v.site.keySubject(hex.Encod
 // key is a subject's data key. Of two processes that make the first one at once,
 // one wins by the stream's check, and both use its key.
 func (v *Vault) key(ctx context.Context, name []byte, create bool) (cipher.AEAD, error) {
-	for range 3 {
+	for range keyAttempts {
 		m, err := lastBySubject(ctx, v.nc, v.site.VaultKeys(), v.keyName(name))
 		if err == nil {
 			return v.unwrap(name, m.Data)
@@ -185,6 +190,9 @@ func (v *Vault) key(ctx context.Context, name []byte, create bool) (cipher.AEAD,
 		if !isWrongSequence(err) {
 			return nil, fmt.Errorf("make a data key: %w", err)
 		}
+		if !wait(ctx, 20*time.Millisecond) {
+			return nil, ctx.Err()
+		}
 	}
 	return nil, errors.New("make a data key: it appears and disappears")
 }
@@ -203,6 +211,8 @@ func (v *Vault) unwrap(name, stored []byte) (cipher.AEAD, error) {
 // keep publishes and waits for the acknowledgement, which is durable: these two
 // streams are synced like the log.
 func (v *Vault) keep(ctx context.Context, subject string, data []byte, h nats.Header) error {
+	ctx, cancel := ask(ctx)
+	defer cancel()
 	reply, err := v.nc.RequestMsgWithContext(ctx, &nats.Msg{Subject: subject, Data: data, Header: h})
 	if err != nil {
 		return err

@@ -17,6 +17,8 @@ const (
 	// often the server says meanwhile that it is there.
 	pullExpiry    = 20 * time.Second
 	pullHeartbeat = 5 * time.Second
+	// askTimeout bounds one question to the server.
+	askTimeout = 5 * time.Second
 )
 
 // Placements calls fn with this host's placement: the current one at once, and then
@@ -68,7 +70,9 @@ func (r *receiver) session(ctx context.Context) error {
 		}
 	}
 	host := r.l.host.String()
-	c, err := r.l.js.Consumer(ctx, r.l.names.Placements(), host)
+	attempt, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	c, err := r.l.js.Consumer(attempt, r.l.names.Placements(), host)
 	if err != nil {
 		return err
 	}
@@ -103,7 +107,7 @@ func (r *receiver) session(ctx context.Context) error {
 // process started.
 func (r *receiver) current(ctx context.Context) ([]byte, error) {
 	n := r.l.names
-	attempt, cancel := context.WithTimeout(ctx, 5*time.Second)
+	attempt, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	m, err := r.l.nc.RequestWithContext(attempt, "$JS.API.DIRECT.GET."+n.Placements()+"."+n.PlacementSubject(r.l.host.String()), nil)
 	if err != nil {
