@@ -1,0 +1,299 @@
+package hostd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/hostd/journal"
+	"github.com/gpuaas/gpuaas/hostd/machine"
+	"github.com/gpuaas/gpuaas/hostd/plan"
+)
+
+// firstWord is how long a host that never saw a placement waits for one before it
+// proposes its slot map unasked.
+const firstWord = 5 * time.Second
+
+// Agent makes one host be what its placements say. See the package comment.
+type Agent struct {
+	o       Options
+	journal *journal.Journal
+	fence   *journal.Fence
+	maps    mapStore
+
+	inbox mailbox     // the latest placement, from the line
+	done  chan result // of chains
+
+	// What follows belongs to the loop.
+	desired    *domain.Desired // admitted by the fence in this life; nil: none
+	approved   *domain.SlotMap // the map that desired names, if it is one of ours
+	discovered *domain.SlotMap
+	lookAt     time.Time // when to discover again
+	began      time.Time
+	chains     map[*chain]struct{}
+	holdOff    map[string]time.Time // chains that failed and are not given up: when to try again
+	working    sync.WaitGroup
+
+	status status // for heartbeats
+}
+
+// New opens the directory of an agent. Run it, or its files stay open.
+func New(o Options) (*Agent, error) {
+	if err := o.complete(); err != nil {
+		return nil, err
+	}
+	fence, err := journal.OpenFence(o.Dir, o.NoSync)
+	if err != nil {
+		return nil, err
+	}
+	a := &Agent{
+		o: o, fence: fence, maps: mapStore{dir: o.Dir}, began: o.Clock(),
+		inbox:  mailbox{wake: make(chan struct{}, 1)},
+		done:   make(chan result, o.Limits.Parallel),
+		chains: map[*chain]struct{}{}, holdOff: map[string]time.Time{},
+	}
+	a.journal, err = journal.Open(journal.Options{Dir: o.Dir, Sign: a.sign, NoSync: o.NoSync, Log: o.Log})
+	if err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// Run works until ctx ends; then it lets go of everything and stops no VM. It
+// returns nil, or why it could not go on: the process should then be restarted.
+func (a *Agent) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	for _, f := range []func(context.Context){a.listen, a.publish, a.beat, a.serveConsole} {
+		wg.Go(func() { f(ctx) })
+	}
+	err := a.loop(ctx)
+	cancel(err)
+	wg.Wait()
+	return errors.Join(err, a.journal.Close())
+}
+
+// loop is the one owner of the agent's state. It ends with ctx.
+func (a *Agent) loop(ctx context.Context) error {
+	defer a.working.Wait() // chains honour ctx
+	events := a.o.Machine.Events()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.inbox.wake:
+			if p := a.inbox.take(); p != nil {
+				if err := a.accept(p); err != nil {
+					return err
+				}
+			}
+		case e, open := <-events:
+			if !open {
+				events = nil
+				continue
+			}
+			if err := a.news(e); err != nil {
+				return err
+			}
+		case r := <-a.done:
+			if err := a.finish(ctx, r); err != nil {
+				return err
+			}
+		case <-timer.C:
+		}
+		wait, err := a.reconcile(ctx)
+		if err != nil && ctx.Err() == nil {
+			return err
+		}
+		timer.Reset(wait)
+	}
+}
+
+// reconcile is one turn: look, say what is new, plan, begin what can begin. It
+// returns when to look again at the latest. An error means that the agent can no
+// longer keep what it has to remember.
+func (a *Agent) reconcile(ctx context.Context) (time.Duration, error) {
+	if err := a.inventory(ctx); err != nil {
+		return 0, full(err)
+	}
+	if a.desired == nil || a.approved == nil {
+		a.status.rest(a.idleReason())
+		return min(a.o.Limits.Replan, firstWord), nil
+	}
+	observing, cancel := context.WithTimeout(ctx, observeTimeout)
+	observed, err := a.o.Machine.Observe(observing)
+	cancel()
+	if err != nil {
+		a.o.Log.Warn("cannot observe the machine", "err", err)
+		a.status.rest("cannot observe the machine: " + err.Error())
+		return a.o.Limits.Backoff, nil
+	}
+	if err := a.adopt(observed); err != nil {
+		return a.o.Limits.Replan, full(err)
+	}
+	state := remember(a.journal.Facts(""), a.approved, observed)
+	if err := a.reportVMs(state); err != nil {
+		return a.o.Limits.Replan, full(err)
+	}
+	specs, broken := resolve(a.approved, a.discovered)
+	state.Broken = broken
+	for i := range a.desired.VMs {
+		for _, l := range a.desired.VMs[i].Leases {
+			if _, ok := specs[l.Index]; !ok && broken[l.Index] == "" {
+				state.Broken[l.Index] = reasonUnknownSlot
+			}
+		}
+	}
+	steps := plan.Diff(a.desired, state)
+	a.begin(ctx, steps, specs)
+	a.status.observe(a.desired, state, len(steps) == 0 && len(a.chains) == 0)
+	return a.nextLook(), nil
+}
+
+// full turns a full journal into a rest: nothing new is done until the site
+// acknowledged reports. Anything else ends the agent.
+func full(err error) error {
+	if errors.Is(err, journal.ErrFull) {
+		return nil
+	}
+	return err
+}
+
+func (a *Agent) idleReason() string {
+	switch seen := a.fence.Seen(); {
+	case !seen.Conflict.IsZero():
+		return fmt.Sprintf("quarantined: generation %d of epoch %d came with two digests", seen.Generation, seen.Epoch)
+	case a.desired != nil && !a.desired.SlotMap.IsZero():
+		return fmt.Sprintf("slot map %s was approved, but this host never proposed it", a.desired.SlotMap)
+	}
+	return ""
+}
+
+func (a *Agent) nextLook() time.Duration {
+	wait := a.o.Limits.Replan
+	now := a.o.Clock()
+	for key, at := range a.holdOff {
+		if at.After(now) {
+			wait = min(wait, at.Sub(now))
+		} else {
+			delete(a.holdOff, key) // this turn was its chance
+		}
+	}
+	return wait
+}
+
+// accept takes a placement from the line: the fence first, then what it
+// acknowledges, then what it asks for.
+func (a *Agent) accept(p *domain.Placement) error {
+	d := &p.Desired
+	if d.Host != a.o.Host || d.Site != a.o.Site {
+		a.o.Log.Error("a placement for another host was delivered here: ignored", "site", d.Site, "host", d.Host)
+		return nil
+	}
+	verdict, err := a.fence.Admit(d)
+	if err != nil {
+		return err
+	}
+	switch verdict {
+	case journal.Stale:
+		a.o.Log.Warn("a placement older than one seen before: ignored", "epoch", d.Epoch, "generation", d.Generation)
+		return nil
+	case journal.Conflict:
+		a.o.Log.Error("one generation, two digests: this host executes nothing until a new epoch", "epoch", d.Epoch, "generation", d.Generation)
+		a.desired, a.approved = nil, nil
+		a.cancelChains(func(*chain) bool { return true })
+		return full(a.reportConflict(d))
+	case journal.Execute:
+	}
+	if _, err := a.journal.Acknowledge(p.Journal, p.Acked); err != nil {
+		return err
+	}
+	if a.desired != nil && a.desired.Generation == d.Generation && a.desired.Epoch == d.Epoch {
+		return nil // only the acknowledgement moved
+	}
+	if err := a.journal.Note(acceptance(d, a.journal.Facts(""))); err != nil {
+		return full(err) // not taken on: the next placement, or the next life, tries again
+	}
+	a.o.Log.Info("placement", "epoch", d.Epoch, "generation", d.Generation, "vms", len(d.VMs), "wipes", len(d.Wipes))
+	a.desired = d
+	a.approved = a.maps.load(d.SlotMap)
+	clear(a.holdOff)
+	a.cancelChains(func(c *chain) bool { return !c.wanted(d) })
+	return nil
+}
+
+// news is what the machine noticed by itself. All but faults is seen anew by
+// observing.
+func (a *Agent) news(e machine.Event) error {
+	switch e.Kind {
+	case machine.DeviceFault:
+		a.lookAt = time.Time{}
+		return full(a.reportFault(e))
+	case machine.Changed:
+		a.lookAt = time.Time{}
+	}
+	return nil
+}
+
+// listen keeps the line to the placements open. It ends with ctx.
+func (a *Agent) listen(ctx context.Context) {
+	backoff := a.o.Limits.Backoff
+	for ctx.Err() == nil {
+		err := a.o.Link.Placements(ctx, func(p *domain.Placement) error {
+			a.inbox.put(p)
+			backoff = a.o.Limits.Backoff
+			return ctx.Err()
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		a.o.Log.Warn("line to the placements broke", "err", err)
+		if sleep(ctx, backoff) != nil {
+			return
+		}
+		backoff = min(2*backoff, lineBackoffMax)
+	}
+}
+
+// mailbox holds the latest placement: each is the whole desired state, so one that
+// nobody looked at in time is of no interest any more.
+type mailbox struct {
+	mu     sync.Mutex
+	latest *domain.Placement
+	wake   chan struct{}
+}
+
+func (m *mailbox) put(p *domain.Placement) {
+	m.mu.Lock()
+	m.latest = p
+	m.mu.Unlock()
+	select {
+	case m.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (m *mailbox) take() *domain.Placement {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p := m.latest
+	m.latest = nil
+	return p
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}

@@ -1,0 +1,74 @@
+package hostd
+
+import (
+	"context"
+	"encoding/binary"
+	"sync"
+	"time"
+
+	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/hostd/plan"
+)
+
+// status is what the loop last knew, for heartbeats.
+type status struct {
+	mu       sync.Mutex
+	executed uint64
+	vms      uint32
+	drift    string
+}
+
+// rest is a turn in which nothing could be planned.
+func (s *status) rest(drift string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.drift = clip(drift)
+}
+
+// observe is a turn with a plan; settled if it had nothing left to do.
+func (s *status) observe(d *domain.Desired, state plan.State, settled bool) {
+	running := uint32(0)
+	for _, v := range state.VMs {
+		if v.Running {
+			running++
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.vms, s.drift = running, clip(plan.Drift(d, state))
+	if settled {
+		s.executed = d.Generation
+	}
+}
+
+// beat sends a heartbeat at a fixed pace, each host at its own moment of the pace,
+// so that a thousand hosts that start together do not beat together. It ends with
+// ctx.
+func (a *Agent) beat(ctx context.Context) {
+	pace := a.o.Limits.Heartbeat
+	digest := domain.DigestOf(a.o.Host[:])
+	if sleep(ctx, time.Duration(binary.BigEndian.Uint64(digest[:])%uint64(pace))) != nil {
+		return
+	}
+	ticks := time.NewTicker(pace)
+	defer ticks.Stop()
+	for ctx.Err() == nil {
+		if err := a.o.Link.Heartbeat(domain.EncodeHeartbeat(a.heartbeat())); err != nil {
+			a.o.Log.Debug("heartbeat not sent", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-ticks.C:
+		}
+	}
+}
+
+func (a *Agent) heartbeat() *domain.Heartbeat {
+	seen := a.fence.Seen()
+	a.status.mu.Lock()
+	defer a.status.mu.Unlock()
+	return &domain.Heartbeat{
+		Host: a.o.Host, Journal: a.journal.ID(), At: a.now(), Epoch: seen.Epoch, Generation: seen.Generation,
+		Executed: a.status.executed, Backlog: uint64(a.journal.Backlog()), VMs: a.status.vms, Version: a.o.Version, Drift: a.status.drift,
+	}
+}

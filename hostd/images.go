@@ -1,0 +1,180 @@
+package hostd
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/hostd/machine"
+)
+
+// ImageRequest asks for a piece of an image. The answer is the raw bytes; fewer
+// than Length mean that the image ends there.
+type ImageRequest struct {
+	Digest domain.Digest `json:"digest"`
+	Offset int64         `json:"offset"`
+	Length int           `json:"length"` // bytes, at most 512 KiB
+}
+
+const (
+	imagePieceBytes = 512 << 10
+	imageMaxBytes   = 256 << 30
+)
+
+// ImageCache keeps images on the host's own disk, by digest. An image is in it
+// whole and verified, or not at all.
+type ImageCache struct {
+	dir      string
+	fetch    func(ctx context.Context, payload []byte) ([]byte, error) // Link.RequestImage
+	maxBytes int64
+	turn     chan struct{} // bounds fetches at once
+
+	mu    sync.Mutex
+	locks map[domain.Digest]*sync.Mutex
+}
+
+// NewImageCache makes a cache that holds about maxBytes (0: 200 GiB) and fetches at
+// most parallel images at once (0: 2).
+func NewImageCache(dir string, fetch func(ctx context.Context, payload []byte) ([]byte, error), maxBytes int64, parallel int) (*ImageCache, error) {
+	if maxBytes <= 0 {
+		maxBytes = 200 << 30
+	}
+	if parallel <= 0 {
+		parallel = 2
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("image cache: %w", err)
+	}
+	return &ImageCache{dir: dir, fetch: fetch, maxBytes: maxBytes, turn: make(chan struct{}, parallel), locks: map[domain.Digest]*sync.Mutex{}}, nil
+}
+
+// Path is the local file of an image, fetched first if needed. Codes:
+// image.unavailable, image.digest_mismatch, image.too_large.
+func (c *ImageCache) Path(ctx context.Context, digest domain.Digest) (string, error) {
+	if digest.IsZero() {
+		return "", &machine.Fault{Code: "image.no_digest", Err: errors.New("the placement names no image")}
+	}
+	lock := c.lock(digest)
+	lock.Lock() // two VMs with one image: one fetches
+	defer lock.Unlock()
+	path := filepath.Join(c.dir, fmt.Sprintf("%x", digest[:]))
+	if _, err := os.Stat(path); err == nil {
+		now := time.Now()
+		return path, os.Chtimes(path, now, now) // youngest: last to go
+	}
+	select {
+	case c.turn <- struct{}{}:
+		defer func() { <-c.turn }()
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+	if err := c.download(ctx, digest, path+".part"); err != nil {
+		return "", err
+	}
+	if err := os.Rename(path+".part", path); err != nil {
+		return "", err
+	}
+	c.evict(path)
+	return path, nil
+}
+
+func (c *ImageCache) lock(d domain.Digest) *sync.Mutex {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.locks[d] == nil {
+		c.locks[d] = new(sync.Mutex)
+	}
+	return c.locks[d]
+}
+
+// download fetches into part, from where an earlier attempt got to, and verifies
+// the whole.
+func (c *ImageCache) download(ctx context.Context, digest domain.Digest, part string) (err error) {
+	f, err := os.OpenFile(part, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if cerr := f.Close(); err == nil {
+			err = cerr
+		}
+	}()
+	hash := sha256.New()
+	offset, err := io.Copy(hash, f) // what is there already
+	if err != nil {
+		return err
+	}
+	for {
+		if offset > imageMaxBytes {
+			return &machine.Fault{Code: "image.too_large", Err: fmt.Errorf("%s has more than %d bytes", digest, int64(imageMaxBytes))}
+		}
+		b, err := c.piece(ctx, digest, offset)
+		if err != nil {
+			return err
+		}
+		if _, err := io.MultiWriter(f, hash).Write(b); err != nil {
+			return err
+		}
+		offset += int64(len(b))
+		if len(b) < imagePieceBytes {
+			break
+		}
+	}
+	if got := domain.Digest(hash.Sum(nil)); got != digest {
+		_ = os.Remove(part) // begin from nothing next time
+		return &machine.Fault{Code: "image.digest_mismatch", Err: fmt.Errorf("%d bytes have %s, placed is %s", offset, got, digest)}
+	}
+	return f.Sync()
+}
+
+func (c *ImageCache) piece(ctx context.Context, digest domain.Digest, offset int64) ([]byte, error) {
+	payload, err := json.Marshal(ImageRequest{Digest: digest, Offset: offset, Length: imagePieceBytes})
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	b, err := c.fetch(ctx, payload)
+	if err != nil {
+		return nil, &machine.Fault{Code: "image.unavailable", Err: err}
+	}
+	if len(b) > imagePieceBytes {
+		return nil, &machine.Fault{Code: "image.unavailable", Err: fmt.Errorf("a piece of %d bytes was asked for, %d came", imagePieceBytes, len(b))}
+	}
+	return b, nil
+}
+
+// evict lets the images go that were not used for longest, until the rest fits. A
+// file in use stays readable for who has it open.
+func (c *ImageCache) evict(keep string) {
+	for range 64 { // more than ever are over the bound at once
+		entries, err := os.ReadDir(c.dir)
+		if err != nil {
+			return
+		}
+		total, oldest, at := int64(0), "", time.Time{}
+		for _, e := range entries {
+			info, err := e.Info()
+			if err != nil {
+				continue
+			}
+			total += info.Size()
+			whole := len(e.Name()) == 2*sha256.Size && e.Name() != filepath.Base(keep)
+			if whole && (oldest == "" || info.ModTime().Before(at)) {
+				oldest, at = e.Name(), info.ModTime()
+			}
+		}
+		if total <= c.maxBytes || oldest == "" {
+			return
+		}
+		_ = os.Remove(filepath.Join(c.dir, oldest))
+	}
+}

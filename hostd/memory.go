@@ -1,0 +1,169 @@
+package hostd
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/hostd/journal"
+	"github.com/gpuaas/gpuaas/hostd/machine"
+	"github.com/gpuaas/gpuaas/hostd/plan"
+)
+
+// The facts that the agent keeps in its journal. Every key ends where a prefix of
+// it can be dropped without touching another's.
+//
+//	vm/<vm>/known               slots     taken on, not yet reported removed
+//	vm/<vm>/failed              boot      reported as failed
+//	vm/<vm>/rebooted            boot      the machine was told to reboot into it
+//	vm/<vm>/boot/<n>/<kind>     ""        reported of that boot
+//	wipe/<lease>/<attempt>/     ""        evidence reported
+//	dirty/<drive serial>/       vm        wrote the drive; no verified wipe since
+//	slot/<index>/id             slot id
+//	slot/<index>/fault/<what>/  ""        reported since the last verified wipe
+//	inventory/<epoch>/<map>/    ""        proposed
+//	conflict/<epoch>/           ""        reported
+func vmKey(id domain.VMID) string    { return "vm/" + id.String() + "/" }
+func knownKey(id domain.VMID) string { return vmKey(id) + "known" }
+func bootKey(id domain.VMID, boot uint32, kind domain.ReportKind) string {
+	return fmt.Sprintf("%sboot/%d/%s", vmKey(id), boot, kind)
+}
+
+func wipeKey(k plan.WipeKey) string  { return fmt.Sprintf("wipe/%s/%d/", k.Lease, k.Attempt) }
+func slotIDKey(index uint32) string  { return fmt.Sprintf("slot/%d/id", index) }
+func slotFaults(index uint32) string { return fmt.Sprintf("slot/%d/fault/", index) }
+func formatSlots(in []uint32) string {
+	return strings.Trim(strings.ReplaceAll(fmt.Sprint(in), " ", ","), "[]")
+}
+func formatBoot(boot uint32) string { return strconv.FormatUint(uint64(boot), 10) }
+func parseBoot(s string) (uint32, bool) {
+	n, err := strconv.ParseUint(s, 10, 32)
+	return uint32(n), err == nil
+}
+
+// dirtyKey follows the drive, not the slot: a drive that moves stays dirty.
+func dirtyKey(spec *domain.SlotSpec) string {
+	if spec.NVMe.Serial == "" {
+		return fmt.Sprintf("dirty/slot-%d/", spec.Index)
+	}
+	return "dirty/" + strings.ReplaceAll(spec.NVMe.Serial, "/", "_") + "/"
+}
+
+func parseSlots(s string) []uint32 {
+	var out []uint32
+	for _, word := range strings.Split(s, ",") {
+		if n, ok := parseBoot(word); ok {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+// remember makes the planner's view of the host: what is observed, and what the
+// journal adds to it.
+func remember(facts map[string]string, m *domain.SlotMap, observed []machine.Observed) plan.State {
+	s := plan.State{
+		VMs:   observed,
+		Known: map[domain.VMID][]uint32{}, GivenUp: map[domain.VMID]uint32{},
+		Wiped: map[plan.WipeKey]bool{}, Dirty: map[uint32]domain.VMID{},
+	}
+	rebooted := map[domain.VMID]uint32{}
+	for key, value := range facts {
+		word := strings.Split(key, "/")
+		switch {
+		case word[0] == "vm" && len(word) == 3:
+			var id domain.VMID
+			if id.UnmarshalText([]byte(word[1])) != nil {
+				continue
+			}
+			boot, _ := parseBoot(value)
+			switch word[2] {
+			case "known":
+				s.Known[id] = parseSlots(value)
+			case "failed":
+				s.GivenUp[id] = boot
+			case "rebooted":
+				rebooted[id] = boot
+			}
+		case word[0] == "wipe" && len(word) == 4:
+			var k plan.WipeKey
+			if k.Lease.UnmarshalText([]byte(word[1])) == nil {
+				k.Attempt, _ = parseBoot(word[2])
+				s.Wiped[k] = true
+			}
+		}
+	}
+	for i := range m.Slots {
+		if by, ok := facts[dirtyKey(&m.Slots[i])]; ok {
+			var id domain.VMID
+			_ = id.UnmarshalText([]byte(by)) // what cannot be read is nobody's: the drive stays dirty
+			s.Dirty[m.Slots[i].Index] = id
+		}
+	}
+	// A machine counts reboots as it can; what it was told is told by the journal.
+	for i := range s.VMs {
+		s.VMs[i].Boot = max(s.VMs[i].Boot, rebooted[s.VMs[i].VM])
+	}
+	return s
+}
+
+// acceptance is what has to be remembered before anything of d is done: its VMs are
+// taken on, its slots have names, wipes that it no longer asks for are forgotten.
+func acceptance(d *domain.Desired, facts map[string]string) journal.Change {
+	c := journal.Change{Set: map[string]string{}}
+	wanted := map[string]bool{}
+	for i := range d.Wipes {
+		w := &d.Wipes[i]
+		wanted[wipeKey(plan.KeyOf(w))] = true
+		c.Set[slotIDKey(w.Lease.Index)] = w.Lease.Slot.String()
+	}
+	for i := range d.VMs {
+		v := &d.VMs[i]
+		var slots []uint32
+		for _, l := range v.Leases {
+			slots = append(slots, l.Index)
+			c.Set[slotIDKey(l.Index)] = l.Slot.String()
+		}
+		if _, known := facts[knownKey(v.VM)]; !known {
+			c.Set[knownKey(v.VM)] = formatSlots(slots)
+		}
+	}
+	for key := range facts {
+		if strings.HasPrefix(key, "wipe/") && !wanted[key] {
+			c.Drop = append(c.Drop, key)
+		}
+	}
+	return c
+}
+
+// adopt takes on the VMs that exist and that the journal does not know: it was
+// lost, or somebody else made them. Their drives count as written by them.
+func (a *Agent) adopt(observed []machine.Observed) error {
+	c := journal.Change{Set: map[string]string{}}
+	for _, v := range observed {
+		if _, known := a.journal.Fact(knownKey(v.VM)); known {
+			continue
+		}
+		a.o.Log.Warn("adopted a VM that the journal does not know", "vm", v.VM, "slots", v.Slots)
+		c.Set[knownKey(v.VM)] = formatSlots(v.Slots)
+		for _, index := range v.Slots {
+			if spec := specAt(a.approved, index); spec != nil {
+				c.Set[dirtyKey(spec)] = v.VM.String()
+			}
+		}
+	}
+	if len(c.Set) == 0 {
+		return nil
+	}
+	return a.journal.Note(c)
+}
+
+func specAt(m *domain.SlotMap, index uint32) *domain.SlotSpec {
+	for i := range m.Slots {
+		if m.Slots[i].Index == index {
+			return &m.Slots[i]
+		}
+	}
+	return nil
+}
