@@ -55,7 +55,8 @@ func compare(want, have jetstream.StreamConfig) []Drift {
 	have.Metadata = withoutServerKeys(have.Metadata)
 	slices.Sort(want.Subjects)
 	slices.Sort(have.Subjects)
-	if want.FirstSeq == 0 { // a rebuilt feed keeps where it began
+	want.Description, have.Description = "", "" // words, which a later build may improve
+	if want.FirstSeq == 0 {                     // a rebuilt feed keeps where it began
 		have.FirstSeq = 0
 	}
 	var out []Drift

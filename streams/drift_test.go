@@ -75,13 +75,17 @@ func TestDrift(t *testing.T) {
 		if d := <-seen; len(d) != 1 || d[0].Field != "Subjects" {
 			t.Fatalf("drift: %v", d)
 		}
+		update(s.Names.Log(), func(c *jetstream.StreamConfig) { c.MaxMsgSize = 1000 })
+		until(t, seen, func(d []streams.Drift) bool { return len(d) == 2 })
+		d, err := streams.Repair(ctx, s.Connect(server.Admin), s.Config)
+		if len(d) != 1 || d[0].Stream != s.Names.Log() || err != nil {
+			t.Fatalf("repair leaves %v, %v: want the log's drift alone", d, err)
+		}
 		if err := js.DeleteStream(ctx, s.Names.Audit()); err != nil {
 			t.Fatal(err)
 		}
-		for d := range seen {
-			if len(d) == 2 && d[1].Field == "stream" && d[1].Stream == s.Names.Audit() {
-				break
-			}
-		}
+		until(t, seen, func(d []streams.Drift) bool {
+			return len(d) == 2 && d[1].Field == "stream" && d[1].Stream == s.Names.Audit()
+		})
 	})
 }

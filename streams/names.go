@@ -23,15 +23,29 @@ func ParseSite(site string) (Names, error) {
 	return Names(site), nil
 }
 
-// The streams.
-func (n Names) Log() string        { return "LOG_" + string(n) }
-func (n Names) Feed() string       { return "FEED_" + string(n) }
+// Log is the stream of commits.
+func (n Names) Log() string { return "LOG_" + string(n) }
+
+// Feed is the stream of events.
+func (n Names) Feed() string { return "FEED_" + string(n) }
+
+// Placements is the stream of desired states.
 func (n Names) Placements() string { return "PLACEMENTS_" + string(n) }
-func (n Names) Reports() string    { return "REPORTS_" + string(n) }
-func (n Names) Audit() string      { return "AUDIT_" + string(n) }
-func (n Names) Vault() string      { return "VAULT_" + string(n) }
-func (n Names) VaultKeys() string  { return "VAULTKEYS_" + string(n) }
-func (n Names) Claim() string      { return "CLAIM_" + string(n) }
+
+// Reports is the stream of evidence from hosts.
+func (n Names) Reports() string { return "REPORTS_" + string(n) }
+
+// Audit is the stream of what was refused.
+func (n Names) Audit() string { return "AUDIT_" + string(n) }
+
+// Vault is the stream of encrypted documents.
+func (n Names) Vault() string { return "VAULT_" + string(n) }
+
+// VaultKeys is the stream of their wrapped keys: never mirrored.
+func (n Names) VaultKeys() string { return "VAULTKEYS_" + string(n) }
+
+// Claim is the stream with the writer claim.
+func (n Names) Claim() string { return "CLAIM_" + string(n) }
 
 // Streams are all streams of a site.
 func (n Names) Streams() []string {

@@ -24,7 +24,6 @@ type Config struct {
 
 // The bounds of the streams. The log has none: admission stops it at 10% free disk.
 const (
-	// maxFeedAge is how long the feed keeps events; older ones are in the log.
 	maxReportBytes       = 512 << 10
 	maxReportsPerSubject = 4096 // unread reports of one host and kind: then the host waits
 	maxPlacementBytes    = 1 << 20
@@ -125,6 +124,35 @@ func Setup(ctx context.Context, admin *nats.Conn, c Config) ([]Drift, error) {
 		}
 		if err != nil {
 			return nil, fmt.Errorf("set up stream %s: %w", want.Name, err)
+		}
+	}
+	return CheckConfig(ctx, admin, c)
+}
+
+// Repair updates what drifted, stream by stream, with the administrator's
+// connection, and returns the drifts that are left. An operator asks for it (a new
+// build wants another configuration; somebody changed one). The log and the vault
+// are never touched: look at what happened to them first.
+func Repair(ctx context.Context, admin *nats.Conn, c Config) ([]Drift, error) {
+	js, err := jetstream.New(admin)
+	if err != nil {
+		return nil, err
+	}
+	for _, want := range c.wanted() {
+		if n := want.Name; n == c.Site.Log() || n == c.Site.Vault() || n == c.Site.VaultKeys() {
+			continue
+		}
+		s, err := js.Stream(ctx, want.Name)
+		if err != nil {
+			return nil, fmt.Errorf("repair %s: %w", want.Name, err)
+		}
+		have := s.CachedInfo().Config
+		if len(compare(want, have)) == 0 {
+			continue
+		}
+		want.FirstSeq = have.FirstSeq
+		if _, err := js.UpdateStream(ctx, want); err != nil {
+			return nil, fmt.Errorf("repair %s: %w", want.Name, err)
 		}
 	}
 	return CheckConfig(ctx, admin, c)
