@@ -41,6 +41,8 @@ type Options struct {
 	// with the encoded world. It must not block.
 	Snapshot      func(head domain.Head, state []byte)
 	SnapshotEvery uint64
+	// Final is called with the state at a clean stop. It may block.
+	Final func(head domain.Head, state []byte)
 	// Gate refuses tenants' commands while it returns an error: the disk is nearly
 	// full, the read models are too far behind, the log's configuration has drifted.
 	Gate func() *domain.Error
@@ -219,6 +221,7 @@ func (l *Loop) run(ctx context.Context) error {
 			continue
 		}
 		if started && inFlight == nil && ctx.Err() != nil {
+			l.lastSnapshot()
 			return nil
 		}
 		due := l.arm(timer, started)
@@ -387,6 +390,13 @@ func (l *Loop) close(open *pending) *pending {
 		l.o.Snapshot(open.closed.Head, l.core.World().Encode())
 	}
 	return open
+}
+
+// lastSnapshot keeps the state at a clean stop, so that the next start is quick.
+func (l *Loop) lastSnapshot() {
+	if w := l.core.World(); l.o.Final != nil && w.Head.N > l.snapAt {
+		l.o.Final(w.Head, w.Encode())
+	}
 }
 
 // appender makes one group after another durable.

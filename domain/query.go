@@ -205,3 +205,6 @@ func (w *World) MayHaveUserData(host HostID, vm VMID, digest Digest) bool {
 	v := w.vms.get(vm)
 	return v != nil && v.State < Releasing && w.hosts.row(v.host).ID == host && w.allocations.row(v.alloc).UserData == digest
 }
+
+// Operators is how many users have the operator's role.
+func (w *World) Operators() int { return int(w.operators) }

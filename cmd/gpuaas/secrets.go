@@ -1,0 +1,103 @@
+package main
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/gpuaas/gpuaas/api"
+	"github.com/gpuaas/gpuaas/commands"
+	"github.com/gpuaas/gpuaas/domain"
+)
+
+// siteSecret is made at the first start and never leaves the data directory. All
+// one-time secrets and the vault's key derive from it: it is backed up with the
+// vault, and kept apart from the log.
+func siteSecret(dir string) (secret [32]byte, err error) {
+	path := filepath.Join(dir, "site.secret")
+	b, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if _, err := rand.Read(secret[:]); err != nil {
+			return secret, err
+		}
+		return secret, writeFile(path, secret[:])
+	case err != nil:
+		return secret, err
+	case len(b) != 32:
+		return secret, fmt.Errorf("%s has %d bytes, want 32: restore it from the backup", path, len(b))
+	}
+	copy(secret[:], b)
+	return secret, nil
+}
+
+// writeFile writes a private file so that it is there completely or not at all.
+func writeFile(path string, b []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
+
+// derive makes a key for one purpose from the site secret.
+func derive(secret [32]byte, purpose string) (key [32]byte) {
+	m := hmac.New(sha256.New, secret[:])
+	m.Write([]byte(purpose))
+	copy(key[:], m.Sum(nil))
+	return key
+}
+
+// bootstrap makes the first operator of a new site and writes its key to
+// admin.key. A site that has an operator is left alone; a lost file is written
+// again as long as the bootstrap key is not revoked.
+func (s *site) bootstrap(ctx context.Context) error {
+	token := api.BootstrapKey(s.secret)
+	path := filepath.Join(s.cfg.DataDir, "admin.key")
+	if _, ok := s.loop.Directory().Caller(domain.DigestOf([]byte(token)), domain.TimeOf(s.clock())); !ok {
+		operators := 0
+		if _, err := s.loop.Query(ctx, domain.System, func(w *domain.World, _ domain.Time) { operators = w.Operators() }); err != nil {
+			return err
+		}
+		if operators > 0 {
+			return nil
+		}
+		user := domain.UserID(domain.DigestOf(append([]byte("bootstrap operator"), s.secret[:]...))[:16])
+		if r := s.submit(ctx, &domain.SetOperator{User: user, Roles: domain.RoleOperator | domain.RoleFinance | domain.RoleAuditor}); r.Err != nil {
+			return r.Err
+		}
+		if r := s.submit(ctx, &domain.CreateAPIKey{User: user, Name: "bootstrap", Hash: domain.DigestOf([]byte(token))}); r.Err != nil {
+			return r.Err
+		}
+	}
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return writeFile(path, []byte(token+"\n"))
+	}
+	return nil
+}
+
+// submit decides a command of the control plane itself.
+func (s *site) submit(ctx context.Context, body domain.CommandBody) commands.Reply {
+	cmd := &domain.Command{Actor: domain.System, Body: body}
+	var e domain.Entropy
+	_, _ = rand.Read(e[:])
+	cmd.ID = commands.NewCommandID(s.clock(), e)
+	return s.loop.Submit(ctx, cmd)
+}
