@@ -18,6 +18,7 @@ type site struct {
 	log   [][]byte
 	admin Actor
 	check bool
+	seen  func([]EventBody) // hears every committed event
 }
 
 const t0 = Time(1772445600000) // 2026-03-02T10:00:00Z
@@ -77,6 +78,9 @@ func (s *site) tryCommand(c *Command) ([]EventBody, *Error) {
 		if err := s.w.CheckAll(); err != nil {
 			s.t.Fatalf("after %s: %v", c.Body.CommandType(), err)
 		}
+	}
+	if s.seen != nil {
+		s.seen(out.Events)
 	}
 	return out.Events, nil
 }

@@ -2,6 +2,7 @@ package domain
 
 import (
 	"crypto/sha256"
+	"encoding/json"
 	"testing"
 )
 
@@ -77,7 +78,9 @@ func (s *site) replays() {
 					again.Events = append(again.Events, Event{d.Events[0].Number + uint64(n), e})
 				}
 				if string(AppendDecision(nil, &again)) != string(AppendDecision(nil, d)) {
-					s.t.Fatalf("commit %d: decided again, other events", c.N)
+					x, _ := json.Marshal(d)
+					y, _ := json.Marshal(again)
+					s.t.Fatalf("commit %d: decided again, other events (from a snapshot: %v)\n%s\n%s", c.N, w == mid, x, y)
 				}
 			}
 			if err := w.ApplyCommit(c, sha256.Sum256(b)); err != nil {

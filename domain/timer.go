@@ -187,7 +187,7 @@ func (m *Tick) decide(w *World, x *Context) ([]EventBody, *Error) {
 		if t.at > x.At {
 			break
 		}
-		if !w.stands(t) {
+		if !w.stands(t) || len(popped) > 0 && t == popped[len(popped)-1] { // overtaken, or set twice
 			w.timers.pop()
 			continue
 		}

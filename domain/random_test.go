@@ -1,0 +1,140 @@
+package domain
+
+import (
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// shadow remembers, beside the world and knowing nothing of it, what must be true
+// of every slot before it is given to a tenant.
+type shadow struct {
+	clean map[SlotID]bool // verified since it was last used
+	owner map[SlotID]TenantID
+}
+
+func (sh *shadow) see(t *rapid.T, events []EventBody) {
+	for _, e := range events {
+		switch e := e.(type) {
+		case *AllocationPlaced:
+			for _, v := range e.VMs {
+				for _, id := range v.Slots {
+					if !sh.clean[id] || sh.owner[id] != (TenantID{}) {
+						t.Fatalf("slot %s given to %s: clean %v, owner %s", id, e.Tenant, sh.clean[id], sh.owner[id])
+					}
+					sh.clean[id], sh.owner[id] = false, e.Tenant
+				}
+			}
+		case *SlotWipeStarted:
+			for _, s := range e.Slots {
+				sh.clean[s.Slot], sh.owner[s.Slot] = false, TenantID{}
+			}
+		case *SlotWiped:
+			for _, d := range e.Devices {
+				if d.Result != WipeVerified {
+					t.Fatalf("freed by a wipe that is %s", d.Result)
+				}
+			}
+			sh.clean[e.Slot] = true
+		case *SlotQuarantined:
+			sh.clean[e.Slot] = false
+		}
+	}
+}
+
+// Anything in any order: all invariants hold after every event (the harness checks
+// them), no slot is given away that was not wiped, and the log decides and folds
+// again to the same world.
+func TestAnythingInAnyOrder(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(rt *rapid.T) {
+		s := newSite(t)
+		sh := &shadow{clean: map[SlotID]bool{}, owner: map[SlotID]TenantID{}}
+		hosts := []*fakeHost{s.host("h1", 8, "r1"), s.host("h2", 8, "r1"), s.host("h3", 4, "r2")}
+		for _, shape := range []uint32{1, 2, 4, 8} {
+			s.sku([]string{"", "gpu-1x", "gpu-2x", "", "gpu-4x", "", "", "", "gpu-8x"}[shape], shape, 2_490_000)
+		}
+		tenants := []tenantFixture{s.tenant("one", 300_000_000), s.tenant("two", 20_000_000)}
+		for row := range s.w.slots.next {
+			sh.clean[s.w.slots.row(row).ID] = true
+		}
+		s.seen = func(events []EventBody) { sh.see(rt, events) }
+		var live []AllocationID
+		act := func(a Actor, b CommandBody) {
+			events, _ := s.try(a, b)
+			for _, e := range events {
+				if p, ok := e.(*AllocationPlaced); ok {
+					live = append(live, p.ID)
+				}
+			}
+		}
+		report := func(h *fakeHost, r Report) {
+			h.n++
+			r.Host, r.Journal, r.Number, r.At, r.Epoch, r.Generation = h.id, h.journal, h.n, s.now, 1, h.placement().Desired.Generation
+			act(Actor{Kind: ActorHost, Host: h.id}, &RecordReport{Host: h.id, Report: EncodeReport(&r)})
+		}
+		for range rapid.IntRange(20, 120).Draw(rt, "steps") {
+			h := rapid.SampledFrom(hosts).Draw(rt, "host")
+			f := rapid.SampledFrom(tenants).Draw(rt, "tenant")
+			var id AllocationID
+			if len(live) > 0 {
+				id = rapid.SampledFrom(live).Draw(rt, "allocation")
+			}
+			switch rapid.IntRange(0, 13).Draw(rt, "what") {
+			case 0, 1, 2:
+				act(f.key, &CreateAllocation{Project: f.project, SKUName: rapid.SampledFrom([]string{"gpu-1x", "gpu-2x", "gpu-4x", "gpu-8x"}).Draw(rt, "sku"), Count: rapid.Uint32Range(1, 3).Draw(rt, "count")})
+			case 3:
+				act(f.key, &ActOnAllocation{Allocation: id, Action: rapid.SampledFrom([]AllocationAction{ActionStop, ActionStart, ActionReboot, ActionRelease, ActionRelease}).Draw(rt, "action")})
+			case 4, 5, 6:
+				if vms := h.placement().Desired.VMs; len(vms) > 0 {
+					v := rapid.SampledFrom(vms).Draw(rt, "vm")
+					report(h, Report{Kind: rapid.SampledFrom([]ReportKind{ReportStarted, ReportAlive, ReportReady, ReportReady, ReportStopped, ReportFailed}).Draw(rt, "kind"), VM: &VMReport{
+						VM: v.VM, Boot: v.Boot, At: s.now - Time(rapid.Int64Range(0, 60000).Draw(rt, "ago")), Address: "10.0.0.1", Reason: "x", Theirs: rapid.Bool().Draw(rt, "theirs"),
+					}})
+				}
+			case 7, 8:
+				for _, w := range h.placement().Desired.Wipes {
+					ev := h.evidence(w)
+					if rapid.IntRange(0, 9).Draw(rt, "bad") == 0 {
+						ev.Devices[rapid.IntRange(0, 2).Draw(rt, "device")].Result = rapid.SampledFrom([]WipeResult{WipeFailed, WipeUnknown, WipeSkipped, WipePartial}).Draw(rt, "result")
+					}
+					report(h, Report{Kind: ReportWiped, Wipe: ev})
+				}
+			case 9:
+				for row := range s.w.vms.next {
+					if v := s.w.vms.row(row); v.State == Releasing && s.w.hosts.row(v.host).ID == h.id {
+						report(h, Report{Kind: ReportRemoved, VM: &VMReport{VM: v.ID, Boot: v.Boot, At: s.now}})
+						break
+					}
+				}
+			case 10:
+				s.to(s.now.Add(Duration(rapid.Int64Range(0, int64(3*Hour)).Draw(rt, "wait"))))
+			case 11:
+				act(s.admin, &ActOnHost{Host: h.id, Action: rapid.SampledFrom([]HostAction{HostCordon, HostUncordon, HostDrain, HostPoweredOff}).Draw(rt, "act")})
+				act(System, &ActOnHost{Host: h.id, Action: rapid.SampledFrom([]HostAction{HostSilent, HostInTouch}).Draw(rt, "touch"), Since: s.now})
+			case 12:
+				row := rapid.Uint32Range(0, s.w.slots.next-1).Draw(rt, "slot")
+				act(s.admin, &QuarantineSlot{Slot: s.w.slots.row(row).ID, Reason: "test"})
+				act(s.admin, &RewipeSlot{Slot: s.w.slots.row(row).ID})
+			case 13:
+				act(s.admin, &GrantCredit{Tenant: f.id, Currency: "USD", Amount: 10_000_000, Kind: GrantPromotional, Priority: 3, Expires: s.now.Add(Duration(rapid.Int64Range(1, int64(Day)).Draw(rt, "lapses")))})
+			}
+		}
+		// Faults cease and time passes: every lease ends or its slot is quarantined.
+		for _, f := range tenants {
+			for _, id := range live {
+				act(f.key, &ActOnAllocation{Allocation: id, Action: ActionRelease})
+			}
+		}
+		s.to(s.now.Add(3 * Day))
+		if n := s.w.allocations.len(); n != 0 {
+			rt.Fatalf("%d allocations never ended", n)
+		}
+		for row := range s.w.slots.next {
+			if st := s.w.slots.row(row).State; st != SlotIsAvailable && st != SlotIsQuarantined {
+				rt.Fatalf("slot %d is %s for ever", row, st)
+			}
+		}
+		s.replays()
+	})
+}
