@@ -48,12 +48,21 @@ func New(dir string, run Run) (*Network, error) {
 func (n *Network) Start(ctx context.Context) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	for _, kv := range []string{"net.ipv4.ip_forward=1", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1"} {
-		if _, err := n.run(ctx, "sysctl", "-q", "-w", kv); err != nil && !strings.Contains(kv, "ipv6") {
-			return fmt.Errorf("network: %w", err) // a kernel without IPv6 needs no switch for it
-		}
+	if _, err := n.run(ctx, "sysctl", "-q", "-w", "net.ipv4.ip_forward=1"); err != nil {
+		return fmt.Errorf("network: %w", err)
+	}
+	for _, kv := range optional {
+		_, _ = n.run(ctx, "sysctl", "-q", "-w", kv) // a kernel without the switch does not do the thing
 	}
 	return n.apply(ctx)
+}
+
+// optional are switches of things a kernel may lack: IPv6, and br_netfilter, which
+// would pass what two VMs of one bridge say to each other through the routed rules
+// and drop it.
+var optional = []string{
+	"net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1",
+	"net.bridge.bridge-nf-call-iptables=0",
 }
 
 // Attach gives the VM its port and returns it with subnet and address chosen. The

@@ -24,25 +24,22 @@ type Drive struct {
 
 // Spec is one domain. Paths are as the libvirtd process sees them.
 type Spec struct {
-	Name          string
-	UUID          string
-	MemoryMiB     uint64
-	CPUs          uint
-	KVM           bool   // false: software emulation
-	Firmware      string // UEFI code, read-only
-	FirmwareVars  string // template of the variable store
-	NVRAM         string // this domain's variable store, made by libvirt
-	Drives        []Drive
-	Accelerators  int    // stand-in GPUs: QEMU's edu device
-	Seed          string // cloud-init NoCloud image
-	Bridge        string
-	Tap           string
-	MAC           string
-	ConsoleLog    string // serial console, appended to and rotated by virtlogd
-	ReadySocket   string // unix socket QEMU listens on, the host end of ReadyPort
-	DirectKernel  string // optional: boot this kernel instead of the drive
-	DirectInitrd  string
-	DirectCmdline string
+	Name         string
+	UUID         string
+	MemoryMiB    uint64
+	CPUs         uint
+	KVM          bool   // false: software emulation
+	Firmware     string // UEFI code, read-only
+	FirmwareVars string // template of the variable store
+	NVRAM        string // this domain's variable store, made by libvirt
+	Drives       []Drive
+	Accelerators int    // stand-in GPUs: QEMU's edu device
+	Seed         string // cloud-init NoCloud image
+	Bridge       string
+	Tap          string
+	MAC          string
+	ConsoleLog   string // serial console, appended to and rotated by virtlogd
+	ReadySocket  string // unix socket QEMU listens on, the host end of ReadyPort
 }
 
 // XML renders the domain. The first drive is the boot drive; the seed is the last
@@ -61,12 +58,9 @@ func (s *Spec) XML() (string, error) {
 		Features: &libvirtxml.DomainFeatureList{ACPI: &libvirtxml.DomainFeature{}, APIC: &libvirtxml.DomainFeatureAPIC{}},
 		Clock:    &libvirtxml.DomainClock{Offset: "utc"},
 		OS: &libvirtxml.DomainOS{
-			Type:    &libvirtxml.DomainOSType{Arch: "x86_64", Machine: "q35", Type: "hvm"},
-			Loader:  &libvirtxml.DomainLoader{Path: s.Firmware, Readonly: "yes", Type: "pflash"},
-			NVRam:   &libvirtxml.DomainNVRam{NVRam: s.NVRAM, Template: s.FirmwareVars},
-			Kernel:  s.DirectKernel,
-			Initrd:  s.DirectInitrd,
-			Cmdline: s.DirectCmdline,
+			Type:   &libvirtxml.DomainOSType{Arch: "x86_64", Machine: "q35", Type: "hvm"},
+			Loader: &libvirtxml.DomainLoader{Path: s.Firmware, Readonly: "yes", Type: "pflash"},
+			NVRam:  &libvirtxml.DomainNVRam{NVRam: s.NVRAM, Template: s.FirmwareVars},
 		},
 		// A guest's power-off ends the domain, its reboot does not, a crash is a stop.
 		OnPoweroff: "destroy", OnReboot: "restart", OnCrash: "destroy",

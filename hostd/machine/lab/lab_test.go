@@ -11,9 +11,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
 
 	"github.com/gpuaas/gpuaas/domain"
 	"github.com/gpuaas/gpuaas/hostd/machine"
@@ -52,10 +56,13 @@ func newHost(t *testing.T) *host {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		defer cancel()
+		stop := h.timed("Shutdown")
 		if err := h.m.Shutdown(ctx); err != nil {
 			t.Error(err)
 		}
+		stop()
 		h.nothingLeft()
+		goleak.VerifyNone(t)
 	})
 	return h
 }
@@ -161,16 +168,26 @@ func (h *host) await(kind machine.EventKind, id domain.VMID) machine.Event {
 			}
 			h.seen = append(h.seen, e)
 		case <-limit:
-			h.t.Fatalf("no %s from %s; seen %v; console:\n%s", kind, id, h.seen, h.console(id))
+			h.t.Fatalf("no %s from %s; seen %v; console:\n%s", kind, id, h.seen, clip(h.console(id)))
 		}
 	}
 }
 
+// console is all that is kept of the console.
 func (h *host) console(id domain.VMID) string {
-	b, _, err := h.m.Console(h.ctx, id, 0, 1<<20)
-	h.must(err)
-	return string(b)
+	var all []byte
+	for at := int64(0); ; {
+		b, next, err := h.m.Console(h.ctx, id, at, 1<<20)
+		h.must(err)
+		if len(b) == 0 {
+			return string(all)
+		}
+		all, at = append(all, b...), next
+	}
 }
+
+// clip is the end of a console, for a failure's message.
+func clip(s string) string { return s[max(0, len(s)-4000):] }
 
 func (h *host) observed(id domain.VMID) *machine.Observed {
 	h.t.Helper()
@@ -201,7 +218,7 @@ func (h *host) says(v *machine.VM, lines ...string) {
 	c := h.console(v.VM)
 	for _, l := range lines {
 		if !strings.Contains(c, l) {
-			h.t.Errorf("the console does not say %q:\n%s", l, c)
+			h.t.Errorf("the console does not say %q:\n%s", l, clip(c))
 		}
 	}
 }
@@ -251,17 +268,22 @@ func TestLife(t *testing.T) {
 	h.ready(a, "reset to ready")
 	h.wants(a, true, true, 3)
 	h.says(a, "TINY boots 3")
+	if n := strings.Count(h.console(a.VM), "TINY power button"); n != 2 {
+		t.Errorf("the guest saw the power button %d times, want 2: one stop, one reboot", n)
+	}
 
 	// The daemon dies; libvirtd too. Another daemon finds the VM as it was.
 	h.must(h.m.Close())
 	h.seen = nil
-	killLibvirtd(t, h.o.Dir)
+	if out, err := exec.Command("kill", "-9", strings.TrimSpace(h.file("lv/run/libvirtd.pid"))).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
 	h.open()
 	h.wants(a, true, true, 3)
 
 	// A neighbour of another tenant: cannot reach alpha, nor claim its address.
 	b := h.vm(sm.Slots[1], "beta", "#!/bin/sh\nping -c 2 -W 2 "+h.observed(a.VM).Address+" && echo REACHED || echo isolated\n"+
-		"ping -c 1 -W 2 10.77.1.1 >/dev/null && echo gateway answers\nwget -T 2 -O - http://"+h.observed(a.VM).Address+"/ && echo REACHED\nexit 0\n")
+		"ping -c 1 -W 2 10.77.1.1 >/dev/null && echo gateway answers\n"+get(h.observed(a.VM).Address)+" | grep -q alpha && echo REACHED\nexit 0\n")
 	h.up(b)
 	h.says(b, "TINY out: isolated", "TINY out: gateway answers")
 	if c := h.console(b.VM); strings.Contains(c, "out: REACHED") {
@@ -297,7 +319,101 @@ func TestLife(t *testing.T) {
 	c := h.vm(sm.Slots[0], "gamma", "")
 	h.up(c)
 	h.says(c, "TINY boots 1", "TINY found no secret", "TINY hostname gamma")
+
+	// A neighbour of the same tenant: reaches gamma (so the wall above is a wall),
+	// but not with an address that is not its own.
+	h.uplink()
+	d := h.vm(sm.Slots[1], "delta", "#!/bin/sh\n"+get(h.observed(c.VM).Address)+"\n"+
+		"ping -c 2 -W 2 192.0.2.9 >/dev/null && echo outside answers\n"+
+		"ip addr add 10.77.0.99/24 dev eth0; ping -I 10.77.0.99 -c 2 -W 2 10.77.0.1 >/dev/null && echo SPOOFED || echo honest\n")
+	d.Tenant = c.Tenant
+	h.up(d)
+	h.says(d, "TINY out: gamma is up", "TINY out: outside answers", "TINY out: honest")
 	h.must(h.m.Remove(h.ctx, c.VM))
+	h.must(h.m.Remove(h.ctx, d.VM))
+}
+
+// TestKill kills the daemon without warning, right after a start, with a VM of two
+// slots whose guest floods its console.
+func TestKill(t *testing.T) {
+	if dir := os.Getenv("LAB_TEST_CHILD"); dir != "" {
+		killedChild(t, dir)
+	}
+	h := newHost(t)
+	h.must(h.m.Close())
+	cmd := exec.CommandContext(h.ctx, os.Args[0], "-test.run=^TestKill$", "-test.v")
+	cmd.Env = append(os.Environ(), "LAB_TEST_CHILD="+h.o.Dir, "LAB_TEST_IMAGE="+h.image)
+	out, err := cmd.CombinedOutput()
+	if !strings.Contains(fmt.Sprint(err), "signal: killed") {
+		t.Fatalf("the child ended with %v: %s", err, out)
+	}
+	h.open()
+	all, err := h.m.Observe(h.ctx)
+	h.must(err)
+	if len(all) != 1 || !all[0].Running || all[0].Boot != 1 || len(all[0].Slots) != 2 {
+		t.Fatalf("after the kill: %+v", all)
+	}
+	sm, err := h.m.Discover(h.ctx)
+	h.must(err)
+	v := h.vm(sm.Slots[0], "", "")
+	v.VM, v.Boot = all[0].VM, 2
+	v.Slots = sm.Slots
+	h.ready(v, "kill to ready")
+
+	// The flood: what is kept on disk is bounded, and the offsets go on counting.
+	files, err := filepath.Glob(filepath.Join(h.o.Dir, "vms", v.VM.String(), "console.log*"))
+	h.must(err)
+	var kept int64
+	for _, f := range files {
+		st, err := os.Stat(f)
+		h.must(err)
+		kept += st.Size()
+	}
+	b, next, err := h.m.Console(h.ctx, v.VM, 0, 1<<20)
+	h.must(err)
+	t.Logf("the console keeps %d bytes in %d files; the first read ends at offset %d", kept, len(files), next)
+	if kept > 3*(512<<10)+4096 || len(files) < 2 || len(b) == 0 {
+		t.Errorf("the console keeps %d bytes in %d files", kept, len(files))
+	}
+	for n := 1; n > 0; {
+		var more []byte
+		from := next
+		more, next, err = h.m.Console(h.ctx, v.VM, next, 64<<10)
+		h.must(err)
+		if n = len(more); next != from+int64(n) {
+			t.Fatalf("read %d bytes from %d, next is %d", n, from, next)
+		}
+	}
+
+	// Down and up again: what was running is off, and starts.
+	h.must(h.m.Shutdown(h.ctx))
+	h.nothingLeft()
+	h.seen = nil
+	h.open()
+	h.wants(v, false, true, 1)
+	h.up(v)
+	h.wants(v, true, true, 2)
+	h.must(h.m.Remove(h.ctx, v.VM))
+}
+
+// killedChild is the daemon that dies.
+func killedChild(t *testing.T, dir string) {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	m, err := lab.New(ctx, lab.Options{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &host{t: t, ctx: ctx, m: m, o: lab.Options{Dir: dir}, image: os.Getenv("LAB_TEST_IMAGE")}
+	sm, err := m.Discover(ctx)
+	h.must(err)
+	v := h.vm(sm.Slots[0], "epsilon", "#!/bin/sh\ndd if=/dev/zero bs=64k count=28 2>/dev/null | tr '\\0' x | fold -w 100 > /dev/console\n")
+	v.Slots = sm.Slots
+	h.must(m.PrepareDisk(ctx, v))
+	h.must(m.PrepareSeed(ctx, v))
+	h.must(m.AttachNetwork(ctx, v))
+	h.must(m.Start(ctx, v))
+	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 }
 
 func (h *host) wipe(slot domain.SlotSpec) {
@@ -312,6 +428,45 @@ func (h *host) wipe(slot domain.SlotSpec) {
 	}
 }
 
+// uplink gives the lab a way out to a host that knows no route back: only
+// masquerading lets it answer.
+func (h *host) uplink() {
+	h.t.Helper()
+	outside := exec.CommandContext(h.ctx, "unshare", "--net", "sleep", "infinity")
+	h.must(outside.Start())
+	h.t.Cleanup(func() { _ = outside.Process.Kill(); _ = outside.Wait() })
+	pid, inside := strconv.Itoa(outside.Process.Pid), strings.TrimSpace(h.file("lv/namespace.pid"))
+	own, err := os.Readlink("/proc/self/ns/net")
+	h.must(err)
+	for link := own; link == own; time.Sleep(10 * time.Millisecond) { // until unshare has done it
+		h.must(h.ctx.Err())
+		link, err = os.Readlink("/proc/" + pid + "/ns/net")
+		h.must(err)
+	}
+	for _, s := range []string{
+		inside + " ip link add uplink type veth peer name eth0 netns " + pid,
+		inside + " ip addr add 192.0.2.1/24 dev uplink", inside + " ip link set uplink up",
+		pid + " ip addr add 192.0.2.9/24 dev eth0", pid + " ip link set eth0 up",
+	} {
+		args := append([]string{"--net", "--target"}, strings.Fields(s)...)
+		if out, err := exec.CommandContext(h.ctx, "nsenter", args...).CombinedOutput(); err != nil {
+			h.t.Fatalf("%s: %v: %s", s, err, out)
+		}
+	}
+}
+
+func (h *host) file(name string) string {
+	h.t.Helper()
+	b, err := os.ReadFile(filepath.Join(h.o.Dir, name))
+	h.must(err)
+	return string(b)
+}
+
+// get is a shell command that asks a neighbour's web server who it is.
+func get(address string) string {
+	return "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 " + address + " 80"
+}
+
 func contains(t *testing.T, path, what string) bool {
 	t.Helper()
 	out, err := exec.Command("grep", "-c", "-a", what, path).Output()
@@ -319,15 +474,4 @@ func contains(t *testing.T, path, what string) bool {
 		t.Fatal(err)
 	}
 	return strings.TrimSpace(string(out)) != "0"
-}
-
-func killLibvirtd(t *testing.T, dir string) {
-	t.Helper()
-	b, err := os.ReadFile(filepath.Join(dir, "lv/run/libvirtd.pid"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.Command("kill", "-9", strings.TrimSpace(string(b))).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
 }

@@ -172,7 +172,6 @@ func (m *Machine) domain(v *machine.VM, s vmState) (string, error) {
 		Accelerators: len(s.Slots), Seed: m.vmFile(v.VM, "seed.iso"),
 		Bridge: port.Bridge(), Tap: port.Tap(), MAC: port.MAC,
 		ConsoleLog: m.vmFile(v.VM, "console.log"), ReadySocket: "/run/libvirt/gpuaas/" + readySocket(v.VM),
-		DirectKernel: m.o.Kernel, DirectInitrd: m.o.Initrd, DirectCmdline: m.o.Cmdline,
 	}
 	for _, serial := range s.Drives {
 		path, err := m.drive(serial)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -169,25 +170,35 @@ func (m *Machine) Close() error {
 // closes the machine. What stays are the files in Dir: drives, definitions,
 // states. A later New starts from there, with all VMs off.
 func (m *Machine) Shutdown(ctx context.Context) error {
-	var errs []error
 	m.mu.Lock()
-	var ids []domain.VMID
-	for id, s := range m.vms {
+	ids := slices.Collect(maps.Keys(m.vms))
+	for _, s := range m.vms {
 		s.ours = true
-		ids = append(ids, id)
 	}
 	m.mu.Unlock()
-	for _, id := range ids {
-		errs = append(errs, m.host.Destroy(ctx, id.String()))
-		m.mu.Lock()
-		if s := m.vms[id]; s != nil && s.Running {
-			s.Running, s.Since = false, now()
-			errs = append(errs, m.save(s))
-		}
-		m.mu.Unlock()
+	errs := make([]error, len(ids))
+	var off sync.WaitGroup
+	for i, id := range ids {
+		off.Go(func() { errs[i] = m.unplug(ctx, id) })
 	}
+	off.Wait()
 	errs = append(errs, m.Close(), m.net.Stop(ctx), m.d.stop(ctx))
 	return errors.Join(errs...)
+}
+
+// unplug ends the domain for Shutdown.
+func (m *Machine) unplug(ctx context.Context, id domain.VMID) error {
+	if err := m.host.Destroy(ctx, id.String()); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.vms[id]
+	if s == nil || !s.Running {
+		return nil
+	}
+	s.Running, s.Since = false, now()
+	return m.save(s)
 }
 
 // Observe says which VMs exist, by libvirt's word and the lab's own states.

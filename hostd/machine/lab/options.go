@@ -24,11 +24,6 @@ type Options struct {
 	Accel      string        // "": try KVM, else emulate; "kvm", "tcg": no trial
 	RebootWait time.Duration // how long a guest may take to go down for a reboot; 0: 30 s
 
-	// Kernel and Initrd, if set, are booted directly with Cmdline instead of what
-	// is on the drive: for hosts too slow for firmware, and only there, because
-	// then the tenant's boot loader is not what runs.
-	Kernel, Initrd, Cmdline string
-
 	Log *slog.Logger // nil: none
 	Run Run          // nil: run programs of this host
 }

@@ -1,0 +1,193 @@
+package image
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/diskfs/go-diskfs/backend/file"
+	"github.com/diskfs/go-diskfs/filesystem/iso9660"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/gpuaas/gpuaas/hostd/machine"
+)
+
+// qcow2 is a header with a virtual size of 1 GiB, changed by edit.
+func qcow2(edit func(h []byte)) []byte {
+	h := make([]byte, 1024)
+	copy(h, qcow2Magic)
+	be := binary.BigEndian
+	be.PutUint32(h[4:], 3)
+	be.PutUint32(h[20:], 16)
+	be.PutUint64(h[24:], 1<<30)
+	if edit != nil {
+		edit(h)
+	}
+	return h
+}
+
+func bootSector() []byte {
+	h := make([]byte, 4096)
+	h[510], h[511] = 0x55, 0xaa
+	return h
+}
+
+func TestInspect(t *testing.T) {
+	t.Parallel()
+	be := binary.BigEndian
+	for name, c := range map[string]struct {
+		head []byte
+		want Info
+		code string
+	}{
+		"qcow2":         {head: qcow2(nil), want: Info{QCOW2, 1 << 30}},
+		"qcow2 v2":      {head: qcow2(func(h []byte) { be.PutUint32(h[4:], 2); be.PutUint64(h[72:], 4) }), want: Info{QCOW2, 1 << 30}},
+		"raw":           {head: bootSector(), want: Info{Raw, 4096}},
+		"backing file":  {head: qcow2(func(h []byte) { be.PutUint64(h[8:], 512); be.PutUint32(h[16:], 11) }), code: "image.backing_file"},
+		"backing size":  {head: qcow2(func(h []byte) { be.PutUint32(h[16:], 11) }), code: "image.backing_file"},
+		"external data": {head: qcow2(func(h []byte) { be.PutUint64(h[72:], 4) }), code: "image.external_data"},
+		"corrupt":       {head: qcow2(func(h []byte) { be.PutUint64(h[72:], 2) }), code: "image.corrupt"},
+		"encrypted":     {head: qcow2(func(h []byte) { be.PutUint32(h[32:], 2) }), code: "image.encrypted"},
+		"version 4":     {head: qcow2(func(h []byte) { be.PutUint32(h[4:], 4) }), code: "image.format"},
+		"cut short":     {head: qcow2(nil)[:60], code: "image.corrupt"},
+		"vmdk":          {head: append([]byte("KDMV"), make([]byte, 1020)...), code: "image.format"},
+		"no sector":     {head: bootSector()[:513], code: "image.format"},
+		"empty":         {head: nil, code: "image.format"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			path := filepath.Join(t.TempDir(), "image")
+			if err := os.WriteFile(path, c.head, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			got, err := Inspect(path)
+			var f *machine.Fault
+			if errors.As(err, &f) {
+				if f.Code != c.code || !f.Theirs {
+					t.Errorf("fault %v (theirs: %v), want %s of theirs", f, f.Theirs, c.code)
+				}
+				return
+			}
+			if err != nil || c.code != "" || got != c.want {
+				t.Errorf("got %+v, %v; want %+v, code %q", got, err, c.want, c.code)
+			}
+		})
+	}
+}
+
+func TestWriteArguments(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "image")
+	if err := os.WriteFile(path, qcow2(nil), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var ran []string
+	run := func(_ context.Context, name string, args ...string) ([]byte, error) {
+		ran = append(ran, name+" "+strings.ReplaceAll(strings.Join(args, " "), path, "IMAGE"))
+		if args[0] == "compare" {
+			return nil, errors.New("content mismatch at offset 0")
+		}
+		return nil, nil
+	}
+	err := Write(t.Context(), run, path, "/drive", 2<<30)
+	want := []string{
+		"qemu-img convert -n -f qcow2 -O raw -t writeback IMAGE /drive",
+		"qemu-img compare -f qcow2 -F raw IMAGE /drive",
+	}
+	if diff := cmp.Diff(want, ran); diff != "" {
+		t.Error(diff)
+	}
+	var f *machine.Fault
+	if !errors.As(err, &f) || f.Code != "image.compare" || f.Theirs {
+		t.Errorf("a drive that differs: %v", err)
+	}
+	ran = nil
+	if err := Write(t.Context(), run, path, "/drive", 1<<29); !errors.As(err, &f) || f.Code != "disk.too_small" || len(ran) != 0 {
+		t.Errorf("a drive too small: %v, ran %v", err, ran)
+	}
+}
+
+func TestSeed(t *testing.T) {
+	t.Parallel()
+	s := &Seed{
+		InstanceID: "vm_1", Hostname: "a-b", SSHKeys: []string{`ssh-ed25519 AAAA "me"`},
+		UserData: []byte("#cloud-config\nhostname: other\n\xff"), ReadyPort: "org.gpuaas.ready.0",
+	}
+	path := filepath.Join(t.TempDir(), "seed.iso")
+	for range 2 { // the second time replaces the first
+		if err := WriteSeed(path, s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := readSeed(t, path)
+	want := map[string]string{
+		"meta-data":   "instance-id: \"vm_1\"\nlocal-hostname: \"a-b\"\npublic-keys:\n  - \"ssh-ed25519 AAAA \\\"me\\\"\"\n",
+		"user-data":   string(s.UserData), // byte for byte
+		"vendor-data": string(vendorData("org.gpuaas.ready.0")),
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	left, err := filepath.Glob(filepath.Dir(path) + "/*")
+	if err != nil || len(left) != 1 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+func TestSeedRefusals(t *testing.T) {
+	t.Parallel()
+	for code, s := range map[string]*Seed{
+		"seed.user_data_too_large": {UserData: make([]byte, MaxUserDataBytes+1)},
+		"seed.line_break":          {SSHKeys: []string{"a\nb"}},
+	} {
+		var f *machine.Fault
+		if _, err := s.Files(); !errors.As(err, &f) || f.Code != code || !f.Theirs {
+			t.Errorf("want %s, got %v", code, err)
+		}
+	}
+	files, err := (&Seed{}).Files()
+	if err != nil || !bytes.HasPrefix(files["user-data"], []byte("#cloud-config\n")) || files["vendor-data"] != nil {
+		t.Errorf("an empty seed: %q, %v", files, err)
+	}
+}
+
+// readSeed reads all files of the image by their Rock Ridge names and checks the
+// label.
+func readSeed(t *testing.T, path string) map[string]string {
+	t.Helper()
+	b, err := file.OpenFromPath(path, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	fs, err := iso9660.Read(b, 0, 0, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l := strings.TrimRight(fs.Label(), "\x00 "); l != "cidata" {
+		t.Errorf("label %q, want cidata", l)
+	}
+	entries, err := fs.ReadDir(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for _, e := range entries {
+		f, err := fs.OpenFile("/"+e.Name(), os.O_RDONLY)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := io.ReadAll(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got[e.Name()] = string(c)
+	}
+	return got
+}
