@@ -208,3 +208,42 @@ func (w *World) MayHaveUserData(host HostID, vm VMID, digest Digest) bool {
 
 // Operators is how many users have the operator's role.
 func (w *World) Operators() int { return int(w.operators) }
+
+// AllocationState is where a live allocation is.
+func (w *World) AllocationState(id AllocationID) (AllocationState, bool) {
+	a := w.allocations.get(id)
+	if a == nil {
+		return 0, false
+	}
+	return a.State, true
+}
+
+// SKUName is a SKU's name, which never changes.
+func (w *World) SKUName(id SKUID) (string, bool) {
+	s := w.skus.get(id)
+	if s == nil {
+		return "", false
+	}
+	return s.Name, true
+}
+
+// SKUShape is what placement needs to know of a SKU, by id or (zero) by name.
+func (w *World) SKUShape(id SKUID, name string) (class string, shape uint32, ok bool) {
+	if id.IsZero() {
+		id = w.skuNames[name]
+	}
+	s := w.skus.get(id)
+	if s == nil {
+		return "", 0, false
+	}
+	return s.GPUClass, s.Shape, true
+}
+
+// ProjectOf says in which project a live allocation is, and of which SKU.
+func (w *World) ProjectOf(id AllocationID) (project ProjectID, sku SKUID, ok bool) {
+	a := w.allocations.get(id)
+	if a == nil {
+		return
+	}
+	return a.Project, w.skus.row(a.sku).ID, true
+}
