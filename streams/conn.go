@@ -8,7 +8,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Dial opens a connection with one credential. streams/server gives one for each
+// Dial opens a connection with one credential of the control plane, whose only
+// inboxes are below [ControlInbox]. streams/server gives one for each
 // of its roles; [DialURL] makes one from a URL and a credential.
 type Dial func(opts ...nats.Option) (*nats.Conn, error)
 
@@ -16,7 +17,7 @@ type Dial func(opts ...nats.Option) (*nats.Conn, error)
 // urls is a comma-separated list.
 func DialURL(urls, jwt string, seed []byte, more ...nats.Option) Dial {
 	return func(opts ...nats.Option) (*nats.Conn, error) {
-		all := append([]nats.Option{nats.UserJWTAndSeed(jwt, string(seed))}, more...)
+		all := append([]nats.Option{nats.CustomInboxPrefix(ControlInbox), nats.UserJWTAndSeed(jwt, string(seed))}, more...)
 		return nats.Connect(urls, append(all, opts...)...)
 	}
 }
@@ -24,7 +25,7 @@ func DialURL(urls, jwt string, seed []byte, more ...nats.Option) Dial {
 // DialCreds connects with a credentials file as written by streams/server.
 func DialCreds(urls, file string, more ...nats.Option) Dial {
 	return func(opts ...nats.Option) (*nats.Conn, error) {
-		all := append([]nats.Option{nats.UserCredentials(file)}, more...)
+		all := append([]nats.Option{nats.CustomInboxPrefix(ControlInbox), nats.UserCredentials(file)}, more...)
 		return nats.Connect(urls, append(all, opts...)...)
 	}
 }

@@ -219,7 +219,7 @@ func (s *Server) Trust() *Trust { return s.trust }
 // Host has none here: a host connects with its own.
 func (s *Server) Dial(role Role) streams.Dial {
 	return func(opts ...nats.Option) (*nats.Conn, error) {
-		all := []nats.Option{nats.InProcessServer(s.ns), nats.UserCredentials(s.trust.CredsFile(role))}
+		all := []nats.Option{nats.CustomInboxPrefix(streams.ControlInbox), nats.InProcessServer(s.ns), nats.UserCredentials(s.trust.CredsFile(role))}
 		return nats.Connect("", append(all, opts...)...)
 	}
 }

@@ -41,7 +41,7 @@ func TestRestart(t *testing.T) {
 		t.Fatalf("listens on %s", url)
 	}
 	for _, role := range []server.Role{server.Admin, server.Runtime, server.Responder, server.System} {
-		nc, err := s.Dial(role)(nats.CustomInboxPrefix("_INBOX_control"))
+		nc, err := s.Dial(role)()
 		if err != nil {
 			t.Fatalf("%s: %v", role, err)
 		}

@@ -10,7 +10,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/nats-io/nkeys"
 
 	"github.com/gpuaas/gpuaas/domain"
 	"github.com/gpuaas/gpuaas/streams"
@@ -140,7 +139,7 @@ func (s *Site) Dial(role server.Role) streams.Dial {
 // Connect opens a connection that is closed with the test.
 func (s *Site) Connect(role server.Role, opts ...nats.Option) *nats.Conn {
 	s.t.Helper()
-	nc, err := s.Dial(role)(append([]nats.Option{nats.CustomInboxPrefix(streams.ControlInbox)}, opts...)...)
+	nc, err := s.Dial(role)(opts...)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -214,9 +213,10 @@ func (s *Site) NewHost(number byte) *Host {
 	s.t.Helper()
 	h := &Host{}
 	h.ID[0], h.ID[15] = 1, number
-	k, err := nkeys.CreateUser()
+	seed, pub, err := hostlink.NewKey()
 	if err == nil {
-		h.Pub, err = k.PublicKey()
+		h.Pub = pub
+		h.sign, err = hostlink.SignWith(seed)
 	}
 	if err == nil {
 		h.JWT, err = s.Trust.HostCredential(h.ID, h.Pub)
@@ -224,7 +224,6 @@ func (s *Site) NewHost(number byte) *Host {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	h.sign = k.Sign
 	p, err := streams.OpenPlacements(s.Dial(server.Runtime), s.Names)
 	if err != nil {
 		s.t.Fatal(err)
