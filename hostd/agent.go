@@ -31,7 +31,8 @@ type Agent struct {
 	desired    *domain.Desired // admitted by the fence in this life; nil: none
 	approved   *domain.SlotMap // the map that desired names, if it is one of ours
 	discovered *domain.SlotMap
-	lookAt     time.Time // when to discover again
+	lookAt     time.Time          // when to discover again
+	same       [2]*domain.SlotMap // the last two maps that were found to be the same
 	began      time.Time
 	chains     map[*chain]struct{}
 	holdOff    map[string]time.Time // chains that failed and are not given up: when to try again

@@ -42,7 +42,9 @@ func (a *Agent) inventory(ctx context.Context) error {
 	if a.desired == nil && (a.fence.Seen() != journal.Seen{} || now.Before(a.began.Add(firstWord))) {
 		return nil // its placement will come, and say what is approved
 	}
-	if a.approved != nil && sameHardware(a.approved, a.discovered) {
+	compared := [2]*domain.SlotMap{a.approved, a.discovered}
+	if a.approved != nil && (a.same == compared || sameHardware(a.approved, a.discovered)) {
+		a.same = compared
 		return nil
 	}
 	return a.propose()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -46,6 +47,8 @@ type Machine struct {
 	drives     map[uint32]domain.VMID // whose data is on the slot's drive
 	violations []string
 	timers     map[*time.Timer]struct{}
+	state      *os.File
+	stateSize  int
 	closed     bool
 }
 
@@ -345,6 +348,9 @@ func (m *Machine) Close() error {
 		t.Stop()
 	}
 	close(m.events)
+	if m.state != nil {
+		return m.state.Close()
+	}
 	return nil
 }
 
