@@ -1,0 +1,37 @@
+package api
+
+import (
+	"net/http"
+
+	"github.com/labstack/echo/v4"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// registerPlain adds what is outside the contract: health, metrics, documentation.
+func (s *Server) registerPlain(e *echo.Echo) {
+	e.GET("/healthz", func(ec echo.Context) error { return ec.String(http.StatusOK, "ok\n") })
+	e.GET("/readyz", s.readyz)
+	e.GET("/metrics", echo.WrapHandler(promhttp.HandlerFor(s.o.Registry, promhttp.HandlerOpts{})))
+	s.registerDocs(e)
+}
+
+// Readiness is the answer of /readyz.
+type Readiness struct {
+	Ready   bool     `json:"ready"`
+	Reasons []string `json:"reasons"`
+}
+
+func (s *Server) readyz(ec echo.Context) error {
+	r := Readiness{Reasons: []string{}}
+	if s.o.Ready != nil {
+		r.Reasons = append(r.Reasons, s.o.Ready(ec.Request().Context())...)
+	}
+	r.Ready = len(r.Reasons) == 0
+	status := http.StatusOK
+	if !r.Ready {
+		status = http.StatusServiceUnavailable
+	}
+	ec.Response().Header().Set("Content-Type", "application/json")
+	ec.Response().WriteHeader(status)
+	return writeJSON(ec.Response(), r)
+}

@@ -1,0 +1,160 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/gpuaas/gpuaas/commands"
+	"github.com/gpuaas/gpuaas/domain"
+)
+
+// Decider decides commands and answers questions about the world. commands.Loop
+// implements it.
+type Decider interface {
+	Submit(ctx context.Context, cmd *domain.Command) commands.Reply
+	Query(ctx context.Context, actor domain.Actor, f func(w *domain.World, at domain.Time)) (uint64, *domain.Error)
+}
+
+// Callers finds who a key belongs to, by the SHA-256 of the whole key.
+// commands.Directory implements it.
+type Callers interface {
+	Caller(secret domain.Digest, now domain.Time) (commands.Caller, bool)
+}
+
+// History reads what was decided: a repeated command is answered from it.
+type History interface {
+	// Decision is the decision at a position of the log, with its command's body,
+	// and the time of its commit.
+	Decision(ctx context.Context, pos domain.Position) (domain.Decision, domain.Time, error)
+}
+
+// FeedEvent is one event of the feed.
+type FeedEvent struct {
+	Number   uint64 // its number over the whole log
+	Commit   uint64 // the commit it stands in
+	Type     string // "allocation.placed"
+	Resource string // the id of what it is about
+	At       domain.Time
+	Data     json.RawMessage
+}
+
+// FeedFilter selects events: those of one tenant, of one host and its slots, or
+// (zero) all.
+type FeedFilter struct {
+	Tenant domain.TenantID
+	Host   domain.HostID
+}
+
+// Follower reads the feed.
+type Follower interface {
+	// Page returns up to limit events with numbers above after, and the number to
+	// go on after.
+	Page(ctx context.Context, after uint64, limit int, f FeedFilter) ([]FeedEvent, uint64, error)
+	// Subscribe calls fn with every event above after, in order, each once, until
+	// ctx ends or fn returns an error.
+	Subscribe(ctx context.Context, after uint64, f FeedFilter, fn func(FeedEvent) error) error
+	// Last is the number of the newest event.
+	Last(ctx context.Context) (uint64, error)
+}
+
+// Vault keeps what must be erasable. It is durable when Put returns.
+type Vault interface {
+	Put(ctx context.Context, subject string, plaintext []byte) (domain.Digest, error)
+	Get(ctx context.Context, digest domain.Digest) ([]byte, error)
+}
+
+// AuditRecord is one record of what was not accepted.
+type AuditRecord struct {
+	Cursor uint64
+	Kind   string
+	At     time.Time
+	Data   json.RawMessage
+}
+
+// Audit keeps denials, off the reply path. Record must not block.
+type Audit interface {
+	Record(kind string, data []byte) bool
+	Page(ctx context.Context, after uint64, limit int, kinds ...string) ([]AuditRecord, uint64, error)
+}
+
+// Consoles reads a VM's console from its host: up to limit bytes from offset on
+// (negative: from that many before the end), and the offset to go on at.
+type Consoles interface {
+	Read(ctx context.Context, host domain.HostID, vm domain.VMID, offset int64, limit int) (data []byte, next int64, err error)
+}
+
+// HostCredentials issues the credential with which a host's key may speak.
+type HostCredentials interface {
+	Issue(host domain.HostID, natsPublicKey string) (jwt string, err error)
+}
+
+// Images knows the images there are. An unknown name is *domain.Error with the
+// code image.not_found.
+type Images interface {
+	Resolve(name string) (domain.Digest, error)
+}
+
+// Options are what a server is made of.
+type Options struct {
+	Site   string   // the site's name
+	Region string   // third word of every resource name (CRN); the site's name if empty
+	Vendor string   // the two leading words of it; "core42:aicloud" if empty
+	Secret [32]byte // the site secret: one-time secrets and cursors derive from it
+
+	Decider  Decider
+	Callers  Callers
+	History  History
+	Reads    Reads
+	Feed     Follower
+	Vault    Vault
+	Audit    Audit
+	Consoles Consoles
+	Hosts    HostCredentials
+	Images   Images
+
+	NATSURL string // what an enrolled host connects to
+
+	// Ready says what keeps the site from serving, in words; nothing: it is ready.
+	Ready func(ctx context.Context) []string
+	// Version is shown in the OpenAPI document.
+	Version string
+
+	Registry *prometheus.Registry // nil: a registry of its own
+	Slog     *slog.Logger         // nil: none
+	Clock    func() time.Time     // nil: time.Now
+	// Deadline bounds a request, 30 s if zero. Heartbeat is the pause between two
+	// signs of life on an event stream, 15 s if zero.
+	Deadline  time.Duration
+	Heartbeat time.Duration
+}
+
+func (o *Options) defaults() {
+	if o.Region == "" {
+		o.Region = o.Site
+	}
+	if o.Vendor == "" {
+		o.Vendor = "core42:aicloud"
+	}
+	if o.Clock == nil {
+		o.Clock = time.Now
+	}
+	if o.Slog == nil {
+		o.Slog = slog.New(slog.DiscardHandler)
+	}
+	if o.Registry == nil {
+		o.Registry = prometheus.NewRegistry()
+	}
+	if o.Deadline == 0 {
+		o.Deadline = 30 * time.Second
+	}
+	if o.Heartbeat == 0 {
+		o.Heartbeat = 15 * time.Second
+	}
+	if o.Version == "" {
+		o.Version = "dev"
+	}
+}

@@ -1,0 +1,98 @@
+package api
+
+import (
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humaecho"
+	"github.com/labstack/echo/v4"
+)
+
+// Server is the REST interface of a site.
+type Server struct {
+	o          Options
+	api        huma.API
+	routes     []route
+	metrics    *metrics
+	denials    *limiter
+	enrolments *limiter
+	cursors    *cursors
+	streams    streamSlots
+	stop       chan struct{}
+	stopped    sync.Once
+}
+
+var replaceErrors sync.Once
+
+// New makes the server and its handler. Close ends the event streams.
+func New(o Options) (*Server, http.Handler) {
+	o.defaults()
+	replaceErrors.Do(func() { huma.NewErrorWithContext = problemOfHuma }) // huma's only hook is global
+	s := &Server{
+		o: o, metrics: newMetrics(o.Registry), denials: newLimiter(10, 4096), cursors: newCursors(o.Secret),
+		streams: streamSlots{users: map[string]int{}}, stop: make(chan struct{}), enrolments: newLimiter(10, 4096),
+	}
+	e := echo.New()
+	e.HideBanner, e.HidePort = true, true
+	e.IPExtractor = echo.ExtractIPDirect()
+	e.HTTPErrorHandler = s.handleEchoError
+	e.Use(s.edge)
+	s.api = humaecho.New(e, s.config())
+	s.api.UseMiddleware(s.authenticate)
+	s.register()
+	s.registerPlain(e)
+	return s, e
+}
+
+// Close ends every event stream, so that a listener can shut down.
+func (s *Server) Close() { s.stopped.Do(func() { close(s.stop) }) }
+
+// HTTPServer is a listener's server with every bound set.
+func HTTPServer(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler: h, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
+		// No ReadTimeout and WriteTimeout: the edge bounds the body, an event stream
+		// each of its writes, and everything else ends with the request's deadline.
+	}
+}
+
+func (s *Server) config() huma.Config {
+	registry := huma.NewMapRegistry("#/components/schemas/", schemaName)
+	return huma.Config{
+		OpenAPI: &huma.OpenAPI{
+			OpenAPI: "3.1.0",
+			Info: &huma.Info{
+				Title: "GPUaaS", Version: s.o.Version,
+				Description: "A cloud of GPUs: tenants rent slots (one GPU, one NVMe drive, one InfiniBand VF) as virtual machines. Every accepted command answers with the header Log-Sequence; give it to a read as ?at_least= to see your own write. Refusals are RFC 9457 problems with a stable code.",
+			},
+			Servers: []*huma.Server{{URL: "/"}},
+			Components: &huma.Components{
+				Schemas: registry,
+				SecuritySchemes: map[string]*huma.SecurityScheme{
+					"apiKey": {Type: "http", Scheme: "bearer", BearerFormat: "gpk_...", Description: "An API key: POST /v1/tenants/{t}/api-keys makes one and shows it once."},
+				},
+			},
+			Tags: tags,
+		},
+		OpenAPIPath:   "/openapi",
+		Formats:       map[string]huma.Format{"application/json": jsonFormat, "json": jsonFormat},
+		DefaultFormat: "application/json",
+	}
+}
+
+var tags = []*huma.Tag{
+	{Name: "Tenants", Description: "Tenants, their members and keys"},
+	{Name: "Projects", Description: "Projects and who may do what in them"},
+	{Name: "Policies", Description: "Quotas, limits and defaults: global, tenant, project"},
+	{Name: "Catalog", Description: "SKUs, prices, what can be launched now"},
+	{Name: "Allocations", Description: "Virtual machines with GPUs"},
+	{Name: "Billing", Description: "Balance, ledger, usage, credits"},
+	{Name: "Fleet", Description: "Hosts and slots, for operators"},
+	{Name: "Events", Description: "What happened, as pages or as a stream"},
+	{Name: "Site", Description: "Operators, audit, who am I"},
+}
+
+// started bounds how long the tests wait; here so that one place knows it.
+const shutdownGrace = 5 * time.Second

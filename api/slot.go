@@ -1,0 +1,72 @@
+package api
+
+import (
+	"github.com/gpuaas/gpuaas/domain"
+)
+
+// Slot is one GPU, one NVMe drive and one InfiniBand VF of a host, with their
+// cores and memory.
+type Slot struct {
+	ID           string        `json:"id" example:"slot_06g3n4k8w2v5r9t1y7m0q4x8zc"`
+	CRN          string        `json:"crn"`
+	Name         string        `json:"name" doc:"The slot's position on its host" example:"3"`
+	State        string        `json:"state" enum:"proposed,wiping,available,reserved,active,quarantined,retired"`
+	HostID       string        `json:"host_id"`
+	Index        uint32        `json:"index"`
+	GPUClass     string        `json:"gpu_class,omitempty"`
+	GPU          domain.Device `json:"gpu"`
+	NVMe         domain.Device `json:"nvme"`
+	IBVF         domain.Device `json:"ib_vf"`
+	NUMANode     uint8         `json:"numa_node"`
+	IOMMUGroups  []uint32      `json:"iommu_groups" nullable:"false"`
+	MemoryMiB    uint64        `json:"memory_mib"`
+	Generation   uint64        `json:"generation" doc:"Counts the slot's leases"`
+	WipePolicy   string        `json:"wipe_policy" enum:"auto,sanitize,format,overwrite"`
+	WipeDeadline string        `json:"wipe_deadline,omitempty" format:"date-time"`
+	Attempt      uint64        `json:"wipe_attempt,omitempty"`
+	TenantID     string        `json:"tenant_id,omitempty" doc:"Of the lease"`
+	AllocationID string        `json:"allocation_id,omitempty"`
+	VMID         string        `json:"vm_id,omitempty"`
+	Condemned    bool          `json:"condemned,omitempty" doc:"Goes to quarantine after its lease"`
+	Component    string        `json:"component,omitempty" doc:"What is broken: gpu, nvme, ib_vf, host"`
+	RepairScope  string        `json:"repair_scope,omitempty" doc:"What has to be repaired: device, baseboard, host"`
+	Reason       string        `json:"reason,omitempty"`
+	ChangedAt    string        `json:"changed_at,omitempty" format:"date-time"`
+}
+
+type quarantineSlot struct {
+	_      struct{} `json:"-" additionalProperties:"false"`
+	Reason string   `json:"reason" minLength:"1" maxLength:"63" pattern:"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$" example:"fan-noise"`
+}
+
+func (s *Server) slotRoutes() {
+	command(s, route{method: "POST", path: "/v1/slots/{s}/quarantine", id: "quarantine-slot", tag: "Fleet", summary: "Take a slot out of service", about: "A slot in use is condemned: it is wiped after its lease as ever, and then quarantined.", status: 202}, s.quarantineSlot)
+	action(s, route{method: "POST", path: "/v1/slots/{s}/rewipe", id: "rewipe-slot", tag: "Fleet", summary: "Send a quarantined slot through another wipe", status: 202}, s.rewipeSlot)
+}
+
+func (s *Server) quarantineSlot(c *call, b *quarantineSlot) (*Changed, *domain.Error) {
+	m := &domain.QuarantineSlot{Reason: b.Reason}
+	if err := pathID(c, "s", "slot", &m.Slot); err != nil {
+		return nil, c.hidePlatform(err)
+	}
+	d, err := c.submit(m)
+	if err != nil {
+		return nil, err
+	}
+	out := &Changed{ID: m.Slot.String(), State: "quarantined"}
+	if _, ok := eventOf[*domain.SlotCondemned](&d); ok {
+		out.State = "condemned"
+	}
+	return out, nil
+}
+
+func (s *Server) rewipeSlot(c *call) (*Changed, *domain.Error) {
+	m := &domain.RewipeSlot{}
+	if err := pathID(c, "s", "slot", &m.Slot); err != nil {
+		return nil, c.hidePlatform(err)
+	}
+	if _, err := c.submit(m); err != nil {
+		return nil, err
+	}
+	return &Changed{ID: m.Slot.String(), State: "wiping"}, nil
+}

@@ -1,0 +1,121 @@
+package api
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"net/http"
+	"strings"
+
+	"github.com/gpuaas/gpuaas/domain"
+)
+
+// Tenant is a tenant as the API shows it.
+type Tenant struct {
+	ID           string `json:"id" example:"ten_06g3n4k8w2v5r9t1y7m0q4x8zc"`
+	CRN          string `json:"crn" example:"core42:aicloud:auh1:ten_06g3n4k8w2v5r9t1y7m0q4x8zc::tenant:ten_06g3n4k8w2v5r9t1y7m0q4x8zc"`
+	Name         string `json:"name" example:"acme"`
+	State        string `json:"state" enum:"active,past_due,suspended" doc:"Follows the tenant's money. past_due: no launches; suspended: compute stopped, disks kept"`
+	Currency     string `json:"currency" example:"USD"`
+	CreditLine   int64  `json:"credit_line_micros" doc:"How far below zero the tenant may go"`
+	GraceUntil   string `json:"grace_until,omitempty" format:"date-time" doc:"past_due: suspended then"`
+	CreditEndsAt string `json:"credit_ends_at,omitempty" format:"date-time" doc:"When the credit ends at the present rate"`
+	CreatedAt    string `json:"created_at" format:"date-time"`
+}
+
+type createTenant struct {
+	_          struct{} `json:"-" additionalProperties:"false"`
+	Name       string   `json:"name" minLength:"1" maxLength:"63" pattern:"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$" example:"acme"`
+	Currency   string   `json:"currency" minLength:"3" maxLength:"3" example:"USD" doc:"ISO 4217; never changes"`
+	CreditLine int64    `json:"credit_line_micros,omitempty" minimum:"0"`
+}
+
+// Member is a user of a tenant, or of a project.
+type Member struct {
+	ID        string `json:"id" example:"usr_06g3n4k8w2v5r9t1y7m0q4x8zc" doc:"The user's id"`
+	UserID    string `json:"user_id"`
+	TenantID  string `json:"tenant_id"`
+	ProjectID string `json:"project_id,omitempty"`
+	Role      string `json:"role" example:"admin"`
+	State     string `json:"state" enum:"active,removed"`
+	AddedAt   string `json:"added_at,omitempty" format:"date-time"`
+}
+
+type setTenantMember struct {
+	_      struct{} `json:"-" additionalProperties:"false"`
+	UserID string   `json:"user_id,omitempty" doc:"Left out: a new user" maxLength:"64"`
+	Role   string   `json:"role" enum:"owner,admin,billing,viewer"`
+	Email  string   `json:"email,omitempty" maxLength:"254" doc:"Kept only as a keyed commitment"`
+}
+
+func (s *Server) tenantRoutes() {
+	command(s, route{method: "POST", path: "/v1/tenants", id: "create-tenant", tag: "Tenants", summary: "Create a tenant", status: 201}, s.createTenant)
+	command(s, route{method: "POST", path: "/v1/tenants/{t}/members", id: "set-tenant-member", tag: "Tenants", summary: "Add a member, or change its role", status: 201}, s.setTenantMember)
+	action(s, route{method: "DELETE", path: "/v1/tenants/{t}/members/{u}", id: "remove-tenant-member", tag: "Tenants", summary: "Remove a member"}, s.removeTenantMember)
+}
+
+func (s *Server) createTenant(c *call, b *createTenant) (*Tenant, *domain.Error) {
+	d, err := c.submit(&domain.CreateTenant{Name: b.Name, Currency: domain.Currency(b.Currency), CreditLine: domain.Micros(b.CreditLine)})
+	if err != nil {
+		return nil, err
+	}
+	e, ok := eventOf[*domain.TenantCreated](&d)
+	if !ok {
+		return nil, errNoEvent("tenant.created")
+	}
+	id := e.ID.String()
+	c.location("/v1/tenants/" + id)
+	return &Tenant{
+		ID: id, CRN: s.crn(id, "", "tenant", id), Name: e.Name, State: domain.TenantActive.String(), Currency: string(e.Currency),
+		CreditLine: int64(e.CreditLine), CreatedAt: d.at.String(),
+	}, nil
+}
+
+func (s *Server) setTenantMember(c *call, b *setTenantMember) (*Member, *domain.Error) {
+	m := &domain.SetTenantMember{}
+	if err := pathID(c, "t", "tenant", &m.Tenant); err != nil {
+		return nil, err
+	}
+	if err := idField("user_id", b.UserID, &m.User); err != nil {
+		return nil, err
+	}
+	if err := wordField("role", b.Role, &m.Role); err != nil {
+		return nil, err
+	}
+	if b.Email != "" {
+		m.Email = s.commitment("email", strings.ToLower(b.Email))
+	}
+	d, err := c.submit(m)
+	if err != nil {
+		return nil, err
+	}
+	if e, ok := eventOf[*domain.TenantMemberSet](&d); ok {
+		m.User = e.User
+	}
+	return &Member{ID: m.User.String(), UserID: m.User.String(), TenantID: m.Tenant.String(), Role: m.Role.String(), State: "active"}, nil
+}
+
+func (s *Server) removeTenantMember(c *call) (*Member, *domain.Error) {
+	m := &domain.SetTenantMember{}
+	if err := pathID(c, "t", "tenant", &m.Tenant); err != nil {
+		return nil, err
+	}
+	if err := pathID(c, "u", "user", &m.User); err != nil {
+		return nil, err
+	}
+	if _, err := c.submit(m); err != nil {
+		return nil, err
+	}
+	return &Member{ID: m.User.String(), UserID: m.User.String(), TenantID: m.Tenant.String(), State: "removed"}, nil
+}
+
+// commitment says whether two values are equal, and nothing else, to whoever does
+// not have the site secret.
+func (s *Server) commitment(purpose, value string) domain.Digest {
+	m := hmac.New(sha256.New, s.o.Secret[:])
+	m.Write([]byte("commitment " + purpose))
+	m.Write([]byte{0})
+	m.Write([]byte(value))
+	return domain.Digest(m.Sum(nil))
+}
+
+var _ = http.MethodPost
