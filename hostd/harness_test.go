@@ -33,7 +33,8 @@ type rack struct {
 	agent  *hostd.Agent
 	cancel context.CancelFunc
 	ended  chan error
-	killAt int // the call to the machine at which the daemon dies; 0: never
+	rewire func(m *domain.SlotMap) // what somebody did to the hardware
+	killAt int                     // the call to the machine at which the daemon dies; 0: never
 	kills  int
 }
 
@@ -61,7 +62,7 @@ func newRack(t *testing.T, o sim.Options) *rack {
 func (r *rack) start() {
 	r.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	r.body = &mortal{Machine: r.machine, dieAt: r.killAt, die: func() {
+	r.body = &mortal{Machine: r.machine, rewire: r.rewire, dieAt: r.killAt, die: func() {
 		grave := r.t.TempDir()
 		copyDir(r.t, r.dir, grave) // what kill -9 leaves is what is in the files now
 		r.dir = grave
@@ -185,6 +186,9 @@ type mortal struct {
 	dieAt int
 	gone  bool
 	die   func()
+
+	rewire func(m *domain.SlotMap)
+	given  []machine.VM // what PrepareDisk was called with
 }
 
 func (m *mortal) dead() bool {
@@ -225,7 +229,18 @@ func (m *mortal) Observe(ctx context.Context) ([]machine.Observed, error) {
 	return m.Machine.Observe(ctx)
 }
 
+func (m *mortal) Discover(ctx context.Context) (*domain.SlotMap, error) {
+	found, err := m.Machine.Discover(ctx)
+	if err == nil && m.rewire != nil {
+		m.rewire(found)
+	}
+	return found, err
+}
+
 func (m *mortal) PrepareDisk(ctx context.Context, v *machine.VM) error {
+	m.mu.Lock()
+	m.given = append(m.given, *v)
+	m.mu.Unlock()
 	return m.call(func() error { return m.Machine.PrepareDisk(ctx, v) })
 }
 

@@ -149,7 +149,7 @@ func (m mapStore) save(s *domain.SlotMap, inForce domain.Digest) error {
 // load returns nil unless this host proposed a map with the digest.
 func (m mapStore) load(d domain.Digest) *domain.SlotMap {
 	b, err := os.ReadFile(m.path(d))
-	if d.IsZero() || err != nil {
+	if err != nil {
 		return nil
 	}
 	s := new(domain.SlotMap)
