@@ -6,16 +6,37 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/gpuaas/gpuaas/domain"
 )
 
 // consoleMark ties a file to its place in the console's whole history: the byte at
-// position p of the file with that inode has offset Base+p.
+// position p of that file has offset Base+p.
 type consoleMark struct {
+	File fileID `json:"file"`
+	Base int64  `json:"base"`
+}
+
+// fileID names a file for ever: by inode and, because inodes are used again, by
+// birth. Renaming changes neither.
+type fileID struct {
 	Inode uint64 `json:"inode"`
-	Base  int64  `json:"base"`
+	Born  int64  `json:"born"` // nanoseconds; 0 where the file system does not say
+}
+
+// identify returns the file's identity and size.
+func identify(fd int, path string) (fileID, int64, error) {
+	var st unix.Statx_t
+	flags := unix.AT_STATX_SYNC_AS_STAT
+	if path == "" {
+		flags |= unix.AT_EMPTY_PATH
+	}
+	if err := unix.Statx(fd, path, flags, unix.STATX_INO|unix.STATX_SIZE|unix.STATX_BTIME, &st); err != nil {
+		return fileID{}, 0, err
+	}
+	return fileID{st.Ino, st.Btime.Sec*1e9 + int64(st.Btime.Nsec)}, int64(st.Size), nil
 }
 
 // consoleFiles are the console's files from old to new: virtlogd renames
@@ -30,10 +51,10 @@ const maxConsoleRead = 1 << 20
 
 // piece is one file of the console.
 type piece struct {
-	path  string
-	inode uint64
-	base  int64
-	size  int64
+	path string
+	id   fileID
+	base int64
+	size int64
 }
 
 // Console reads the serial console. Offsets count all bytes since the VM was made,
@@ -56,7 +77,7 @@ func (m *Machine) Console(ctx context.Context, id domain.VMID, offset int64, lim
 		if at < 0 || at >= p.size || len(b) == limit {
 			continue
 		}
-		chunk, err := readAt(p.path, p.inode, at, min(p.size-at, int64(limit-len(b))))
+		chunk, err := readAt(p.path, p.id, at, min(p.size-at, int64(limit-len(b))))
 		if err != nil {
 			return nil, offset, err
 		}
@@ -67,7 +88,7 @@ func (m *Machine) Console(ctx context.Context, id domain.VMID, offset int64, lim
 }
 
 // pieces finds the console's files and where each begins, and remembers it for the
-// newest: a file keeps its inode when it is renamed.
+// newest.
 func (m *Machine) pieces(id domain.VMID) ([]piece, error) {
 	var mark consoleMark
 	path := m.vmFile(id, "console.json")
@@ -76,24 +97,26 @@ func (m *Machine) pieces(id domain.VMID) ([]piece, error) {
 	}
 	var pieces []piece
 	for _, name := range consoleFiles {
-		st, err := os.Stat(m.vmFile(id, name))
+		p := piece{path: m.vmFile(id, name)}
+		var err error
+		p.id, p.size, err = identify(unix.AT_FDCWD, p.path)
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}
 		if err != nil {
 			return nil, fmt.Errorf("lab: %w", err)
 		}
-		pieces = append(pieces, piece{path: m.vmFile(id, name), inode: st.Sys().(*syscall.Stat_t).Ino, size: st.Size()})
+		pieces = append(pieces, p)
 	}
 	if len(pieces) == 0 {
 		return nil, nil
 	}
 	place(pieces, mark)
 	last := pieces[len(pieces)-1]
-	if mark.Inode == last.inode && mark.Base == last.base {
+	if mark == (consoleMark{last.id, last.base}) {
 		return pieces, nil
 	}
-	return pieces, writeJSON(path, consoleMark{last.inode, last.base})
+	return pieces, writeJSON(path, consoleMark{last.id, last.base})
 }
 
 // place gives each piece its base. The marked file is the fixed point. If it is
@@ -102,13 +125,13 @@ func (m *Machine) pieces(id domain.VMID) ([]piece, error) {
 func place(pieces []piece, mark consoleMark) {
 	fixed := -1
 	for i, p := range pieces {
-		if p.inode == mark.Inode {
+		if p.id == mark.File {
 			fixed = i
 		}
 	}
 	if fixed < 0 {
 		fixed = 0
-		if mark.Inode != 0 {
+		if mark.File != (fileID{}) {
 			mark.Base += consoleFileBytes
 		}
 	}
@@ -121,9 +144,9 @@ func place(pieces []piece, mark consoleMark) {
 	}
 }
 
-// readAt reads n bytes of the file, if it still is the one with that inode: it may
-// have been renamed a moment ago, then the reader comes again.
-func readAt(path string, inode uint64, at, n int64) ([]byte, error) {
+// readAt reads n bytes of the file, if it still is the one meant: it may have been
+// renamed a moment ago, then the reader comes again.
+func readAt(path string, want fileID, at, n int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
@@ -132,8 +155,7 @@ func readAt(path string, inode uint64, at, n int64) ([]byte, error) {
 		return nil, fmt.Errorf("lab: %w", err)
 	}
 	defer f.Close()
-	st, err := f.Stat()
-	if err != nil || st.Sys().(*syscall.Stat_t).Ino != inode {
+	if got, _, err := identify(int(f.Fd()), ""); err != nil || got != want {
 		return nil, err
 	}
 	b := make([]byte, n)

@@ -41,5 +41,5 @@
 //
 // # Start reading
 //
-// At [New], then life.go (the life of one VM), then watch.go (what is noticed).
+// At [New], then life.go and power.go (the life of one VM), then watch.go (what is noticed).
 package lab

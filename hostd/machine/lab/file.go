@@ -51,3 +51,15 @@ func readJSON(path string, v any) error {
 	}
 	return nil
 }
+
+// syncFile makes what others wrote to the file durable.
+func syncFile(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("lab: %w", err)
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("lab: %w", err)
+	}
+	return nil
+}

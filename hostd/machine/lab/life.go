@@ -6,12 +6,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/gpuaas/gpuaas/domain"
-	"github.com/gpuaas/gpuaas/hostd/disk"
 	"github.com/gpuaas/gpuaas/hostd/image"
 	"github.com/gpuaas/gpuaas/hostd/machine"
 	"github.com/gpuaas/gpuaas/hostd/network"
@@ -186,110 +184,6 @@ func (m *Machine) domain(v *machine.VM, s vmState) (string, error) {
 // readySocket is the name, below run/gpuaas, of the host's end of the ready port.
 func readySocket(id domain.VMID) string { return id.String() + ".ready" }
 
-// Stop presses the power button, again every 5 s, and pulls the plug when grace
-// has passed or ctx is nearly over. A VM that is off or absent is left alone.
-func (m *Machine) Stop(ctx context.Context, id domain.VMID, grace domain.Duration) error {
-	release, err := m.act(ctx, id)
-	if err != nil {
-		return err
-	}
-	defer release()
-	running, err := m.host.Running(ctx, id.String())
-	if err != nil || !running || !m.exists(id) {
-		return err
-	}
-	m.setOurs(id, true)
-	defer m.setOurs(id, false)
-	polite, cancel := context.WithTimeout(ctx, grace.Std())
-	defer cancel()
-	if end, ok := ctx.Deadline(); ok {
-		polite, cancel = context.WithDeadline(polite, end.Add(-plugTime))
-		defer cancel()
-	}
-	if !m.powerOff(polite, id) {
-		if err := m.host.Destroy(ctx, id.String()); err != nil {
-			return err
-		}
-	}
-	return m.update(id, func(s *vmState) { s.Running, s.Since = false, now() })
-}
-
-// plugTime is kept of a deadline for pulling the plug: libvirt takes 2 s for it.
-const plugTime = 5 * time.Second
-
-func (m *Machine) setOurs(id domain.VMID, ours bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if s := m.vms[id]; s != nil {
-		s.ours = ours
-	}
-}
-
-// powerOff asks the guest to go down until it has or ctx is over.
-func (m *Machine) powerOff(ctx context.Context, id domain.VMID) bool {
-	for i := 0; ; i++ { // ends with ctx at the latest
-		if i%20 == 0 {
-			_ = m.host.PowerButton(ctx, id.String()) // it may just have gone down: what counts is the state
-		}
-		if running, err := m.host.Running(ctx, id.String()); err == nil && !running {
-			return true
-		}
-		select {
-		case <-ctx.Done():
-			return false
-		case <-time.After(250 * time.Millisecond):
-		}
-	}
-}
-
-// Reboot has the guest go down and come up again in the same domain, with the next
-// boot number; one that does not go down in time is reset. Fault:
-// domain.not_running.
-func (m *Machine) Reboot(ctx context.Context, id domain.VMID) error {
-	release, err := m.act(ctx, id)
-	if err != nil {
-		return err
-	}
-	defer release()
-	running, err := m.host.Running(ctx, id.String())
-	if err != nil {
-		return err
-	}
-	if !running || !m.exists(id) {
-		return &machine.Fault{Code: "domain.not_running", Err: fmt.Errorf("%s is not running", id)}
-	}
-	m.setRebooting(id, true)
-	defer m.setRebooting(id, false)
-	seen := func() bool {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		s := m.vms[id]
-		return s == nil || !s.rebooting // the reset that ends a reboot of ours clears it
-	}
-	polite := m.o.RebootWait
-	if end, ok := ctx.Deadline(); ok {
-		polite = min(polite, time.Until(end)-plugTime)
-	}
-	if err := m.host.Reboot(ctx, id.String()); err == nil && wait(ctx, polite, seen) == nil {
-		return nil
-	}
-	if err := m.host.Reset(ctx, id.String()); err != nil {
-		return err
-	}
-	if wait(ctx, 2*time.Second, seen) != nil {
-		m.reset(id) // the event is lost, the reset is not
-	}
-	return ctx.Err()
-}
-
-func (m *Machine) setRebooting(id domain.VMID, rebooting bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if s := m.vms[id]; s != nil {
-		s.rebooting = rebooting
-	}
-}
-
 // Remove pulls the plug and removes everything of the VM but the data on its
 // drives. An absent VM is left alone.
 func (m *Machine) Remove(ctx context.Context, id domain.VMID) error {
@@ -325,65 +219,5 @@ func (m *Machine) Remove(ctx context.Context, id domain.VMID) error {
 	m.changes++
 	m.mu.Unlock()
 	m.look()
-	return nil
-}
-
-// Wipe erases the slot's drive and proves it; the stand-ins of GPU and VF have
-// nothing that outlives the VM's process. It refuses, with slot.in_use, while any
-// VM has the drive. The drive is found by its serial.
-func (m *Machine) Wipe(ctx context.Context, slot domain.SlotSpec, w domain.PlacedWipe) ([]domain.DeviceWipe, error) {
-	serial := slot.NVMe.Serial
-	path, err := m.drive(serial)
-	if err != nil {
-		return nil, err
-	}
-	m.mu.Lock()
-	by, held := m.holder(serial)
-	busy := m.erasing[serial]
-	if !held && !busy {
-		m.erasing[serial] = true
-	}
-	m.mu.Unlock()
-	switch {
-	case held:
-		return nil, &machine.Fault{Code: "slot.in_use", Err: fmt.Errorf("drive %s is held by %s", serial, by)}
-	case busy:
-		return nil, &machine.Fault{Code: "slot.in_use", Err: fmt.Errorf("drive %s is being wiped", serial)}
-	}
-	defer func() {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		delete(m.erasing, serial)
-	}()
-	standIn := func(component string, d domain.Device) domain.DeviceWipe {
-		return domain.DeviceWipe{Component: component, Serial: d.Serial, Method: "stand-in-reset", Result: domain.WipeVerified,
-			Detail: "stand-in: its memory was the VM's process, which has ended"}
-	}
-	out := []domain.DeviceWipe{standIn("gpu", slot.GPU)}
-	switch w.Policy {
-	case domain.WipeAuto, domain.WipeOverwrite:
-		ev, err := disk.Wipe(ctx, path, serial, m.id.DriveBytes, w.Lease.Nonce)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, ev)
-	default:
-		out = append(out, domain.DeviceWipe{Component: "nvme", Serial: serial, Method: "none", Result: domain.WipeFailed,
-			Detail: fmt.Sprintf("policy %s: this drive can only be overwritten", w.Policy)})
-	}
-	if slot.IBVF.Serial != "" {
-		out = append(out, standIn("ib_vf", slot.IBVF))
-	}
-	return out, nil
-}
-
-func syncFile(path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		return fmt.Errorf("lab: %w", err)
-	}
-	if err := errors.Join(f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("lab: %w", err)
-	}
 	return nil
 }
