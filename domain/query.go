@@ -247,3 +247,21 @@ func (w *World) ProjectOf(id AllocationID) (project ProjectID, sku SKUID, ok boo
 	}
 	return a.Project, w.skus.row(a.sku).ID, true
 }
+
+// MapOf says how far a host's slot map is: the digest that waits for approval,
+// whether one is approved, and how many slots are still in a wipe.
+func (w *World) MapOf(id HostID) (proposal Digest, approved bool, wiping int) {
+	h := w.hosts.get(id)
+	if h == nil {
+		return
+	}
+	if h.Proposal != nil {
+		proposal = h.ProposalID
+	}
+	for _, row := range h.slots {
+		if w.slots.row(row).State == SlotIsWiping {
+			wiping++
+		}
+	}
+	return proposal, !h.MapID.IsZero(), wiping
+}

@@ -131,3 +131,15 @@ func (l *Liveness) check(ctx context.Context) {
 		l.mu.Unlock()
 	}
 }
+
+// SilentHosts counts the hosts that are silent now.
+func (l *Liveness) SilentHosts() (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, b := range l.seen {
+		if b.silent {
+			n++
+		}
+	}
+	return n
+}

@@ -1,0 +1,60 @@
+# GPUaaS. `make help` lists the targets.
+SHELL := /bin/bash
+GO    ?= go
+BIN   := bin
+CACHE := $(or $(GPUAAS_CACHE),$(HOME)/.cache/gpuaas)
+DATA  ?= $(HOME)/.local/share/gpuaas-dev
+LISTEN ?= 127.0.0.1:8080
+HOSTS ?= 2
+MACHINE ?= sim
+DEVFLAGS ?=
+# Packages with goroutines are tested under the race detector; the rest have none.
+RACE  := ./commands/... ./streams/... ./projections/... ./api/... ./hostd/... ./client/... ./cmd/...
+PURE  := . ./domain/... ./migrations/...
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
+
+.PHONY: setup
+setup: ## install what building and testing need (Debian, Ubuntu)
+	@scripts/setup.sh build
+
+.PHONY: build
+build: setup ## build gpuaas, hostd and gpuctl into bin/
+	@mkdir -p $(BIN)
+	$(GO) build -trimpath -o $(BIN)/ ./cmd/gpuaas ./cmd/hostd ./cmd/gpuctl
+
+.PHONY: dev
+dev: build ## run everything on this machine (MACHINE=lab boots real VMs and needs root)
+	@if [ "$(MACHINE)" = lab ]; then scripts/setup.sh lab && $(MAKE) --no-print-directory lab-image; fi
+	exec $(BIN)/gpuaas dev --data-dir $(DATA) --listen $(LISTEN) --hosts $(HOSTS) --machine $(MACHINE) \
+	  $(if $(filter lab,$(MACHINE)),--images $(CACHE)/lab/images --gpus-per-host 2) $(DEVFLAGS)
+
+.PHONY: test
+test: setup ## all tests but the slow suites
+	$(GO) vet ./...
+	$(GO) test -timeout 10m $(PURE)
+	$(GO) test -timeout 12m -race $(RACE)
+
+.PHONY: test-lab
+test-lab: build lab-image ## real VMs on this machine (root; skipped loudly without)
+	scripts/setup.sh lab
+	$(GO) test -tags lab -count=1 -timeout 20m -v -run Lab ./hostd/machine/lab/ ./cmd/gpuaas/
+
+.PHONY: bench
+bench: setup ## speed and memory, each beside its limit measured in the same run
+	scripts/bench.sh
+
+.PHONY: lint
+lint: ## formatting and linters (installs them into .tools)
+	scripts/lint.sh
+
+.PHONY: lab-image
+lab-image: ## build the lab's guest image into the cache (once)
+	scripts/setup.sh lab
+	deploy/lab/mkimage.sh
+
+.PHONY: clean
+clean: ## remove what was built; data directories and caches stay
+	rm -rf $(BIN) .tools

@@ -1,0 +1,143 @@
+package projections
+
+import (
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/gpuaas/gpuaas/domain"
+)
+
+// A batch is what a run of commits does to the tables. Events of what changes
+// rarely (tenants, catalog, hosts) become one statement each, in their order. What
+// changes all the time is folded in Go first, and each row is written once,
+// however many events it saw.
+type batch struct {
+	rows *cache
+	err  error // the first thing that cannot be: drift, an unknown event
+	stmt pgx.Batch
+
+	newAllocations []*allocationRow
+	allocations    []*allocationRow
+	newVMs         []*vmRow
+	vms            []*vmRow
+	newSlots       []*slotRow
+	slots          []*slotRow
+	newLeases      []*leaseRow
+	leaseEnds      []*leaseRow
+	evidence       map[leaseKey]*leaseRow
+	entries        []*entryRow
+	balances       map[balanceKey]*balanceRow
+	reports        map[domain.HostID]*reportRow
+	audit          []*auditRow
+
+	events int
+	to     position
+}
+
+// position is where the tables are: what the checkpoint row says.
+type position struct {
+	Head   domain.Head
+	Number uint64      // last event's
+	At     domain.Time // last commit's
+}
+
+// at is the event under the fold.
+type at struct {
+	At     domain.Time
+	N      uint64
+	Number uint64
+}
+
+func newBatch(rows *cache) *batch {
+	return &batch{
+		rows: rows, evidence: map[leaseKey]*leaseRow{}, balances: map[balanceKey]*balanceRow{},
+		reports: map[domain.HostID]*reportRow{},
+	}
+}
+
+// exec queues a statement that must hit `want` rows; -1 says any number.
+func (b *batch) exec(want int64, sql string, args ...any) {
+	q := b.stmt.Queue(sql, args...)
+	if want >= 0 {
+		q.Exec(expect(&b.err, sql, want))
+	}
+}
+
+func (b *batch) fail(format string, args ...any) {
+	if b.err == nil {
+		b.err = fmt.Errorf("%w: "+format, append([]any{ErrDrift}, args...)...)
+	}
+}
+
+// fold makes the commit part of the batch. The rows it needs must be in the cache.
+func (b *batch) fold(c *domain.Commit, head domain.Head) {
+	x := at{At: c.At, N: c.N}
+	for i := range c.Decisions {
+		d := &c.Decisions[i]
+		for k := range d.Events {
+			x.Number = d.Events[k].Number
+			b.project(&x, d.Events[k].Body)
+			b.to.Number = x.Number
+		}
+		b.events += len(d.Events)
+		b.record(&x, i, d)
+	}
+	b.to.Head, b.to.At = head, c.At
+}
+
+// queue adds the statements of everything that was folded, in an order in which
+// each finds what it needs.
+func (b *batch) queue() *pgx.Batch {
+	slotInserts.queue(&b.stmt, b.newSlots, &b.err)
+	slotUpdates.queue(&b.stmt, b.slots, &b.err)
+	allocationInserts.queue(&b.stmt, b.newAllocations, &b.err)
+	allocationUpdates.queue(&b.stmt, b.allocations, &b.err)
+	vmInserts.queue(&b.stmt, b.newVMs, &b.err)
+	vmUpdates.queue(&b.stmt, b.vms, &b.err)
+	leaseInserts.queue(&b.stmt, b.newLeases, &b.err)
+	leaseEnds.queue(&b.stmt, b.leaseEnds, &b.err)
+	leaseEvidence.queue(&b.stmt, values(b.evidence), &b.err)
+	entryInserts.queue(&b.stmt, b.entries, &b.err)
+	balanceAdds.queue(&b.stmt, values(b.balances), &b.err)
+	reportUpdates.queue(&b.stmt, values(b.reports), &b.err)
+	auditInserts.queue(&b.stmt, b.audit, &b.err)
+	return &b.stmt
+}
+
+func values[K comparable, V any](m map[K]V) []V {
+	out := make([]V, 0, len(m))
+	for _, v := range m {
+		out = append(out, v)
+	}
+	return out
+}
+
+// settle ends a batch that is durable: its rows are clean again.
+func (b *batch) settle() {
+	for _, r := range b.newAllocations {
+		b.rows.settleAllocation(r)
+	}
+	for _, r := range b.allocations {
+		b.rows.settleAllocation(r)
+	}
+	for _, rows := range [][]*vmRow{b.newVMs, b.vms} {
+		for _, r := range rows {
+			r.mark = clean
+		}
+	}
+	for _, rows := range [][]*slotRow{b.newSlots, b.slots} {
+		for _, r := range rows {
+			r.mark, r.spec = clean, ""
+		}
+	}
+}
+
+// mark says what a batch has to do with a row.
+type mark uint8
+
+const (
+	clean mark = iota
+	fresh      // insert it
+	dirty      // update it
+)

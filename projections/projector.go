@@ -1,0 +1,347 @@
+package projections
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/gpuaas/gpuaas/domain"
+)
+
+// Source is the log as a projector needs it.
+type Source interface {
+	// Follow calls fn with every commit after `after`, in order, with the head it
+	// makes, and goes on until ctx ends, fn fails, or nothing more can be read.
+	// Commits come decoded with their commands, and are not changed afterwards.
+	Follow(ctx context.Context, after domain.Head, fn func(c *domain.Commit, head domain.Head) error) error
+	// End is where the log ends now. An answer may be behind, for a moment.
+	End(ctx context.Context) (End, error)
+}
+
+// End is the log's last commit; zero for an empty log.
+type End struct {
+	Head   domain.Head
+	Number uint64 // its last event's number; 0: not known
+}
+
+// The bounds of a transaction, and of what waits for one.
+const (
+	maxBatchEvents = 4000
+	maxWaiting     = 128 // commits read ahead of the fold
+	endInterval    = time.Second
+	// shortGrace is how long the log may look shorter than the read model (a leader
+	// that was just elected) before that counts as a lost tail.
+	shortGrace = 10 * time.Second
+)
+
+// Projector keeps the read models up to date. Any number may run on one database:
+// one of them works, the others stand by and only watch the checkpoint.
+type Projector struct {
+	store *Store
+	src   Source
+	// schema is a fixed one, for a rebuild; "" is the current one.
+	schema string
+	grace  time.Duration
+	batch  int
+
+	mu      sync.Mutex
+	applied position
+	changed chan struct{} // closed when applied rises
+	end     End
+
+	oldest atomic.Int64 // domain.Time of the oldest commit read and not applied; 0: none
+	active atomic.Bool
+}
+
+// Projector makes a projector; [Projector.Run] starts it.
+func (s *Store) Projector(src Source) *Projector {
+	return &Projector{store: s, src: src, grace: shortGrace, batch: maxBatchEvents, changed: make(chan struct{})}
+}
+
+// delivery is a commit on its way to the fold.
+type delivery struct {
+	commit *domain.Commit
+	head   domain.Head
+}
+
+// Run projects until ctx ends, or until going on would be wrong: [ErrAhead],
+// [ErrForked], [ErrSuperseded], [ErrDrift], an event this build does not know, or
+// what the source calls the end. A database that goes away is waited for, and
+// projecting resumes exactly at its checkpoint.
+func (p *Projector) Run(ctx context.Context) error {
+	pause := newBackoff()
+	for { // ends with ctx or an error that lasts
+		before := p.Applied()
+		err := p.session(ctx)
+		p.active.Store(false)
+		p.oldest.Store(0)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		var src sourceError
+		if errors.As(err, &src) || !transient(err) {
+			return err
+		}
+		if errors.Is(err, errRetired) || p.Applied() != before {
+			pause.reset()
+		}
+		p.store.c.Log.Warn("projector starts over", "err", err, "applied", p.Applied().N)
+		if !pause.wait(ctx) {
+			return ctx.Err()
+		}
+	}
+}
+
+// sourceError is an error of the log's reader: not the database's.
+type sourceError struct{ error }
+
+func (e sourceError) Unwrap() error { return e.error }
+
+// errRetired: a rebuilt schema took the place of the one projected into.
+var errRetired = errors.New("the schema was replaced by a rebuilt one")
+
+// session is the projector's life on one connection.
+func (p *Projector) session(ctx context.Context) error {
+	conn, err := p.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer closeConn(conn)
+	schema := p.schema
+	if schema == "" {
+		if err := p.standBy(ctx, conn); err != nil {
+			return err
+		}
+		if schema, _, err = current(ctx, conn); err != nil {
+			return err
+		}
+	}
+	if _, err := conn.Exec(ctx, `SELECT set_config('search_path', $1, false)`, schema); err != nil {
+		return err
+	}
+	run, from, err := p.takeOver(ctx, conn)
+	if err != nil {
+		return err
+	}
+	p.publish(from)
+	if err := p.compare(ctx, from.Head); err != nil {
+		return err
+	}
+	p.active.Store(true)
+	return p.follow(ctx, &work{p: p, conn: conn, run: run, from: from, rows: newCache()})
+}
+
+// connect makes the projector's own connection. Rows are always found by their
+// keys, and a plan made while a table was small must not scan it when it is large.
+func (p *Projector) connect(ctx context.Context) (*pgx.Conn, error) {
+	config := p.store.config.Copy()
+	for k, v := range map[string]string{
+		"application_name": "gpuaas-projector", "synchronous_commit": "off", "jit": "off",
+		"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off", "plan_cache_mode": "force_generic_plan",
+	} {
+		config.RuntimeParams[k] = v
+	}
+	return connect(ctx, config)
+}
+
+// standBy waits to be the only projector, watching the checkpoint meanwhile.
+func (p *Projector) standBy(ctx context.Context, conn *pgx.Conn) error {
+	for { // ends with ctx, an error, or the lock
+		var got bool
+		if err := conn.QueryRow(ctx, `SELECT pg_try_advisory_lock($1)`, lockProjector).Scan(&got); err != nil || got {
+			return err
+		}
+		at, err := readCheckpoint(ctx, conn)
+		if err != nil {
+			return err
+		}
+		p.publish(at)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// compare refuses a log that ends before the read model, or differs at its end.
+func (p *Projector) compare(ctx context.Context, at domain.Head) error {
+	deadline := time.Now().Add(p.grace)
+	for pause := newBackoff(); ; { // ends with ctx, the deadline or an answer
+		end, err := p.src.End(ctx)
+		if err != nil {
+			return sourceError{fmt.Errorf("ask where the log ends: %w", err)}
+		}
+		switch {
+		case end.Head.N > at.N: // the first commit read names the one before it
+			return nil
+		case end.Head == at:
+			return nil
+		case end.Head.N == at.N:
+			return fmt.Errorf("%w: commit %d is %s in the log, %s in the read model: rebuild it if the log is right", ErrForked, at.N, end.Head.Hash, at.Hash)
+		case !time.Now().Before(deadline):
+			return fmt.Errorf("%w: the log ends at commit %d, the read model holds %d (%s): the log lost its tail, or this is another log", ErrAhead, end.Head.N, at.N, at.Hash)
+		}
+		if !pause.wait(ctx) {
+			return ctx.Err()
+		}
+	}
+}
+
+// follow reads ahead on one goroutine and writes on this one.
+func (p *Projector) follow(ctx context.Context, w *work) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var readers sync.WaitGroup
+	defer readers.Wait()
+	defer cancel(nil)
+	ahead := make(chan delivery, maxWaiting)
+	readers.Go(func() {
+		err := p.src.Follow(ctx, w.from.Head, func(c *domain.Commit, head domain.Head) error {
+			select {
+			case ahead <- delivery{c, head}:
+				p.oldest.CompareAndSwap(0, int64(c.At))
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
+		if err == nil {
+			err = errors.New("the reader of the log ended")
+		}
+		cancel(sourceError{fmt.Errorf("read the log: %w", err)})
+	})
+	readers.Go(func() { p.watchEnd(ctx) })
+	for { // ends with the context or an error
+		batch, err := gather(ctx, ahead, p.batch)
+		if err != nil {
+			return err
+		}
+		p.oldest.Store(int64(batch[0].commit.At))
+		if err := w.write(ctx, batch); err != nil {
+			if cause := context.Cause(ctx); cause != nil && ctx.Err() != nil {
+				return cause
+			}
+			return err
+		}
+		p.oldest.Store(0)
+		p.publish(w.from)
+	}
+}
+
+// gather waits for a commit and takes what else is there, up to a bound.
+func gather(ctx context.Context, ahead <-chan delivery, most int) ([]delivery, error) {
+	var batch []delivery
+	select {
+	case d := <-ahead:
+		batch = append(batch, d)
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	events := countEvents(batch[0].commit)
+	for events < most {
+		select {
+		case d := <-ahead:
+			batch = append(batch, d)
+			events += countEvents(d.commit)
+		default:
+			return batch, nil
+		}
+	}
+	return batch, nil
+}
+
+func countEvents(c *domain.Commit) (n int) {
+	for i := range c.Decisions {
+		n += len(c.Decisions[i].Events)
+	}
+	return n
+}
+
+// watchEnd keeps the lag true while this projector is slower than the log.
+func (p *Projector) watchEnd(ctx context.Context) {
+	tick := time.NewTicker(endInterval)
+	defer tick.Stop()
+	for { // ends with ctx
+		if end, err := p.src.End(ctx); err == nil {
+			p.mu.Lock()
+			p.end = end
+			p.mu.Unlock()
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (p *Projector) publish(at position) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if at.Head == p.applied.Head {
+		return
+	}
+	p.applied = at
+	close(p.changed)
+	p.changed = make(chan struct{})
+}
+
+// Applied is the commit the read models reflect.
+func (p *Projector) Applied() domain.Head {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.applied.Head
+}
+
+// Active reports whether this projector is the one that writes.
+func (p *Projector) Active() bool { return p.active.Load() }
+
+// WaitFor returns when the read models have commit n: read your own writes. It
+// answers unavailable (read_model.behind) when ctx ends first.
+func (p *Projector) WaitFor(ctx context.Context, n uint64) error {
+	for { // ends with ctx or the commit
+		p.mu.Lock()
+		applied, changed := p.applied.Head.N, p.changed
+		p.mu.Unlock()
+		if applied >= n {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			e := domain.Errorf(domain.Unavailable, "read_model.behind", "the read model has commit %d, not yet %d: try again", applied, n)
+			e.Cause = ctx.Err()
+			return e
+		}
+	}
+}
+
+// Lag is how far the read models are behind the log.
+type Lag struct {
+	Commits uint64        `json:"commits"`
+	Events  uint64        `json:"events"`
+	Behind  time.Duration `json:"behind_ns"` // age of the oldest commit that is read and not applied
+}
+
+// Lag looks at the log's end as last seen, at most about a second ago.
+func (p *Projector) Lag() Lag {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var l Lag
+	if p.end.Head.N > p.applied.Head.N {
+		l.Commits = p.end.Head.N - p.applied.Head.N
+	}
+	if p.end.Number > p.applied.Number {
+		l.Events = p.end.Number - p.applied.Number
+	}
+	if oldest := domain.Time(p.oldest.Load()); oldest != 0 {
+		l.Behind = max(0, time.Since(oldest.Std()))
+	}
+	return l
+}

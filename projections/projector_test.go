@@ -1,0 +1,300 @@
+package projections
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/gpuaas/gpuaas/domain"
+)
+
+// An allocation's whole life, seen in the tables, whatever the commits are cut into.
+func TestLifeOfAnAllocation(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	h := s.host("h1", 2)
+	ten := s.tenant("acme")
+	sku := s.sku("h100-1", 1)
+	url := newDatabase(t)
+	p, _ := run(t, openStore(t, url), s)
+	see := func(what, sql, expect string, args ...any) {
+		t.Helper()
+		waitFor(t, p, s.w.Head.N)
+		want(t, what, query(t, url, sql, args...), expect)
+	}
+	const slots = `SELECT state, generation FROM slots ORDER BY position`
+	see("approved", slots, "wiping 0\nwiping 0")
+	h.wipe()
+	see("wiped", slots, "available 0\navailable 0")
+	see("evidence of the first wipe", `SELECT count(*), min(wipe_result), bool_and(wiped_at IS NOT NULL AND evidence->'devices'->1->>'method' = 'sanitize-crypto') FROM leases WHERE generation = 0`, "2 verified true")
+
+	a := s.launch(ten, sku, "one")
+	vm := a.VMs[0].VM
+	const life = `SELECT a.state, a.reason, v.state, v.address, a.hold_micros FROM allocations a JOIN vms v ON v.allocation_id = a.id`
+	see("placed", life, "provisioning  provisioning  2000000")
+	see("reserved", slots, "reserved 1\navailable 0")
+	see("hold", `SELECT account, amount_micros FROM balances WHERE tenant_id <> '' ORDER BY account`, fmt.Sprintf("hold 2000000\nlot:%s 998000000", ten.grant))
+	h.vm(domain.ReportStarted, vm, 1)
+	see("active", slots, "active 1\navailable 0")
+	h.vm(domain.ReportReady, vm, 1)
+	see("running", life, "running  running 10.0.0.5 2000000")
+	see("billed", `SELECT bill_start IS NOT NULL, usage_number > 0, bill_end IS NULL FROM vms`, "true true true")
+	s.system(&domain.ActOnAllocation{Allocation: a.ID, Action: domain.ActionStop})
+	see("stopping", life, "stopping  stopping 10.0.0.5 2000000")
+	h.vm(domain.ReportStopped, vm, 1)
+	see("stopped", life, "stopped  stopped 10.0.0.5 2000000")
+	s.system(&domain.ActOnAllocation{Allocation: a.ID, Action: domain.ActionStart})
+	see("starting", life, "starting  starting 10.0.0.5 2000000")
+	h.vm(domain.ReportStarted, vm, 2)
+	h.vm(domain.ReportReady, vm, 2)
+	s.system(&domain.ActOnAllocation{Allocation: a.ID, Action: domain.ActionRelease})
+	see("releasing", life, "releasing requested releasing 10.0.0.5 0")
+	see("lease over", `SELECT generation, ended_at IS NOT NULL, wiped_at IS NULL FROM leases WHERE allocation_id <> ''`, "1 true true")
+	h.vm(domain.ReportRemoved, vm, 2)
+	see("released", life, "released requested released 10.0.0.5 0")
+	h.wipe()
+	see("free again", slots, "available 1\navailable 0")
+	see("proof", `SELECT wipe_result, evidence->>'result', evidence->>'nonce' LIKE 'sha256:%' FROM leases WHERE allocation_id = $1`, "verified verified true", a.ID.String())
+	see("ledger balances", `SELECT sum(amount_micros)::bigint, count(*) > 4 FROM ledger_entries`, "0 true")
+	see("balances are the sums", `SELECT (SELECT sum(amount_micros)::bigint FROM balances), (SELECT amount_micros FROM balances WHERE account = 'hold')`, "0 0")
+	see("audit", `SELECT count(*), bool_and(type <> '') FROM audit`, fmt.Sprintf("%d true", s.w.Head.N))
+	see("checkpoint", `SELECT n, number, encode(hash, 'hex') FROM checkpoint`, fmt.Sprintf("%d %d %x", s.w.Head.N, s.w.Number, s.w.Head.Hash[:]))
+}
+
+// However the log is cut into transactions, the tables come out the same.
+func TestCutsDoNotMatter(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	story(s)
+	digest := ""
+	for _, batch := range []int{1, 3, 7, 1000} {
+		url := newDatabase(t)
+		p := openStore(t, url).Projector(s)
+		p.batch = batch
+		stop := start(t, p)
+		waitFor(t, p, s.w.Head.N)
+		stop()
+		got := query(t, url, contents)
+		if digest == "" {
+			digest = got
+		}
+		if got != digest {
+			t.Errorf("batches of %d events:\n%s\nwant\n%s", batch, got, digest)
+		}
+	}
+}
+
+// contents is a digest of all tables.
+var contents = func() string {
+	var parts []string
+	for _, t := range strings.Fields("organizations tenant_memberships projects project_memberships operators api_keys policies skus prices hosts slots allocations vms leases ledger_entries balances grants audit") {
+		parts = append(parts, fmt.Sprintf("SELECT '%s', count(*), md5(string_agg(t::text, ' ' ORDER BY t::text)) FROM %[1]s t", t))
+	}
+	return strings.Join(parts, " UNION ALL ") + " ORDER BY 1"
+}()
+
+// story is a site's life with a bit of everything.
+func story(s *site) (tenant, *fleetHost) {
+	h, h2 := s.host("h1", 4), s.host("h2", 4)
+	h.wipe()
+	h2.wipe()
+	ten, other := s.tenant("acme"), s.tenant("other")
+	sku := s.sku("h100-1", 1)
+	user := one[*domain.TenantMemberSet](s, s.system(&domain.SetTenantMember{Tenant: ten.id, Role: domain.TenantViewer})).User
+	s.system(&domain.SetProjectMember{Project: ten.project, User: user, Role: domain.ProjectMember})
+	gone := one[*domain.TenantMemberSet](s, s.system(&domain.SetTenantMember{Tenant: ten.id, Role: domain.TenantAdmin})).User
+	s.system(&domain.SetProjectMember{Project: ten.project, User: gone, Role: domain.ProjectAdmin})
+	s.system(&domain.SetTenantMember{Tenant: ten.id, User: gone, Role: domain.TenantNone})
+	key := one[*domain.APIKeyCreated](s, s.system(&domain.CreateAPIKey{Tenant: ten.id, User: ten.owner, Name: "ci", Hash: domain.DigestOf([]byte("k1"))}))
+	s.system(&domain.CreateAPIKey{Tenant: ten.id, Role: domain.TenantViewer, Name: "svc", Hash: domain.DigestOf([]byte("k2"))})
+	s.system(&domain.RevokeAPIKey{Key: key.ID})
+	s.system(&domain.SetOperator{User: domain.UserID{1}, Roles: domain.RoleOperator | domain.RoleAuditor})
+	var value domain.PolicyValue
+	_ = value.UnmarshalJSON([]byte("12"))
+	s.system(&domain.SetPolicy{Key: "quota.gpus", Value: value})
+	s.system(&domain.SetPolicy{Scope: domain.PolicyScope{Tenant: ten.id}, Key: "quota.gpus", Value: value})
+	s.system(&domain.SetPolicy{Scope: domain.PolicyScope{Tenant: ten.id}, Key: "quota.gpus", Remove: true})
+	s.system(&domain.PublishPrice{SKU: sku, Tenant: other.id, Currency: "USD", Micros: 1_500_000, Effective: s.at.Add(domain.Hour)})
+	hosts := map[domain.HostID]*fleetHost{h.id: h, h2.id: h2}
+	for i := range 3 {
+		a := s.launch(ten, sku, fmt.Sprintf("job-%d", i))
+		on := hosts[a.VMs[0].Host]
+		on.vm(domain.ReportStarted, a.VMs[0].VM, 1)
+		if i > 0 {
+			on.vm(domain.ReportReady, a.VMs[0].VM, 1)
+		}
+		if i == 2 {
+			s.system(&domain.ActOnAllocation{Allocation: a.ID, Action: domain.ActionRelease})
+			on.vm(domain.ReportRemoved, a.VMs[0].VM, 1)
+			on.wipe()
+		}
+	}
+	s.launch(other, sku, "theirs")
+	s.system(&domain.ActOnHost{Host: h2.id, Action: domain.HostCordon})
+	s.system(&domain.QuarantineSlot{Slot: h2.slots[3], Reason: "noise"})
+	s.at = s.at.Add(2 * domain.Hour)
+	for s.w.NextDeadline() != 0 && s.w.NextDeadline() <= s.at {
+		if s.system(&domain.Tick{}) == nil {
+			break
+		}
+	}
+	s.system(&domain.ActOnHost{Host: h.id, Action: domain.HostSilent, Since: s.at})
+	return ten, h
+}
+
+// A connection that dies in the middle of a transaction costs nothing and doubles
+// nothing.
+func TestKilledMidTransaction(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	story(s)
+	clean := newDatabase(t)
+	p, _ := run(t, openStore(t, clean), s)
+	waitFor(t, p, s.w.Head.N)
+
+	url := newDatabase(t)
+	store := openStore(t, url)
+	p = store.Projector(s)
+	p.batch = 5
+	admin, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close(context.Background())
+	// Holding a lock on what every transaction writes stops the projector in the
+	// middle of one; then its connection is killed.
+	stop := func() error { return nil }
+	for i := range 4 {
+		tx, err := admin.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tx.Exec(t.Context(), `LOCK TABLE rm_1.audit IN SHARE MODE`); err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			stop = start(t, p)
+		}
+		killed := 0
+		for killed == 0 {
+			if err := tx.QueryRow(t.Context(), `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`).Scan(&killed); err != nil {
+				t.Fatal(err)
+			}
+			if p.Applied().N == s.w.Head.N {
+				break
+			}
+		}
+		if err := tx.Rollback(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		waitFor(t, p, p.Applied().N+1)
+		if i == 0 && killed == 0 {
+			t.Fatal("nothing was killed")
+		}
+		if p.Applied().N == s.w.Head.N {
+			break
+		}
+	}
+	waitFor(t, p, s.w.Head.N)
+	stop()
+	want(t, "after kills", query(t, url, contents), query(t, clean, contents))
+}
+
+func TestRefusals(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.tenant("acme")
+	url := newDatabase(t)
+	store := openStore(t, url)
+	p, stop := run(t, store, s)
+	waitFor(t, p, s.w.Head.N)
+	stop()
+
+	runs := func(src Source) error {
+		p := store.Projector(src)
+		p.grace = 0
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		return p.Run(ctx)
+	}
+	shorter := newLog()
+	for _, d := range s.commits[:2] {
+		shorter.append(d.commit)
+	}
+	if err := runs(shorter); !errors.Is(err, ErrAhead) {
+		t.Errorf("a log that lost its tail: %v", err)
+	}
+	forked := newSite(t)
+	forked.tenant("other")
+	if err := runs(forked); !errors.Is(err, ErrForked) {
+		t.Errorf("another log of the same length: %v", err)
+	}
+	forked.tenant("more")
+	if err := runs(forked); !errors.Is(err, ErrForked) {
+		t.Errorf("another, longer log: %v", err)
+	}
+	if _, err := Open(t.Context(), Config{URL: url, Site: "elsewhere"}); !errors.Is(err, ErrForeignSite) || !strings.Contains(err.Error(), `"test"`) {
+		t.Errorf("another site: %v", err)
+	}
+	// Somebody takes over, or writes into the checkpoint, while one runs.
+	for _, c := range []struct {
+		sql string
+		err error
+	}{
+		{`UPDATE rm_1.checkpoint SET run = run + 1`, ErrSuperseded},
+		{`UPDATE rm_1.checkpoint SET hash = '\x00'`, ErrForked},
+	} {
+		p, stop := run(t, store, s)
+		s.tenant("t" + fmt.Sprint(s.made))
+		waitFor(t, p, s.w.Head.N)
+		admin, err := pgx.Connect(t.Context(), url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := admin.Exec(t.Context(), c.sql); err != nil {
+			t.Fatal(err)
+		}
+		admin.Close(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); s.awaitFailure(p) }()
+		s.tenant("t" + fmt.Sprint(s.made))
+		<-done
+		if err := stop(); !errors.Is(err, c.err) {
+			t.Errorf("%s: %v", c.sql, err)
+		}
+	}
+}
+
+// awaitFailure waits until the projector is not active any more.
+func (s *site) awaitFailure(p *Projector) {
+	for p.Active() {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// A second projector stands by, sees what the first one does, and goes on when it
+// ends.
+func TestStandby(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.tenant("acme")
+	store := openStore(t, newDatabase(t))
+	first, stop := run(t, store, s)
+	waitFor(t, first, s.w.Head.N)
+	second, _ := run(t, store, s)
+	waitFor(t, second, s.w.Head.N)
+	if second.Active() || !first.Active() {
+		t.Fatal("both are active")
+	}
+	stop()
+	s.tenant("more")
+	waitFor(t, second, s.w.Head.N)
+	if l := second.Lag(); l.Commits != 0 || l.Behind < 0 {
+		t.Errorf("lag %+v", l)
+	}
+}

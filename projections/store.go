@@ -1,0 +1,173 @@
+package projections
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/gpuaas/gpuaas/migrations"
+)
+
+// Config names a database and the site whose read models it holds.
+type Config struct {
+	URL  string // postgres://...
+	Site string
+	// CRNPrefix and Region begin every resource name; "core42:aicloud" and the site
+	// if empty.
+	CRNPrefix string
+	Region    string
+	// ReadConns bounds the connections used for reads; 16 if zero.
+	ReadConns int
+	// Log hears of retries; nil drops it.
+	Log *slog.Logger
+}
+
+// Store is one database of read models.
+type Store struct {
+	c      Config
+	config *pgx.ConnConfig
+	reads  *pool
+}
+
+// Open connects, waiting for a database that does not answer yet until ctx ends,
+// and brings the schema up to date. [ErrForeignSite] if another site lives there.
+func Open(ctx context.Context, c Config) (*Store, error) {
+	if c.Site == "" {
+		return nil, errors.New("projections: no site given")
+	}
+	if c.CRNPrefix == "" {
+		c.CRNPrefix = "core42:aicloud"
+	}
+	if c.Region == "" {
+		c.Region = c.Site
+	}
+	if c.ReadConns == 0 {
+		c.ReadConns = 16
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	config, err := pgx.ParseConfig(c.URL)
+	if err != nil {
+		return nil, fmt.Errorf("database URL: %w", err)
+	}
+	config.RuntimeParams["application_name"] = "gpuaas"
+	config.RuntimeParams["timezone"] = "UTC"
+	s := &Store{c: c, config: config, reads: newPool(config, c.ReadConns)}
+	pause := newBackoff()
+	for { // ends with ctx, success, or an error that lasts
+		err := s.prepare(ctx)
+		if err == nil {
+			return s, nil
+		}
+		if !transient(err) {
+			return nil, err
+		}
+		c.Log.Warn("database does not answer", "err", err)
+		if !pause.wait(ctx) {
+			return nil, err
+		}
+	}
+}
+
+// Close ends the store's idle connections. A projector ends with its context.
+func (s *Store) Close() { s.reads.close() }
+
+const (
+	// Advisory locks of the database: one projector, one schema change.
+	lockProjector = 0x6770750001
+	lockSchema    = 0x6770750002
+)
+
+// prepare migrates, under a lock, and makes the first schema of a new database.
+func (s *Store) prepare(ctx context.Context) error {
+	conn, err := connect(ctx, s.config)
+	if err != nil {
+		return err
+	}
+	defer closeConn(conn)
+	if _, err := conn.Exec(ctx, `SELECT pg_advisory_lock($1)`, lockSchema); err != nil {
+		return err
+	}
+	if err := migrate(ctx, conn, "gpuaas", migrations.Database); err != nil {
+		return err
+	}
+	schema, site, err := current(ctx, conn)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return s.first(ctx, conn)
+	}
+	if err != nil {
+		return err
+	}
+	if site != s.c.Site {
+		return fmt.Errorf("%w: it belongs to %q, this is %q: give this site a database of its own", ErrForeignSite, site, s.c.Site)
+	}
+	return migrate(ctx, conn, schema, migrations.ReadModel)
+}
+
+func (s *Store) first(ctx context.Context, conn *pgx.Conn) error {
+	if err := s.build(ctx, conn, "rm_1"); err != nil {
+		return err
+	}
+	_, err := conn.Exec(ctx, `INSERT INTO gpuaas.current (site, schema_name, last) VALUES ($1, 'rm_1', 1)`, s.c.Site)
+	return err
+}
+
+// build makes an empty generation of the read models.
+func (s *Store) build(ctx context.Context, conn *pgx.Conn, schema string) error {
+	if err := migrate(ctx, conn, schema, migrations.ReadModel); err != nil {
+		return err
+	}
+	_, err := conn.Exec(ctx, `INSERT INTO `+pgx.Identifier{schema, "checkpoint"}.Sanitize()+` (site) VALUES ($1) ON CONFLICT DO NOTHING`, s.c.Site)
+	return err
+}
+
+// current is the schema that is read, and its site.
+func current(ctx context.Context, conn *pgx.Conn) (schema, site string, err error) {
+	err = conn.QueryRow(ctx, `SELECT schema_name, site FROM gpuaas.current`).Scan(&schema, &site)
+	return schema, site, err
+}
+
+// transient reports whether the database may answer if asked again.
+func transient(err error) bool {
+	if fatal(err) {
+		return false
+	}
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return true // the connection, not the server
+	}
+	switch pg.Code[:2] {
+	case "08", "40", "53", "55", "57", "58": // connection, conflict, resources, lock, shutdown, I/O
+		return true
+	case "28", "3D": // wrong password, no such database
+		return false
+	}
+	return strings.HasPrefix(pg.Code, "XX")
+}
+
+// backoff waits longer every time, up to two seconds.
+type backoff struct{ pause time.Duration }
+
+func newBackoff() *backoff { return &backoff{20 * time.Millisecond} }
+
+func (b *backoff) reset() { b.pause = 20 * time.Millisecond }
+
+// wait is false when ctx ended first.
+func (b *backoff) wait(ctx context.Context) bool {
+	t := time.NewTimer(b.pause)
+	defer t.Stop()
+	b.pause = min(2*b.pause, 2*time.Second)
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

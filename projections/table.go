@@ -1,0 +1,145 @@
+package projections
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/gpuaas/gpuaas/domain"
+)
+
+// A column says how many rows become one array: statements write any number of
+// rows by unnest, so their text never changes and is planned once.
+type column[R any] struct {
+	name  string
+	typ   string
+	array func(rows []*R) any
+}
+
+func arrayOf[R, T any](rows []*R, get func(*R) T) []T {
+	out := make([]T, len(rows))
+	for i, r := range rows {
+		out[i] = get(r)
+	}
+	return out
+}
+
+func text[R any](name string, get func(*R) string) column[R] {
+	return column[R]{name, "text", func(rows []*R) any { return arrayOf(rows, get) }}
+}
+
+func integer[R any, T ~int | ~int64 | ~uint8 | ~uint16 | ~uint32 | ~uint64](name string, get func(*R) T) column[R] {
+	return column[R]{name, "bigint", func(rows []*R) any {
+		return arrayOf(rows, func(r *R) int64 { return int64(get(r)) })
+	}}
+}
+
+func flag[R any](name string, get func(*R) bool) column[R] {
+	return column[R]{name, "boolean", func(rows []*R) any { return arrayOf(rows, get) }}
+}
+
+func instant[R any](name string, get func(*R) domain.Time) column[R] {
+	return column[R]{name, "timestamptz", func(rows []*R) any {
+		return arrayOf(rows, func(r *R) pgtype.Timestamptz { return timestamp(get(r)) })
+	}}
+}
+
+// document is jsonb; "" becomes NULL.
+func document[R any](name string, get func(*R) string) column[R] {
+	return column[R]{name, "jsonb", func(rows []*R) any {
+		return arrayOf(rows, func(r *R) pgtype.Text { s := get(r); return pgtype.Text{String: s, Valid: s != ""} })
+	}}
+}
+
+// A writer is one statement for many rows.
+type writer[R any] struct {
+	sql     string
+	columns []column[R]
+	table   string
+}
+
+// inserts writes rows that are not there yet.
+func inserts[R any](table string, columns ...column[R]) writer[R] {
+	names, source := unnest(columns)
+	return writer[R]{fmt.Sprintf("INSERT INTO %s (%s) SELECT %s FROM %s", table, names, casts(columns), source), columns, table}
+}
+
+// updates changes rows that are there; the first keys columns say which.
+func updates[R any](table string, keys int, columns ...column[R]) writer[R] {
+	_, source := unnest(columns)
+	var set, where []string
+	for i, c := range columns {
+		if i < keys {
+			where = append(where, "t."+c.name+" = u."+c.name)
+		} else {
+			set = append(set, c.name+" = "+cast(c))
+		}
+	}
+	return writer[R]{fmt.Sprintf("UPDATE %s t SET %s FROM %s WHERE %s", table, strings.Join(set, ", "), source, strings.Join(where, " AND ")), columns, table}
+}
+
+// adds adds the last column to what is there, or begins with it.
+func adds[R any](table string, columns ...column[R]) writer[R] {
+	w := inserts(table, columns...)
+	last := len(columns) - 1
+	keys := make([]string, last)
+	for i := range keys {
+		keys[i] = columns[i].name
+	}
+	w.sql += fmt.Sprintf(" ON CONFLICT (%s) DO UPDATE SET %s = %s.%[2]s + excluded.%[2]s", strings.Join(keys, ", "), columns[last].name, table)
+	return w
+}
+
+func cast[R any](c column[R]) string {
+	if c.typ == "jsonb" { // travels as text: an array of NULLs and documents
+		return "u." + c.name + "::jsonb"
+	}
+	return "u." + c.name
+}
+
+func casts[R any](columns []column[R]) string {
+	out := make([]string, len(columns))
+	for i, c := range columns {
+		out[i] = cast(c)
+	}
+	return strings.Join(out, ", ")
+}
+
+func unnest[R any](columns []column[R]) (names, source string) {
+	var n, params []string
+	for i, c := range columns {
+		typ := c.typ
+		if typ == "jsonb" {
+			typ = "text"
+		}
+		n, params = append(n, c.name), append(params, fmt.Sprintf("$%d::%s[]", i+1, typ))
+	}
+	names = strings.Join(n, ", ")
+	return names, fmt.Sprintf("unnest(%s) AS u(%s)", strings.Join(params, ", "), names)
+}
+
+// expect is a check that a statement hit as many rows as it should.
+func expect(drift *error, what string, want int64) func(pgconn.CommandTag) error {
+	return func(tag pgconn.CommandTag) error {
+		if got := tag.RowsAffected(); got != want && *drift == nil {
+			*drift = fmt.Errorf("%w: %s: %d rows were there, want %d", ErrDrift, what, got, want)
+		}
+		return nil
+	}
+}
+
+// queue adds the statement for rows to b. Every row must be hit exactly once: an
+// update of a row that is not there is drift.
+func (w *writer[R]) queue(b *pgx.Batch, rows []*R, drift *error) {
+	if len(rows) == 0 {
+		return
+	}
+	args := make([]any, len(w.columns))
+	for i, c := range w.columns {
+		args[i] = c.array(rows)
+	}
+	b.Queue(w.sql, args...).Exec(expect(drift, w.table, int64(len(rows))))
+}

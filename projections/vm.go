@@ -1,0 +1,164 @@
+package projections
+
+import (
+	"context"
+	"encoding"
+	"encoding/json"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/gpuaas/gpuaas/domain"
+)
+
+// vmRow is a row of vms. placed and host are only there in a row that is to be
+// inserted.
+type vmRow struct {
+	placed *domain.AllocationPlaced
+	host   domain.HostID
+
+	allocation domain.AllocationID
+	position   uint32
+	id         domain.VMID
+	slots      []domain.SlotID
+	state      domain.AllocationState
+	power      domain.Power
+	boot       uint32
+	address    string
+	overdue    bool
+	started    domain.Time
+	usage      uint64
+	billStart  domain.Time
+	billEnd    domain.Time
+	free       bool
+	changed    domain.Time
+
+	mark mark
+}
+
+var vmMutable = []column[vmRow]{
+	text("state", func(r *vmRow) string { return r.state.String() }),
+	text("power", func(r *vmRow) string { return r.power.String() }),
+	integer("boot", func(r *vmRow) uint32 { return r.boot }),
+	text("address", func(r *vmRow) string { return r.address }),
+	flag("overdue", func(r *vmRow) bool { return r.overdue }),
+	instant("started_at", func(r *vmRow) domain.Time { return r.started }),
+	integer("usage_number", func(r *vmRow) uint64 { return r.usage }),
+	instant("bill_start", func(r *vmRow) domain.Time { return r.billStart }),
+	instant("bill_end", func(r *vmRow) domain.Time { return r.billEnd }),
+	flag("free", func(r *vmRow) bool { return r.free }),
+	instant("changed_at", func(r *vmRow) domain.Time { return r.changed }),
+}
+
+var (
+	vmKey = []column[vmRow]{
+		text("allocation_id", func(r *vmRow) string { return r.allocation.String() }),
+		integer("position", func(r *vmRow) uint32 { return r.position }),
+	}
+	vmInserts = inserts("vms", append(append(vmKey[:2:2],
+		text("id", func(r *vmRow) string { return r.id.String() }),
+		text("tenant_id", func(r *vmRow) string { return r.placed.Tenant.String() }),
+		text("project_id", func(r *vmRow) string { return r.placed.Project.String() }),
+		text("sku_id", func(r *vmRow) string { return r.placed.SKU.String() }),
+		text("host_id", func(r *vmRow) string { return r.host.String() }),
+		document("slot_ids", func(r *vmRow) string { return encode(r.slots) }),
+		integer("gpus", func(r *vmRow) uint32 { return r.placed.Shape }),
+	), vmMutable...)...)
+	vmUpdates = updates("vms", 2, append(vmKey[:2:2], vmMutable...)...)
+)
+
+func (c *cache) loadVMs(ctx context.Context, conn *pgx.Conn, allocations []string) error {
+	rows, err := conn.Query(ctx, `SELECT allocation_id, position, id, slot_ids::text, state, power, boot, address, overdue, started_at, usage_number, bill_start, bill_end, free
+		FROM vms WHERE allocation_id = ANY($1) ORDER BY allocation_id, position`, allocations)
+	if err != nil {
+		return err
+	}
+	var r vmRow
+	var allocation, id, slots, state, power string
+	_, err = pgx.ForEachRow(rows, []any{
+		&allocation, &r.position, &id, &slots, &state, &power, &r.boot, &r.address, &r.overdue, &r.started, &r.usage, &r.billStart, &r.billEnd, &r.free,
+	}, func() error {
+		row := r
+		row.slots = nil
+		if err := json.Unmarshal([]byte(slots), &row.slots); err != nil {
+			return err
+		}
+		if err := parse(allocation, &row.allocation, id, &row.id, state, &row.state, power, &row.power); err != nil {
+			return err
+		}
+		if a := c.allocations[row.allocation]; a != nil {
+			a.vms = append(a.vms, &row)
+		}
+		return nil
+	})
+	return err
+}
+
+// parse reads pairs of text and where it goes.
+func parse(pairs ...any) error {
+	for i := 0; i < len(pairs); i += 2 {
+		if err := pairs[i+1].(encoding.TextUnmarshaler).UnmarshalText([]byte(pairs[i].(string))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *batch) changeVM(x *at, v *vmRow, f func(*vmRow)) {
+	f(v)
+	v.changed = x.At
+	if v.mark == clean {
+		v.mark = dirty
+		b.vms = append(b.vms, v)
+	}
+}
+
+// onVM changes one VM, and then its allocation's state.
+func (b *batch) onVM(x *at, c *domain.VMChange, f func(*vmRow)) {
+	b.changeAllocation(x, c.Allocation, func(a *allocationRow) {
+		v := a.vm(c.VM)
+		if v == nil {
+			b.fail("event %d: no row for VM %s", x.Number, c.VM)
+			return
+		}
+		b.changeVM(x, v, f)
+		a.derive()
+	})
+}
+
+func (b *batch) vmStarted(x *at, e *domain.VMStarted) {
+	b.onVM(x, &e.VMChange, func(v *vmRow) {
+		v.started = e.At
+		for _, s := range v.slots {
+			b.changeSlot(x, s, func(r *slotRow) { r.state = domain.SlotIsActive })
+		}
+	})
+}
+
+func (b *batch) vmBillable(x *at, e *domain.VMBillable) {
+	b.onVM(x, &e.VMChange, func(v *vmRow) { v.billStart, v.usage = e.At, x.Number })
+}
+
+func (b *batch) vmAlive(x *at, e *domain.VMAlive) {
+	b.onVM(x, &e.VMChange, func(v *vmRow) { v.address = e.Address })
+}
+
+func (b *batch) vmRunning(x *at, e *domain.VMRunning) {
+	b.onVM(x, &e.VMChange, func(v *vmRow) {
+		v.state, v.overdue = domain.Running, false
+		if e.Address != "" {
+			v.address = e.Address
+		}
+	})
+}
+
+func (b *batch) vmStopped(x *at, e *domain.VMStopped) {
+	b.onVM(x, &e.VMChange, func(v *vmRow) { v.state, v.power, v.overdue = domain.Stopped, domain.PowerOff, false })
+}
+
+func (b *batch) vmRemoved(x *at, e *domain.VMRemoved) {
+	b.onVM(x, &e.VMChange, func(v *vmRow) { v.state, v.overdue = domain.Released, false })
+}
+
+func (b *batch) vmOverdue(x *at, e *domain.VMOverdue) {
+	b.onVM(x, &e.VMChange, func(v *vmRow) { v.overdue = true })
+}
