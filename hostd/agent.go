@@ -13,6 +13,10 @@ import (
 	"github.com/gpuaas/gpuaas/hostd/plan"
 )
 
+// chainReportBytes is room for what one chain may have to say at its end. A chain
+// that could not say so would be done again and again.
+const chainReportBytes = 8 << 10
+
 // firstWord is how long a host that never saw a placement waits for one before it
 // proposes its slot map unasked.
 const firstWord = 5 * time.Second
@@ -56,7 +60,7 @@ func New(o Options) (*Agent, error) {
 		done:   make(chan result, o.Limits.Parallel),
 		chains: map[*chain]struct{}{}, holdOff: map[string]time.Time{},
 	}
-	a.journal, err = journal.Open(journal.Options{Dir: o.Dir, Sign: a.sign, NoSync: o.NoSync, Log: o.Log})
+	a.journal, err = journal.Open(journal.Options{Dir: o.Dir, Sign: a.sign, MaxBytes: o.Limits.Journal, NoSync: o.NoSync, Log: o.Log})
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +84,9 @@ func (a *Agent) Run(ctx context.Context) error {
 
 // loop is the one owner of the agent's state. It ends with ctx.
 func (a *Agent) loop(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
 	defer a.working.Wait() // chains honour ctx
+	defer cancel()
 	events := a.o.Machine.Events()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -150,6 +156,10 @@ func (a *Agent) reconcile(ctx context.Context) (time.Duration, error) {
 				state.Broken[l.Index] = reasonUnknownSlot
 			}
 		}
+	}
+	if a.journal.Room() < chainReportBytes*int64(a.o.Limits.Parallel) {
+		a.status.rest("the journal is full: nothing new is done until the site acknowledges reports")
+		return a.o.Limits.Replan, nil
 	}
 	steps := plan.Diff(a.desired, state)
 	a.begin(ctx, steps, specs)

@@ -405,6 +405,46 @@ func TestReportsWaitForTheLine(t *testing.T) {
 	})
 }
 
+// A site that acknowledges nothing fills the journal. Then the host rests, rather
+// than do what it could not report; what runs goes on.
+func TestFullJournalRests(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRack(t, sim.Options{Slots: 2})
+		r.limits.Journal, r.limits.Parallel = 48<<10, 2
+		r.start()
+		r.approve()
+		r.site.place(func(d *domain.Desired) { d.VMs = append(d.VMs, vm(1, 0)) })
+		r.awaitSaid("ready 1 boot 1")
+		r.site.mu.Lock()
+		r.site.deaf = true
+		r.site.mu.Unlock()
+		full := func() bool { return strings.Contains(r.site.lastBeat().Drift, "journal is full") }
+		attempt := uint32(0)
+		r.await("a full journal", func() bool {
+			attempt++
+			r.site.place(func(d *domain.Desired) {
+				d.Wipes = []domain.PlacedWipe{{Lease: lease(1, 1), Attempt: attempt, Policy: domain.WipeAuto}}
+			})
+			time.Sleep(time.Second)
+			return full()
+		})
+		backlog := r.site.lastBeat().Backlog
+		time.Sleep(10 * time.Minute)
+		if b := r.site.lastBeat(); b.Backlog != backlog || !full() {
+			t.Errorf("went on: %+v, backlog was %d", b, backlog)
+		}
+		if o, _ := r.machine.Observe(t.Context()); len(o) != 1 || !o[0].Running {
+			t.Errorf("what ran does not run on: %+v", o)
+		}
+		r.site.mu.Lock()
+		r.site.deaf = false
+		r.site.mu.Unlock()
+		r.awaitWiped()
+		r.await("an empty journal", func() bool { b := r.site.lastBeat(); return b.Backlog == 0 && b.Drift == "" })
+	})
+}
+
 func TestConsoleAndSeed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

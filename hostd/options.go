@@ -64,6 +64,7 @@ type Limits struct {
 	Resend    time.Duration // of reports that nobody acknowledged, doubled up to 32 times, 15 s
 	Parallel  int           // chains of steps at once, 16
 	Grace     time.Duration // for a guest to power off, 60 s
+	Journal   int64         // bytes of the journal's file, 16 MiB
 	Deadlines map[plan.Op]time.Duration
 }
 

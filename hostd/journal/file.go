@@ -26,9 +26,11 @@ func (j *Journal) write(r *record) error {
 	return nil
 }
 
-// worthRewriting reports whether most of the file is of no use any more.
+// worthRewriting reports whether most of the file is of no use any more, and is
+// much, or stands in the way.
 func (j *Journal) worthRewriting() bool {
-	return j.size > rewriteMinBytes+2*(j.live+j.base)
+	kept := j.live + j.base
+	return j.size > rewriteMinBytes+2*kept || j.size > j.o.MaxBytes/2 && kept < j.o.MaxBytes/4
 }
 
 // writeFrame appends one record to the file. A write that fails may leave half a

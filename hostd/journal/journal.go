@@ -293,6 +293,13 @@ func (j *Journal) Backlog() int {
 	return len(j.queue)
 }
 
+// Room is how many bytes can certainly be appended before ErrFull.
+func (j *Journal) Room() int64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.o.MaxBytes - j.size
+}
+
 // Wake receives when there may be something new in Pending.
 func (j *Journal) Wake() <-chan struct{} { return j.notify }
 
