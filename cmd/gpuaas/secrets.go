@@ -69,7 +69,7 @@ func derive(secret [32]byte, purpose string) (key [32]byte) {
 // admin.key. A site that has an operator is left alone; a lost file is written
 // again as long as the bootstrap key is not revoked.
 func (s *site) bootstrap(ctx context.Context) error {
-	token := api.BootstrapKey(s.secret)
+	token := api.KeySecret(derive(s.secret, "api"), fixedID("bootstrap"))
 	path := filepath.Join(s.cfg.DataDir, "admin.key")
 	if _, ok := s.loop.Directory().Caller(domain.DigestOf([]byte(token)), domain.TimeOf(s.clock())); !ok {
 		operators := 0
@@ -79,7 +79,7 @@ func (s *site) bootstrap(ctx context.Context) error {
 		if operators > 0 {
 			return nil
 		}
-		user := domain.UserID(domain.DigestOf(append([]byte("bootstrap operator"), s.secret[:]...))[:16])
+		user := domain.UserID(fixedID("bootstrap operator of " + s.cfg.Site))
 		if r := s.submit(ctx, &domain.SetOperator{User: user, Roles: domain.RoleOperator | domain.RoleFinance | domain.RoleAuditor}); r.Err != nil {
 			return r.Err
 		}
@@ -91,6 +91,13 @@ func (s *site) bootstrap(ctx context.Context) error {
 		return writeFile(path, []byte(token+"\n"))
 	}
 	return nil
+}
+
+// fixedID is the command id that a secret of the site's own making derives from.
+func fixedID(of string) (id domain.CommandID) {
+	h := domain.DigestOf([]byte(of))
+	copy(id[:], h[:])
+	return id
 }
 
 // submit decides a command of the control plane itself.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -52,11 +53,13 @@ type site struct {
 
 	hostConsumer func(ctx context.Context, host domain.HostID) error
 
-	gate    atomic.Pointer[domain.Error] // why admission is stopped
-	gates   sync.Mutex
-	why     map[string]*domain.Error
-	started time.Time
-	closers []func()
+	gate     atomic.Pointer[domain.Error] // why admission is stopped
+	gates    sync.Mutex
+	why      map[string]*domain.Error
+	started  time.Time
+	closers  []func()
+	listener net.Listener
+	children []*exec.Cmd
 }
 
 // startTimeout bounds each part of the start-up that waits for another process.
@@ -225,6 +228,7 @@ func (s *site) run(ctx context.Context, ready func(context.Context) error) error
 	if cause := context.Cause(serving); cause != nil && !errors.Is(cause, context.Canceled) {
 		err = cause
 	}
+	s.stopChildren()
 	stopServing(nil)
 	parts.Wait()
 	stopDeciding()
@@ -246,6 +250,11 @@ func (s *site) newLoop(ctx context.Context, world *domain.World) error {
 	s.loop, err = commands.NewLoop(world, commands.Options{
 		Site: s.cfg.Site, Build: build(), Log: s.commits, Publisher: s.placer, Slog: s.log, Metrics: commands.NewMetrics(s.reg),
 		Snapshot: s.snaps.Offer, SnapshotEvery: s.cfg.Snapshot, Gate: s.admission,
+		Final: func(h domain.Head, state []byte) {
+			if err := s.snaps.Save(h, state); err != nil {
+				s.log.Warn("snapshot not written", "err", err)
+			}
+		},
 	})
 	return err
 }
@@ -263,11 +272,12 @@ func (s *site) admission() *domain.Error {
 
 // startParts begins everything that does not need the loop to be started.
 func (s *site) startParts(part func(string, func(context.Context) error)) {
+	s.live = &processes.Liveness{Loop: s.loop, Hosts: s.loop.Directory().Hosts, SilentAfter: time.Duration(s.cfg.Silent) * time.Second, Clock: s.clock, Log: s.log}
 	part("placements", func(ctx context.Context) error { s.placer.Run(ctx); return nil })
 	part("feed", s.fanout.Run)
 	part("drift watch", s.watchDrift)
 	part("disk watch", s.watchDisk)
-	part("read models", func(ctx context.Context) error { return s.reads.run(ctx) })
+	part("read models", func(ctx context.Context) error { return s.reads.projector.Run(ctx) })
 	part("api", s.serveAPI)
 }
 
@@ -296,7 +306,6 @@ func (s *site) deny(d processes.Denied) { s.audit.Record("host", encodeJSON(d)) 
 
 func (s *site) startHostProcesses(part func(string, func(context.Context) error)) {
 	reports := &processes.Reports{Loop: s.loop, Keys: s.loop.Directory().Host, Audit: s.deny, Clock: s.clock}
-	s.live = &processes.Liveness{Loop: s.loop, Hosts: s.loop.Directory().Hosts, SilentAfter: time.Duration(s.cfg.Silent) * time.Second, Clock: s.clock, Log: s.log}
 	asked := &processes.HostRequests{Loop: s.loop, Vault: s.vault.Get, Image: s.images.Path, Audit: s.deny}
 	part("reports", func(ctx context.Context) error {
 		r, err := streams.OpenReports(s.dial(server.Runtime), s.names)

@@ -1,0 +1,260 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"path/filepath"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/spf13/cobra"
+
+	"github.com/gpuaas/gpuaas/api"
+	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/streams"
+)
+
+func serveCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use: "serve", Short: "Run the control plane of a site", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			cfg, _, _, err := loadConfig(c)
+			if err != nil {
+				return err
+			}
+			return serve(c.Context(), cfg, func(_ context.Context, s *site) error {
+				fmt.Fprintf(c.OutOrStdout(), "ready http://%s key %s\n", s.listener.Addr(), filepath.Join(cfg.DataDir, "admin.key"))
+				return nil
+			})
+		},
+	}
+	configFlags(c.Flags())
+	return c
+}
+
+// serve runs a site until ctx ends; ready is called once it answers.
+func serve(ctx context.Context, cfg config, ready func(context.Context, *site) error) error {
+	log, err := logger(cfg.LogLevel)
+	if err != nil {
+		return err
+	}
+	unlock, err := lockDataDir(cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	s, err := openSite(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	if err := s.openReadModels(ctx); err != nil {
+		return err
+	}
+	for name, text := range map[string]string{natsName: s.natsURL, databaseName: s.reads.server.URL("gpuaas")} {
+		if err := writeFile(filepath.Join(cfg.DataDir, name), []byte(text+"\n")); err != nil {
+			return err
+		}
+	}
+	if s.listener, err = net.Listen("tcp", cfg.Listen); err != nil {
+		return err
+	}
+	s.closers = append(s.closers, func() { s.listener.Close() })
+	return s.run(ctx, func(ctx context.Context) error { return ready(ctx, s) })
+}
+
+// serveAPI answers until ctx ends, and then what is under way.
+func (s *site) serveAPI(ctx context.Context) error {
+	s.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	s.registerMetrics()
+	srv, handler := api.New(api.Options{
+		Site: s.cfg.Site, Region: s.cfg.Region, Vendor: s.cfg.CRNPrefix, Secret: derive(s.secret, "api"),
+		Decider: s.loop, Callers: s.loop.Directory(), History: history{s.commits}, Reads: s.reads.store,
+		Feed: feed{s.feed, s.names}, Vault: s.vault, Audit: audit{s.audit}, Consoles: consoles{s.requests},
+		Hosts: hostCredentials{s}, Images: s.images, NATSURL: s.natsURL, Ready: s.notReady, Version: build(),
+		Registry: s.reg, Slog: s.log.With("part", "api"), Clock: s.clock,
+	})
+	h := api.HTTPServer(handler)
+	errs := make(chan error, 1)
+	go func() { errs <- h.Serve(s.listener) }()
+	select {
+	case err := <-errs:
+		return err
+	case <-ctx.Done():
+	}
+	srv.Close() // event streams end; requests under way are answered
+	stop, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := h.Shutdown(stop); err != nil {
+		_ = h.Close()
+	}
+	if err := <-errs; !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// notReady says what keeps the site from serving.
+func (s *site) notReady(context.Context) (why []string) {
+	select {
+	case <-s.loop.Started():
+		if err := s.loop.Err(); err != nil {
+			why = append(why, "the decision loop has ended")
+		}
+	default:
+		why = append(why, "the log is being folded")
+	}
+	if e := s.gate.Load(); e != nil {
+		why = append(why, e.Message)
+	}
+	if lag := s.reads.projector.Lag(); lag.Events > 100_000 {
+		why = append(why, fmt.Sprintf("the read models are %d events behind", lag.Events))
+	}
+	return why
+}
+
+func (s *site) registerMetrics() {
+	gauge := func(name, help string, f func() float64) {
+		s.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f))
+	}
+	gauge("gpuaas_queue_commands", "Commands that wait for their decision.", func() float64 { return float64(s.loop.QueueLen()) })
+	gauge("gpuaas_placements_backlog", "Hosts whose placement waits to be published.", func() float64 { return float64(s.placer.Backlog()) })
+	gauge("gpuaas_feed_position", "Number of the newest event in the feed.", func() float64 { return float64(s.fanout.Position()) })
+	gauge("gpuaas_hosts", "Admitted hosts.", func() float64 { return float64(len(s.loop.Directory().Hosts())) })
+	gauge("gpuaas_hosts_silent", "Hosts without heartbeats.", func() float64 { return float64(s.live.SilentHosts()) })
+	gauge("gpuaas_start_seconds", "When this process started, Unix time.", func() float64 { return float64(s.started.Unix()) })
+	s.reg.MustRegister(fleetCollector{s})
+}
+
+// fleetCollector counts slots by state.
+type fleetCollector struct{ s *site }
+
+var slotsDesc = prometheus.NewDesc("gpuaas_slots", "Slots, by state.", []string{"state"}, nil)
+
+// Describe implements prometheus.Collector.
+func (fleetCollector) Describe(ch chan<- *prometheus.Desc) { ch <- slotsDesc }
+
+// Collect implements prometheus.Collector.
+func (f fleetCollector) Collect(ch chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	var c domain.Counts
+	if _, err := f.s.loop.Query(ctx, domain.System, func(w *domain.World, _ domain.Time) { c = w.Count() }); err != nil {
+		return
+	}
+	for state, n := range c.SlotStates {
+		ch <- prometheus.MustNewConstMetric(slotsDesc, prometheus.GaugeValue, float64(n), state)
+	}
+}
+
+func encodeJSON(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return []byte(`{}`)
+	}
+	return b
+}
+
+// The rest of this file makes streams look as api wants them.
+
+type feed struct {
+	f     *streams.Feed
+	names streams.Names
+}
+
+func (f feed) filters(x api.FeedFilter) []string {
+	switch {
+	case !x.Tenant.IsZero():
+		return f.names.OwnerEvents(x.Tenant)
+	case !x.Host.IsZero():
+		return f.names.HostEvents(x.Host)
+	}
+	return nil
+}
+
+func feedEvent(e streams.FeedEvent) api.FeedEvent {
+	return api.FeedEvent{Number: e.Number, Commit: e.Commit.N, Type: e.Type, Resource: e.Resource, At: e.At, Data: e.Data}
+}
+
+// Page implements api.Follower.
+func (f feed) Page(ctx context.Context, after uint64, limit int, x api.FeedFilter) ([]api.FeedEvent, uint64, error) {
+	events, next, err := f.f.Page(ctx, after, limit, f.filters(x)...)
+	out := make([]api.FeedEvent, len(events))
+	for i, e := range events {
+		out[i] = feedEvent(e)
+	}
+	return out, next, err
+}
+
+// Subscribe implements api.Follower.
+func (f feed) Subscribe(ctx context.Context, after uint64, x api.FeedFilter, fn func(api.FeedEvent) error) error {
+	return f.f.Subscribe(ctx, after, f.filters(x), func(e streams.FeedEvent) error { return fn(feedEvent(e)) }, nil)
+}
+
+// Last implements api.Follower.
+func (f feed) Last(ctx context.Context) (uint64, error) { return f.f.Last(ctx) }
+
+type audit struct{ a *streams.Audit }
+
+// Record implements api.Audit.
+func (a audit) Record(kind string, data []byte) bool { return a.a.Record(kind, data) }
+
+// Page implements api.Audit.
+func (a audit) Page(ctx context.Context, after uint64, limit int, kinds ...string) ([]api.AuditRecord, uint64, error) {
+	records, next, err := a.a.Page(ctx, after, limit, kinds...)
+	out := make([]api.AuditRecord, len(records))
+	for i, r := range records {
+		out[i] = api.AuditRecord{Cursor: r.Cursor, Kind: r.Kind, At: r.At, Data: r.Data}
+	}
+	return out, next, err
+}
+
+type consoles struct{ r *streams.Requests }
+
+// Read implements api.Consoles.
+func (c consoles) Read(ctx context.Context, host domain.HostID, vm domain.VMID, offset int64, limit int) ([]byte, int64, error) {
+	reply, err := c.r.Console(ctx, host, encodeJSON(map[string]any{"vm_id": vm, "offset": offset, "max": limit}))
+	if err != nil {
+		return nil, 0, err
+	}
+	var out struct {
+		Data []byte `json:"data"`
+		Next int64  `json:"next"`
+	}
+	if err := json.Unmarshal(reply, &out); err != nil {
+		return nil, 0, fmt.Errorf("console answer of host %s: %w", host, err)
+	}
+	return out.Data, out.Next, nil
+}
+
+type hostCredentials struct{ s *site }
+
+// Issue implements api.HostCredentials.
+func (h hostCredentials) Issue(host domain.HostID, natsPublicKey string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := h.s.hostConsumer(ctx, host); err != nil {
+		return "", err
+	}
+	return h.s.trust.HostCredential(host, natsPublicKey)
+}
+
+type history struct{ log *streams.Log }
+
+// Decision implements api.History.
+func (h history) Decision(ctx context.Context, pos domain.Position) (domain.Decision, domain.Time, error) {
+	b, err := h.log.Commit(ctx, pos.N)
+	if err != nil {
+		return domain.Decision{}, 0, err
+	}
+	c, err := domain.DecodeCommit(b)
+	if err != nil || int(pos.Index) >= len(c.Decisions) {
+		return domain.Decision{}, 0, fmt.Errorf("commit %d has no decision %d: %w", pos.N, pos.Index, err)
+	}
+	return c.Decisions[pos.Index], c.At, nil
+}
