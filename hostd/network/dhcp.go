@@ -138,6 +138,13 @@ func (n *Network) arguments() []string {
 	return a
 }
 
+// Running says whether dnsmasq runs; if not, [Network.Start] starts it.
+func (n *Network) Running() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.dnsmasq() != 0
+}
+
 // dnsmasq is the pid of our dnsmasq, 0 if it does not run. The command line is
 // looked at because a pid file outlives its process and pids are used again.
 func (n *Network) dnsmasq() int {

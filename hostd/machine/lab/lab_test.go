@@ -275,10 +275,21 @@ func TestLife(t *testing.T) {
 	// The daemon dies; libvirtd too. Another daemon finds the VM as it was.
 	h.must(h.m.Close())
 	h.seen = nil
-	if out, err := exec.Command("kill", "-9", strings.TrimSpace(h.file("lv/run/libvirtd.pid"))).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	h.kill("lv/run/libvirtd.pid")
 	h.open()
+	h.wants(a, true, true, 3)
+
+	// libvirtd and dnsmasq die under a daemon that lives: it brings them back.
+	h.kill("lv/run/libvirtd.pid", "net/dnsmasq.pid")
+	stop = h.timed("libvirtd back")
+	for {
+		if _, err := h.m.Observe(h.ctx); err == nil {
+			break
+		}
+		h.must(h.ctx.Err())
+		time.Sleep(50 * time.Millisecond)
+	}
+	stop()
 	h.wants(a, true, true, 3)
 
 	// A neighbour of another tenant: cannot reach alpha, nor claim its address.
@@ -452,6 +463,16 @@ func (h *host) uplink() {
 		if out, err := exec.CommandContext(h.ctx, "nsenter", args...).CombinedOutput(); err != nil {
 			h.t.Fatalf("%s: %v: %s", s, err, out)
 		}
+	}
+}
+
+// kill kills the processes without warning.
+func (h *host) kill(pidFiles ...string) {
+	h.t.Helper()
+	for _, f := range pidFiles {
+		pid, err := strconv.Atoi(strings.TrimSpace(h.file(f)))
+		h.must(err)
+		h.must(syscall.Kill(pid, syscall.SIGKILL))
 	}
 }
 

@@ -42,6 +42,9 @@ func (m *Machine) watch(ctx context.Context) {
 		} else {
 			failures = 0
 		}
+		if err == nil && !m.net.Running() {
+			m.o.Log.Warn("dnsmasq is gone: starting it", "err", m.net.Start(looking))
+		}
 		cancel()
 	}
 }
