@@ -223,8 +223,8 @@ func (h *host) says(v *machine.VM, lines ...string) {
 	}
 }
 
-// TestLife is the life of one VM and of the drive under it, with a neighbour.
-func TestLife(t *testing.T) {
+// TestLabLife is the life of one VM and of the drive under it, with a neighbour.
+func TestLabLife(t *testing.T) {
 	h := newHost(t)
 	sm, err := h.m.Discover(h.ctx)
 	h.must(err)
@@ -344,15 +344,15 @@ func TestLife(t *testing.T) {
 	h.must(h.m.Remove(h.ctx, d.VM))
 }
 
-// TestKill kills the daemon without warning, right after a start, with a VM of two
+// TestLabKill kills the daemon without warning, right after a start, with a VM of two
 // slots whose guest floods its console.
-func TestKill(t *testing.T) {
+func TestLabKill(t *testing.T) {
 	if dir := os.Getenv("LAB_TEST_CHILD"); dir != "" {
 		killedChild(t, dir)
 	}
 	h := newHost(t)
 	h.must(h.m.Close())
-	cmd := exec.CommandContext(h.ctx, os.Args[0], "-test.run=^TestKill$", "-test.v")
+	cmd := exec.CommandContext(h.ctx, os.Args[0], "-test.run=^TestLabKill$", "-test.v")
 	cmd.Env = append(os.Environ(), "LAB_TEST_CHILD="+h.o.Dir, "LAB_TEST_IMAGE="+h.image)
 	out, err := cmd.CombinedOutput()
 	if !strings.Contains(fmt.Sprint(err), "signal: killed") {
