@@ -1,6 +1,9 @@
 package domain
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // An allocation is what a tenant launches: count VMs of one SKU, all or none.
 
@@ -255,7 +258,7 @@ func (w *World) checkLaunch(x *Context, m *CreateAllocation, t *Tenant, prj *Pro
 		if err := checkSlug("name", m.Name); err != nil {
 			return nil, err
 		}
-		if _, taken := prj.names[m.Name]; taken {
+		if w.allocationByName(prj.ID, m.Name) != none {
 			return nil, Errorf(Conflict, "allocation.name_taken", "an allocation named %q is live in this project: choose another name", m.Name)
 		}
 	}
@@ -360,7 +363,7 @@ func (e *AllocationPlaced) apply(w *World, x *Applied) {
 	ai, a := w.allocations.add(e.ID)
 	t, sku := w.tenants.find(e.Tenant), w.skus.find(e.SKU)
 	*a = Allocation{
-		ID: e.ID, Project: e.Project, Tenant: e.Tenant, Name: e.Name, Image: e.Image, ImageHash: e.ImageHash, UserData: e.UserData,
+		ID: e.ID, Project: e.Project, Tenant: e.Tenant, Name: strings.Clone(e.Name), Image: w.word(e.Image), ImageHash: e.ImageHash, UserData: e.UserData,
 		User: e.User, Shape: e.Shape, State: Provisioning, Created: x.At, Expires: e.Expires, LockedRate: e.LockedRate, tenant: t, sku: sku,
 		vms: make([]uint32, len(e.VMs)),
 	}
@@ -370,8 +373,8 @@ func (e *AllocationPlaced) apply(w *World, x *Applied) {
 	tn.Allocations++
 	prj.GPUs += gpus
 	prj.Allocations++
-	prj.names[e.Name] = e.ID
-	w.skuLive[e.SKU]++
+	w.allocNames.add(w.allocNameHash(ai), ai, w.allocNameHash)
+	w.skus.row(sku).live++
 	for i := range e.VMs {
 		pv := &e.VMs[i]
 		vi, v := w.vms.add(pv.VM)
@@ -642,7 +645,7 @@ func (w *World) release(p *purse, a *Allocation, reason string, end Time, free b
 
 func (e *AllocationReleasing) apply(w *World, x *Applied) {
 	a := w.allocations.get(e.ID)
-	a.State, a.Reason = Releasing, e.Reason
+	a.State, a.Reason = Releasing, w.word(e.Reason)
 	for _, row := range a.vms {
 		v := w.vms.row(row)
 		w.closeLine(v, e.BilledTo)
@@ -661,8 +664,9 @@ func (e *AllocationReleasing) apply(w *World, x *Applied) {
 	t.Allocations--
 	prj.GPUs -= gpus
 	prj.Allocations--
-	delete(prj.names, a.Name)
-	w.skuLive[w.skus.row(a.sku).ID]--
+	ai := w.allocations.find(e.ID)
+	w.allocNames.remove(w.allocNameHash(ai), ai, w.allocNameHash)
+	w.skus.row(a.sku).live--
 	if e.Failed {
 		a.State = Failed
 	}

@@ -112,6 +112,7 @@ func decodeCommit(b []byte, skipCommands bool) (*Commit, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.Decisions = make([]Decision, 0, 16)
 	in := coder{b: rest}
 	in.next()
 	for in.at(4, protowire.BytesType) {
@@ -126,5 +127,8 @@ func decodeCommit(b []byte, skipCommands bool) (*Commit, error) {
 
 func (d *Decision) wire(c *coder) {
 	c.sub(1, &d.Command)
+	if !c.enc {
+		d.Events = make([]Event, 0, 3) // most decisions have no more
+	}
 	msgs(c, 2, &d.Events)
 }

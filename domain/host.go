@@ -1,6 +1,9 @@
 package domain
 
-import "slices"
+import (
+	"slices"
+	"strings"
+)
 
 // A host is a server with GPUs. It is enrolled by an operator, proposes a slot
 // map, and does what its placement says.
@@ -100,7 +103,7 @@ func (m *EnrollHost) decide(w *World, x *Context) ([]EventBody, *Error) {
 			return nil, err
 		}
 	}
-	if _, taken := w.hostNames[m.Name]; taken {
+	if w.hostByName(m.Name) != none {
 		return nil, Errorf(Conflict, "host.name_taken", "a host named %q exists: choose another name", m.Name)
 	}
 	return []EventBody{&HostEnrolled{ID: deriveID[hostKind](x.Entropy, 0), Name: m.Name, Rack: m.Rack, Leaf: m.Leaf, Spine: m.Spine, TokenID: m.TokenID}}, nil
@@ -108,9 +111,8 @@ func (m *EnrollHost) decide(w *World, x *Context) ([]EventBody, *Error) {
 
 func (e *HostEnrolled) apply(w *World, _ *Applied) {
 	i, h := w.hosts.add(e.ID)
-	*h = Host{ID: e.ID, Name: e.Name, Rack: e.Rack, Leaf: e.Leaf, Spine: e.Spine, TokenID: e.TokenID}
-	w.hostNames[e.Name] = e.ID
-	w.hostTokens[e.TokenID] = e.ID
+	*h = Host{ID: e.ID, Name: strings.Clone(e.Name), Rack: w.word(e.Rack), Leaf: w.word(e.Leaf), Spine: w.word(e.Spine), TokenID: e.TokenID}
+	w.indexHost(i)
 	w.fleet.addHost(w, i)
 }
 
@@ -156,15 +158,17 @@ func (e *HostAdmitted) wire(c *coder) {
 
 // HostByToken finds the host that a token was made for.
 func (w *World) HostByToken(token Digest) (HostID, bool) {
-	id, ok := w.hostTokens[token]
-	return id, ok
+	if r := w.hostByToken(token); r != none {
+		return w.hosts.row(r).ID, true
+	}
+	return HostID{}, false
 }
 
 func (m *AdmitHost) decide(w *World, x *Context) ([]EventBody, *Error) {
 	if x.Actor.Kind != ActorSystem {
 		return nil, notFound("host")
 	}
-	id, ok := w.hostTokens[m.TokenID]
+	id, ok := w.HostByToken(m.TokenID)
 	if !ok {
 		return nil, Errorf(Unauthenticated, "host.token_invalid", "the enrolment token is unknown: make a new host with POST /v1/hosts")
 	}
@@ -183,7 +187,7 @@ func (m *AdmitHost) decide(w *World, x *Context) ([]EventBody, *Error) {
 
 func (e *HostAdmitted) apply(w *World, _ *Applied) {
 	h := w.hosts.get(e.ID)
-	h.NATSKey, h.SignKey = e.NATSKey, slices.Clone(e.SignKey)
+	h.NATSKey, h.SignKey = strings.Clone(e.NATSKey), slices.Clone(e.SignKey)
 	w.touch(h)
 }
 

@@ -131,7 +131,8 @@ func (w *World) checkSlots() error {
 		}
 		holder, held := holders[row]
 		inUse := s.State == SlotIsReserved || s.State == SlotIsActive
-		if inUse != held || held && s.vm != holder || !held && s.vm != none {
+		leaving := s.vm != none && !held && w.vms.row(s.vm).State == Releasing
+		if inUse != held || held && s.vm != holder || !held && s.vm != none && !leaving {
 			return fmt.Errorf("slot %s is %s, held by a VM: %v", s.ID, s.State, held)
 		}
 	}

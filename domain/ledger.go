@@ -145,7 +145,7 @@ func (e *LedgerPosted) apply(w *World, _ *Applied) {
 		case AccountCustomerCredit:
 			t.Credit = t.Credit.add(l.Amount)
 		default:
-			key := platformAccount{l.Account, e.Currency}
+			key := platformAccount{l.Account, t.Currency}
 			w.platform[key] = w.platform[key].add(l.Amount)
 		}
 	}

@@ -316,10 +316,14 @@ func (k *PolicyKey) check(v *PolicyValue) *Error {
 }
 
 func (e *PolicySet) apply(w *World, x *Applied) {
-	at := policyAt{e.Scope, e.Key}
+	at := policyAt{e.Scope, w.word(e.Key)}
 	if e.Removed {
 		delete(w.policies, at)
 		return
 	}
-	w.policies[at] = &policyRow{Scope: e.Scope, Key: e.Key, Value: e.Value, Event: x.Number}
+	v := PolicyValue{kind: e.Value.kind, Int: e.Value.Int, Str: w.word(e.Value.Str)}
+	for _, s := range e.Value.List {
+		v.List = append(v.List, w.word(s))
+	}
+	w.policies[at] = &policyRow{Scope: e.Scope, Key: at.Key, Value: v, Event: x.Number}
 }

@@ -1,5 +1,7 @@
 package domain
 
+import "strings"
+
 // A project groups a tenant's resources; names are unique within it.
 
 // ProjectRole is what a user may do in one project.
@@ -32,7 +34,6 @@ type Project struct {
 	Name        string
 	GPUs        uint32 // held by live allocations
 	Allocations uint32
-	names       map[string]AllocationID // live allocations by name
 }
 
 type projectMember struct {
@@ -91,8 +92,8 @@ func (m *CreateProject) decide(w *World, x *Context) ([]EventBody, *Error) {
 
 func (e *ProjectCreated) apply(w *World, _ *Applied) {
 	_, p := w.projects.add(e.ID)
-	*p = Project{ID: e.ID, Tenant: e.Tenant, Name: e.Name, names: map[string]AllocationID{}}
-	w.projectNames[projectName{e.Tenant, e.Name}] = e.ID
+	*p = Project{ID: e.ID, Tenant: e.Tenant, Name: strings.Clone(e.Name)}
+	w.projectNames[projectName{e.Tenant, p.Name}] = e.ID
 }
 
 type projectName struct {

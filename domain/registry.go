@@ -11,7 +11,7 @@ import (
 // The registry: every command and every event there is, in one place.
 
 // commandTypes lists the commands.
-var commandTypes = index(
+var commandTypes = registry(
 	func() CommandBody { return new(StartWriter) },
 	func() CommandBody { return new(Tick) },
 	func() CommandBody { return new(CreateTenant) },
@@ -37,7 +37,7 @@ var commandTypes = index(
 )
 
 // eventTypes lists the events at their newest version.
-var eventTypes = index(
+var eventTypes = registry(
 	func() EventBody { return new(WriterStarted) },
 	func() EventBody { return new(OperatorSet) },
 	func() EventBody { return new(TimerParked) },
@@ -86,7 +86,7 @@ var eventTypes = index(
 	func() EventBody { return new(VMOverdue) },
 )
 
-func index[T any](news ...func() T) map[string]func() T {
+func registry[T any](news ...func() T) map[string]func() T {
 	m := make(map[string]func() T, len(news))
 	for _, f := range news {
 		name := ""
@@ -135,7 +135,7 @@ func decodeEvent(typ string, v uint8, raw []byte) (EventBody, error) {
 		return nil, fmt.Errorf("event type %q has unknown version %d: this build is older than the log", typ, v)
 	}
 	body := make()
-	if err := decodeKept(raw, body); err != nil {
+	if err := decodeMessage(raw, body); err != nil {
 		return nil, fmt.Errorf("%s: %w", typ, err)
 	}
 	return body, nil

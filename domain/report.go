@@ -103,7 +103,7 @@ func (w *World) judge(x *Context, hi uint32, r *Report) ([]EventBody, *Error) {
 	case r.VM != nil:
 		return w.judgeVM(x, hi, r.Kind, r.VM)
 	case r.Wipe != nil && r.Kind == ReportWiped:
-		return w.judgeWipe(hi, r.Wipe)
+		return w.judgeWipe(x, hi, r.Wipe)
 	case r.Fault != nil && r.Kind == ReportFaulted:
 		return w.judgeFault(hi, r.Fault)
 	}

@@ -3,6 +3,7 @@ package domain
 import (
 	"cmp"
 	"slices"
+	"strings"
 )
 
 // A SKU fixes the shape (slots of one VM) and is priced per GPU-hour, in
@@ -15,6 +16,7 @@ type SKU struct {
 	Shape    uint32 // slots of one VM: 1, 2, 4 or 8
 	GPUClass string // model class, "" for any
 	prices   []Price
+	live     uint32 // allocations billed by it
 }
 
 // Price is one version: micros per GPU-hour from EffectiveAt on. With a tenant it
@@ -91,8 +93,8 @@ func validShape(n uint32) bool { return n == 1 || n == 2 || n == 4 || n == 8 }
 
 func (e *SKUCreated) apply(w *World, _ *Applied) {
 	_, s := w.skus.add(e.ID)
-	*s = SKU{ID: e.ID, Name: e.Name, Shape: e.Shape, GPUClass: e.GPUClass}
-	w.skuNames[e.Name] = e.ID
+	*s = SKU{ID: e.ID, Name: strings.Clone(e.Name), Shape: e.Shape, GPUClass: w.word(e.GPUClass)}
+	w.skuNames[s.Name] = e.ID
 }
 
 // PublishPrice adds a price version. A zero time means now.
@@ -164,18 +166,15 @@ func (m *PublishPrice) decide(w *World, x *Context) ([]EventBody, *Error) {
 	if e.Effective == 0 {
 		e.Effective = x.At
 	}
-	if e.Effective < x.At && w.skuInUse(m.SKU) {
+	if e.Effective < x.At && s.live > 0 {
 		return nil, invalidField("effective_at", "price.in_the_past", "effective_at: lies in the past while allocations of this SKU are billed; give a time from now on")
 	}
 	return []EventBody{e}, nil
 }
 
-// skuInUse reports whether any live allocation is billed by the SKU.
-func (w *World) skuInUse(id SKUID) bool { return w.skuLive[id] > 0 }
-
 func (e *PricePublished) apply(w *World, x *Applied) {
 	s := w.skus.get(e.SKU)
-	s.prices = append(s.prices, Price{ID: e.ID, Tenant: e.Tenant, Currency: e.Currency, Micros: e.Micros, Effective: e.Effective, Recorded: x.At})
+	s.prices = append(s.prices, Price{ID: e.ID, Tenant: e.Tenant, Currency: Currency(w.word(string(e.Currency))), Micros: e.Micros, Effective: e.Effective, Recorded: x.At})
 	w.priceChanged = max(w.priceChanged, e.Effective)
 	// Rising by effective time; of two at one instant the later recorded wins, so
 	// it stays behind.

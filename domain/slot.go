@@ -58,7 +58,7 @@ type Slot struct {
 	devices    [3]uint64 // deviceKey of GPU, NVMe, VF
 	Deadline   Time      // of the wipe
 	host       uint32
-	vm         uint32 // row of the VM that holds it, or none
+	vm         uint32 // row of the VM that holds it, or is on its way out; or none
 	Generation uint32 // counts the leases
 	Attempt    uint32 // wipes tried for the present generation
 	Index      uint16
@@ -118,8 +118,11 @@ func (e *MapProposed) wire(c *coder) {
 
 func (e *MapProposed) apply(w *World, _ *Applied) {
 	h := w.hosts.get(e.Host)
-	m := e.Map
-	h.Proposal, h.ProposalID = &m, e.Digest
+	m := new(SlotMap)
+	if err := decodeKept(encodeMessage(nil, &e.Map), m); err != nil { // a copy of its own: it stays until approval
+		panic(err)
+	}
+	h.Proposal, h.ProposalID = m, e.Digest
 }
 
 // ApproveMap approves a proposed slot map by its digest. Every slot must have a
@@ -230,7 +233,7 @@ func (m *ApproveMap) decide(w *World, x *Context) ([]EventBody, *Error) {
 			return nil, invalidField("wipe_policy", "slot.no_wipe_policy", "slot %d has no wipe policy: give wipe_policy (auto, sanitize, format or overwrite) for the map or the slot", spec.Index)
 		}
 		for k, serial := range [3]string{spec.GPU.Serial, spec.NVMe.Serial, spec.IBVF.Serial} {
-			if other, used := w.deviceSlots[deviceKey(k, serial)]; used && serial != "" {
+			if other := w.slotByDevice(k, deviceKey(k, serial)); other != none {
 				return nil, Errorf(Conflict, "slot.device_in_use", "%s %q already belongs to slot %s", deviceComponents[k], clip(serial, 64), w.slots.row(other).ID)
 			}
 		}
@@ -322,16 +325,15 @@ func checkMap(m *SlotMap) *Error {
 func (e *MapApproved) apply(w *World, _ *Applied) {
 	hi := w.hosts.find(e.Host)
 	h := w.hosts.row(hi)
-	h.MapID, h.GPUClass, h.Proposal = e.Digest, e.GPUClass, nil
+	h.MapID, h.GPUClass, h.Proposal, h.ProposalID = e.Digest, w.word(e.GPUClass), nil, Digest{}
 	for i := range e.Slots {
 		a := &e.Slots[i]
 		row, s := w.slots.add(a.ID)
 		*s = Slot{ID: a.ID, host: hi, vm: none, Index: uint16(a.Spec.Index), State: SlotIsProposed, NUMA: a.Spec.NUMANode, Policy: a.Policy}
 		for k, serial := range [3]string{a.Spec.GPU.Serial, a.Spec.NVMe.Serial, a.Spec.IBVF.Serial} {
-			if s.devices[k] = deviceKey(k, serial); s.devices[k] != 0 {
-				w.deviceSlots[s.devices[k]] = row
-			}
+			s.devices[k] = deviceKey(k, serial)
 		}
+		w.indexDevices(row)
 		h.slots = append(h.slots, row)
 	}
 	w.touch(h)
@@ -382,7 +384,8 @@ func (e *SlotWipeStarted) apply(w *World, _ *Applied) {
 	for _, ws := range e.Slots {
 		row := w.slots.find(ws.Slot)
 		s := w.slots.row(row)
-		s.State, s.Attempt, s.Deadline, s.vm = SlotIsWiping, ws.Attempt, ws.Deadline, none
+		// A slot that was released keeps its VM's row until that is gone.
+		s.State, s.Attempt, s.Deadline = SlotIsWiping, ws.Attempt, ws.Deadline
 		if e.Seed != [16]byte{} {
 			s.seed = e.Seed
 		}
@@ -534,7 +537,7 @@ func (w *World) takeOut(row uint32, component, scope, reason string, evidence []
 	switch {
 	case s.State == SlotIsQuarantined || s.State == SlotIsRetired || s.Condemned:
 		return nil
-	case s.vm != none:
+	case s.State == SlotIsReserved || s.State == SlotIsActive:
 		return []EventBody{&SlotCondemned{Host: host, Slot: s.ID, Component: component, Scope: scope, Reason: reason}}
 	}
 	return []EventBody{&SlotQuarantined{Host: host, Slot: s.ID, Component: component, Scope: scope, Reason: reason, Devices: evidence}}
@@ -571,7 +574,7 @@ func (m *RewipeSlot) decide(w *World, x *Context) ([]EventBody, *Error) {
 
 // judgeWipe decides what a host's wipe evidence is worth. Everything has to be
 // right; the first doubt quarantines the slot.
-func (w *World) judgeWipe(host uint32, r *WipeReport) ([]EventBody, *Error) {
+func (w *World) judgeWipe(x *Context, host uint32, r *WipeReport) ([]EventBody, *Error) {
 	row := w.slots.find(r.Slot)
 	if row == none || w.slots.row(row).host != host {
 		return nil, Errorf(Invalid, "report.foreign_slot", "the slot is not on this host")
@@ -583,8 +586,14 @@ func (w *World) judgeWipe(host uint32, r *WipeReport) ([]EventBody, *Error) {
 	if r.Generation != s.Generation || r.Attempt != s.Attempt {
 		return nil, Errorf(Conflict, "report.stale", "wipe of generation %d attempt %d, awaited is %d attempt %d", r.Generation, r.Attempt, s.Generation, s.Attempt)
 	}
+	// A host wipes a slot only when no VM holds it any more: if it never said so
+	// (it may never have seen the VM), its evidence does.
+	var before []EventBody
+	if s.vm != none {
+		before, _ = w.vmRemoved(x, s.vm, w.vms.row(s.vm))
+	}
 	quarantine := func(component, reason string) ([]EventBody, *Error) {
-		return w.takeOut(row, component, "device", reason, r.Devices), nil
+		return append(before, w.takeOut(row, component, "device", reason, r.Devices)...), nil
 	}
 	if r.Nonce != s.lease().Nonce {
 		return quarantine("host", "wipe.wrong_nonce")
@@ -613,7 +622,7 @@ func (w *World) judgeWipe(host uint32, r *WipeReport) ([]EventBody, *Error) {
 		}
 	}
 	if s.Condemned {
-		return []EventBody{&SlotQuarantined{Host: w.hosts.row(host).ID, Slot: s.ID, Component: "", Scope: "device", Reason: "condemned", Devices: r.Devices}}, nil
+		return append(before, &SlotQuarantined{Host: w.hosts.row(host).ID, Slot: s.ID, Component: "", Scope: "device", Reason: "condemned", Devices: r.Devices}), nil
 	}
-	return []EventBody{&SlotWiped{Host: w.hosts.row(host).ID, Slot: s.ID, Generation: s.Generation, Nonce: r.Nonce, StartedAt: r.StartedAt, EndedAt: r.EndedAt, Devices: r.Devices}}, nil
+	return append(before, &SlotWiped{Host: w.hosts.row(host).ID, Slot: s.ID, Generation: s.Generation, Nonce: r.Nonce, StartedAt: r.StartedAt, EndedAt: r.EndedAt, Devices: r.Devices}), nil
 }

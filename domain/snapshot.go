@@ -67,16 +67,16 @@ func (w *World) wire(c *coder) {
 	c.time(8, &w.At)
 	c.uvar(9, &w.Number)
 	c.time(10, &w.priceChanged)
-	wireTable(c, 11, &w.tenants, func(v *Tenant) TenantID { return v.ID })
-	wireTable(c, 12, &w.members, func(v *Member) UserID { return v.ID })
-	wireTable(c, 13, &w.projects, func(v *Project) ProjectID { return v.ID })
-	wireTable(c, 14, &w.keys, func(v *APIKey) APIKeyID { return v.ID })
-	wireTable(c, 15, &w.skus, func(v *SKU) SKUID { return v.ID })
-	wireTable(c, 16, &w.grants, func(v *Grant) GrantID { return v.ID })
-	wireTable(c, 17, &w.hosts, func(v *Host) HostID { return v.ID })
-	wireTable(c, 18, &w.slots, func(v *Slot) SlotID { return v.ID })
-	wireTable(c, 19, &w.allocations, func(v *Allocation) AllocationID { return v.ID })
-	wireTable(c, 20, &w.vms, func(v *VM) VMID { return v.ID })
+	wireTable(c, 11, &w.tenants)
+	wireTable(c, 12, &w.members)
+	wireTable(c, 13, &w.projects)
+	wireTable(c, 14, &w.keys)
+	wireTable(c, 15, &w.skus)
+	wireTable(c, 16, &w.grants)
+	wireTable(c, 17, &w.hosts)
+	wireTable(c, 18, &w.slots)
+	wireTable(c, 19, &w.allocations)
+	wireTable(c, 20, &w.vms)
 	w.wireMaps(c)
 	w.wireIdempotency(c)
 }
@@ -99,16 +99,17 @@ func (r *rowCoder[V, P]) wire(c *coder) {
 }
 
 // wireTable writes the free rows' list, then the rows.
-func wireTable[K comparable, V any, P interface {
+func wireTable[K ~[16]byte, V any, P interface {
 	*V
 	message
-}](c *coder, n protowire.Number, t *table[K, V], id func(P) K) {
+	key() K
+}](c *coder, n protowire.Number, t *table[K, V, P]) {
 	head := tableHead{next: t.next, free: t.free}
 	if c.enc {
 		wireBody(c, n, &head)
 		var zero K
 		for i := uint32(0); i < t.next; i++ {
-			if v := P(t.row(i)); id(v) != zero {
+			if v := P(t.row(i)); v.key() != zero {
 				wireBody(c, n, &rowCoder[V, P]{i, v})
 			}
 		}
@@ -124,7 +125,11 @@ func wireTable[K comparable, V any, P interface {
 		return
 	}
 	t.next, t.free = head.next, head.free
-	t.byID = make(map[K]uint32, head.next)
+	size := 16
+	for size*3 < int(head.next)*4 {
+		size *= 2
+	}
+	t.ids = index{slots: make([]uint32, size)}
 	for len(t.chunks)*tableChunk < int(t.next) {
 		t.chunks = append(t.chunks, make([]V, tableChunk))
 	}
@@ -144,7 +149,7 @@ func wireTable[K comparable, V any, P interface {
 			c.err, c.num, c.b = fmt.Errorf("row %d of table %d: %w", row, n, err), 0, nil
 			return
 		}
-		t.byID[id(v)] = row
+		t.ids.add(idHash(v.key()), row, t.hashOf)
 		c.next()
 	}
 }
@@ -496,7 +501,6 @@ func (w *World) rebuild() (err error) {
 		w.skuNames[s.Name] = s.ID
 	}
 	for _, p := range w.projects.rows() {
-		p.names = map[string]AllocationID{}
 		w.projectNames[projectName{p.Tenant, p.Name}] = p.ID
 	}
 	for row, t := range w.tenants.rows() {
@@ -515,18 +519,14 @@ func (w *World) rebuild() (err error) {
 
 func (w *World) rebuildFleet() {
 	for row, s := range w.slots.rows() {
-		for _, key := range s.devices {
-			if key != 0 {
-				w.deviceSlots[key] = row
-			}
-		}
+		w.indexDevices(row)
 		if s.State == SlotIsWiping {
 			w.timers.add(s.Deadline, timerWipe, row)
 		}
 	}
 	for row, h := range w.hosts.rows() {
-		w.hostNames[h.Name] = h.ID
-		w.hostTokens[h.TokenID] = h.ID
+		h.Rack, h.Leaf, h.Spine, h.GPUClass = w.word(h.Rack), w.word(h.Leaf), w.word(h.Spine), w.word(h.GPUClass)
+		w.indexHost(row)
 		w.fleet.addHost(w, row)
 		w.fleet.refresh(w, row)
 		for at, vi := range h.vms {
@@ -549,8 +549,9 @@ func (w *World) rebuildAllocations() {
 		t.Allocations++
 		prj.GPUs += gpus
 		prj.Allocations++
-		prj.names[a.Name] = a.ID
-		w.skuLive[w.skus.row(a.sku).ID]++
+		a.Image = w.word(a.Image)
+		w.allocNames.add(w.allocNameHash(row), row, w.allocNameHash)
+		w.skus.row(a.sku).live++
 	}
 	for row, v := range w.vms.rows() {
 		w.timers.add(v.Deadline, timerVM, row)
@@ -572,7 +573,7 @@ func (w *World) rebuildAllocations() {
 }
 
 // rows yields the table's rows in the order of their numbers.
-func (t *table[K, V]) rows() func(yield func(uint32, *V) bool) {
+func (t *table[K, V, P]) rows() func(yield func(uint32, *V) bool) {
 	dead := make(map[uint32]bool, len(t.free))
 	for _, i := range t.free {
 		dead[i] = true

@@ -1,12 +1,20 @@
 package domain
 
+import (
+	"encoding/binary"
+	"hash/maphash"
+)
+
 // table keeps rows of one kind under dense numbers: small enough for a map or a
 // link, stable for a row's whole life, and the same in every fold of one log
 // (a freed number is taken again last in, first out). Rows live in chunks, so
 // that growing never moves them and never stalls the decision loop.
-type table[K comparable, V any] struct {
+type table[K ~[16]byte, V any, P interface {
+	*V
+	key() K
+}] struct {
 	chunks [][]V
-	byID   map[K]uint32
+	ids    index
 	free   []uint32
 	next   uint32
 }
@@ -16,32 +24,35 @@ const tableChunk = 1 << 12
 // none is the number of no row.
 const none = ^uint32(0)
 
-func (t *table[K, V]) len() int { return len(t.byID) }
+func (t *table[K, V, P]) len() int { return int(t.ids.n) }
 
 // row returns the row with number i, which must exist.
-func (t *table[K, V]) row(i uint32) *V { return &t.chunks[i/tableChunk][i%tableChunk] }
+func (t *table[K, V, P]) row(i uint32) *V { return &t.chunks[i/tableChunk][i%tableChunk] }
+
+// idHash takes the part of an id that is random in every kind of id.
+func idHash[K ~[16]byte](id K) uint64 { return binary.LittleEndian.Uint64(id[8:]) }
 
 // find returns the number of id's row, or none.
-func (t *table[K, V]) find(id K) uint32 {
-	if i, ok := t.byID[id]; ok {
-		return i
+func (t *table[K, V, P]) find(id K) uint32 {
+	for p := t.ids.probe(idHash(id)); ; p.next() {
+		i := p.row()
+		if i == none || P(t.row(i)).key() == id {
+			return i
+		}
 	}
-	return none
 }
 
 // get returns id's row, or nil.
-func (t *table[K, V]) get(id K) *V {
-	if i, ok := t.byID[id]; ok {
+func (t *table[K, V, P]) get(id K) *V {
+	if i := t.find(id); i != none {
 		return t.row(i)
 	}
 	return nil
 }
 
-// add makes a zero row for id.
-func (t *table[K, V]) add(id K) (uint32, *V) {
-	if t.byID == nil {
-		t.byID = make(map[K]uint32)
-	}
+// add makes a row for id, which is not there yet. The caller fills it, its id
+// first of all.
+func (t *table[K, V, P]) add(id K) (uint32, *V) {
 	var i uint32
 	if n := len(t.free); n > 0 {
 		i, t.free = t.free[n-1], t.free[:n-1]
@@ -52,15 +63,109 @@ func (t *table[K, V]) add(id K) (uint32, *V) {
 			t.chunks = append(t.chunks, make([]V, tableChunk))
 		}
 	}
-	t.byID[id] = i
+	t.ids.add(idHash(id), i, t.hashOf)
 	return i, t.row(i)
 }
 
+func (t *table[K, V, P]) hashOf(row uint32) uint64 { return idHash(P(t.row(row)).key()) }
+
 // remove frees id's row.
-func (t *table[K, V]) remove(id K) {
-	if i, ok := t.byID[id]; ok {
-		delete(t.byID, id)
+func (t *table[K, V, P]) remove(id K) {
+	if i := t.find(id); i != none {
+		t.ids.remove(idHash(id), i, t.hashOf)
 		*t.row(i) = *new(V)
 		t.free = append(t.free, i)
+	}
+}
+
+// index finds rows by a hash of something they contain: a table of row numbers
+// with open addressing, so that an entry costs 4 bytes and not a copy of its key.
+// It holds nothing that does not follow from the rows, and its inner order reaches
+// nothing: two folds may lay it out differently.
+type index struct {
+	slots []uint32 // row + 1, 0: empty; a power of two
+	n     uint32
+}
+
+// probe walks the rows that may have hash h, and ends with none.
+func (x *index) probe(h uint64) probe {
+	if len(x.slots) == 0 {
+		return probe{slots: emptyIndex}
+	}
+	return probe{slots: x.slots, at: h * 0x9e3779b97f4a7c15 >> 20 & uint64(len(x.slots)-1)}
+}
+
+var emptyIndex = []uint32{0}
+
+type probe struct {
+	slots []uint32
+	at    uint64
+}
+
+func (p *probe) row() uint32 { return p.slots[p.at] - 1 }
+func (p *probe) next()       { p.at = (p.at + 1) & uint64(len(p.slots)-1) }
+
+// add enters a row. hashOf tells the hash of rows that are entered already, for
+// when the index grows.
+func (x *index) add(h uint64, row uint32, hashOf func(uint32) uint64) {
+	if uint64(x.n+1)*4 > uint64(len(x.slots))*3 {
+		old := x.slots
+		x.slots = make([]uint32, max(16, 2*len(old)))
+		for _, s := range old {
+			if s != 0 {
+				x.put(hashOf(s-1), s)
+			}
+		}
+	}
+	x.put(h, row+1)
+	x.n++
+}
+
+func (x *index) put(h uint64, s uint32) {
+	p := x.probe(h)
+	for p.slots[p.at] != 0 {
+		p.next()
+	}
+	p.slots[p.at] = s
+}
+
+// remove takes a row out, and moves those behind it that could no longer be found.
+func (x *index) remove(h uint64, row uint32, hashOf func(uint32) uint64) {
+	p := x.probe(h)
+	for p.row() != row {
+		if p.row() == none {
+			return
+		}
+		p.next()
+	}
+	hole := p.at
+	mask := uint64(len(x.slots) - 1)
+	for p.next(); x.slots[p.at] != 0; p.next() {
+		home := x.probe(hashOf(x.slots[p.at] - 1))
+		if (p.at-home.at)&mask >= (p.at-hole)&mask {
+			x.slots[hole] = x.slots[p.at]
+			hole = p.at
+		}
+	}
+	x.slots[hole] = 0
+	x.n--
+}
+
+// nameSeed makes hashes of names that nobody outside can collide on purpose. It
+// differs from process to process, which no state and no event can see.
+var nameSeed = maphash.MakeSeed()
+
+func nameHash(scope [16]byte, name string) uint64 {
+	return maphash.String(nameSeed, name) ^ idHash(scope)
+}
+
+// names finds the rows of a table by a name that is unique in a scope.
+type names struct{ index }
+
+func (x *names) find(scope [16]byte, name string, is func(row uint32) bool) uint32 {
+	for p := x.probe(nameHash(scope, name)); ; p.next() {
+		if i := p.row(); i == none || is(i) {
+			return i
+		}
 	}
 }

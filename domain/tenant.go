@@ -1,5 +1,7 @@
 package domain
 
+import "strings"
+
 // A tenant is who owns everything: projects, allocations, money. Users come and
 // go; a user belongs to one tenant.
 
@@ -146,8 +148,8 @@ func (m *CreateTenant) decide(w *World, x *Context) ([]EventBody, *Error) {
 
 func (e *TenantCreated) apply(w *World, x *Applied) {
 	_, t := w.tenants.add(e.ID)
-	*t = Tenant{ID: e.ID, Name: e.Name, State: TenantActive, Currency: e.Currency, CreditLine: e.CreditLine, Created: x.At}
-	w.tenantNames[e.Name] = e.ID
+	*t = Tenant{ID: e.ID, Name: strings.Clone(e.Name), State: TenantActive, Currency: Currency(w.word(string(e.Currency))), CreditLine: e.CreditLine, Created: x.At}
+	w.tenantNames[t.Name] = e.ID
 }
 
 // SetTenantMember adds a user to a tenant or changes its role; the role none

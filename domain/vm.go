@@ -3,6 +3,7 @@ package domain
 import (
 	"crypto/sha256"
 	"fmt"
+	"strings"
 )
 
 // A VM is one machine of an allocation. What happens to it is reported by its
@@ -130,7 +131,7 @@ func (e *VMBillable) apply(w *World, _ *Applied) {
 
 func (e *VMAlive) apply(w *World, _ *Applied) {
 	v := w.vms.get(e.VM)
-	v.Alive, v.Address = true, e.Address
+	v.Alive, v.Address = true, strings.Clone(e.Address)
 }
 
 func (e *VMRunning) apply(w *World, _ *Applied) {
@@ -138,7 +139,7 @@ func (e *VMRunning) apply(w *World, _ *Applied) {
 	v.State, v.Deadline = Running, 0
 	v.Ready = e.Reason == ""
 	if e.Address != "" {
-		v.Address = e.Address
+		v.Address = strings.Clone(e.Address)
 	}
 	w.derive(w.allocations.row(v.alloc))
 }
@@ -151,8 +152,14 @@ func (e *VMStopped) apply(w *World, _ *Applied) {
 }
 
 func (e *VMRemoved) apply(w *World, _ *Applied) {
-	v := w.vms.get(e.VM)
+	row := w.vms.find(e.VM)
+	v := w.vms.row(row)
 	v.State, v.Deadline = Released, 0
+	for _, i := range v.slots[:v.n] {
+		if s := w.slots.row(i); s.vm == row {
+			s.vm = none
+		}
+	}
 }
 
 func (e *VMOverdue) apply(w *World, _ *Applied) {

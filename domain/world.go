@@ -1,6 +1,10 @@
 package domain
 
-import "fmt"
+import (
+	"encoding/binary"
+	"fmt"
+	"strings"
+)
 
 // World is the state of one site: the fold of all its events. It is not safe for
 // concurrent use: one goroutine decides and applies, and answers questions.
@@ -13,16 +17,16 @@ type World struct {
 	At         Time   // that commit's time
 	Number     uint64 // the last event's number
 
-	tenants     table[TenantID, Tenant]
-	members     table[UserID, Member]
-	projects    table[ProjectID, Project]
-	keys        table[APIKeyID, APIKey]
-	skus        table[SKUID, SKU]
-	grants      table[GrantID, Grant]
-	hosts       table[HostID, Host]
-	slots       table[SlotID, Slot]
-	allocations table[AllocationID, Allocation]
-	vms         table[VMID, VM]
+	tenants     table[TenantID, Tenant, *Tenant]
+	members     table[UserID, Member, *Member]
+	projects    table[ProjectID, Project, *Project]
+	keys        table[APIKeyID, APIKey, *APIKey]
+	skus        table[SKUID, SKU, *SKU]
+	grants      table[GrantID, Grant, *Grant]
+	hosts       table[HostID, Host, *Host]
+	slots       table[SlotID, Slot, *Slot]
+	allocations table[AllocationID, Allocation, *Allocation]
+	vms         table[VMID, VM, *VM]
 
 	projectMembers map[projectMember]ProjectRole
 	policies       map[policyAt]*policyRow
@@ -37,11 +41,12 @@ type World struct {
 	tenantNames  map[string]TenantID
 	projectNames map[projectName]ProjectID
 	skuNames     map[string]SKUID
-	hostNames    map[string]HostID
-	hostTokens   map[Digest]HostID
 	keyByHash    map[Digest]APIKeyID
-	deviceSlots  map[uint64]uint32
-	skuLive      map[SKUID]uint32 // live allocations
+	hostNames    names
+	hostTokens   index
+	devices      index // slots by each of their devices
+	allocNames   names // live allocations by project and name
+	words        map[string]string
 	fleet        fleet
 	timers       timers
 	dirtyHosts   []uint32
@@ -58,11 +63,8 @@ func NewWorld() *World {
 		tenantNames:    map[string]TenantID{},
 		projectNames:   map[projectName]ProjectID{},
 		skuNames:       map[string]SKUID{},
-		hostNames:      map[string]HostID{},
-		hostTokens:     map[Digest]HostID{},
 		keyByHash:      map[Digest]APIKeyID{},
-		deviceSlots:    map[uint64]uint32{},
-		skuLive:        map[SKUID]uint32{},
+		words:          map[string]string{},
 	}
 }
 
@@ -138,4 +140,86 @@ func (w *World) extendDeadlines(by Duration) {
 			w.timers.add(v.Deadline, timerVM, row)
 		}
 	}
+}
+
+// word keeps one copy of a string that many rows share: a rack, an image, a GPU
+// class. What apply keeps of an event it copies: the event's own strings belong to
+// the bytes it was read from.
+func (w *World) word(s string) string {
+	if have, ok := w.words[s]; ok {
+		return have
+	}
+	s = strings.Clone(s)
+	w.words[s] = s
+	return s
+}
+
+func (t *Tenant) key() TenantID         { return t.ID }
+func (m *Member) key() UserID           { return m.ID }
+func (p *Project) key() ProjectID       { return p.ID }
+func (k *APIKey) key() APIKeyID         { return k.ID }
+func (s *SKU) key() SKUID               { return s.ID }
+func (g *Grant) key() GrantID           { return g.ID }
+func (h *Host) key() HostID             { return h.ID }
+func (s *Slot) key() SlotID             { return s.ID }
+func (a *Allocation) key() AllocationID { return a.ID }
+func (v *VM) key() VMID                 { return v.ID }
+
+// hostByName, hostByToken, slotByDevice and allocationByName look rows up by what
+// they contain.
+
+func (w *World) hostByName(name string) uint32 {
+	return w.hostNames.find([16]byte{}, name, func(r uint32) bool { return w.hosts.row(r).Name == name })
+}
+
+func (w *World) hostByToken(token Digest) uint32 {
+	for p := w.hostTokens.probe(tokenHash(token)); ; p.next() {
+		if r := p.row(); r == none || w.hosts.row(r).TokenID == token {
+			return r
+		}
+	}
+}
+
+func tokenHash(d Digest) uint64 { return binary.LittleEndian.Uint64(d[:]) }
+
+func (w *World) indexHost(row uint32) {
+	h := w.hosts.row(row)
+	w.hostNames.add(nameHash([16]byte{}, h.Name), row, func(r uint32) uint64 { return nameHash([16]byte{}, w.hosts.row(r).Name) })
+	w.hostTokens.add(tokenHash(h.TokenID), row, func(r uint32) uint64 { return tokenHash(w.hosts.row(r).TokenID) })
+}
+
+// slotByDevice finds the slot that has the device as its GPU (0), drive (1) or VF (2).
+func (w *World) slotByDevice(component int, key uint64) uint32 {
+	if key == 0 {
+		return none
+	}
+	for p := w.devices.probe(key); ; p.next() {
+		if r := p.row(); r == none || w.slots.row(r / 4).devices[r%4] == key && r%4 == uint32(component) {
+			if r == none {
+				return none
+			}
+			return r / 4
+		}
+	}
+}
+
+// indexDevices enters a slot under each of its devices: row * 4 + component.
+func (w *World) indexDevices(row uint32) {
+	for i, key := range w.slots.row(row).devices {
+		if key != 0 {
+			w.devices.add(key, row*4+uint32(i), func(r uint32) uint64 { return w.slots.row(r / 4).devices[r%4] })
+		}
+	}
+}
+
+func (w *World) allocationByName(project ProjectID, name string) uint32 {
+	return w.allocNames.find(project, name, func(r uint32) bool {
+		a := w.allocations.row(r)
+		return a.Project == project && a.Name == name
+	})
+}
+
+func (w *World) allocNameHash(row uint32) uint64 {
+	a := w.allocations.row(row)
+	return nameHash(a.Project, a.Name)
 }

@@ -65,6 +65,6 @@ func (m *StartWriter) decide(w *World, x *Context) ([]EventBody, *Error) {
 }
 
 func (e *WriterStarted) apply(w *World, _ *Applied) {
-	w.Site, w.Term, w.LogicLevel = e.Site, e.Term, e.LogicLevel
+	w.Site, w.Term, w.LogicLevel = w.word(e.Site), e.Term, e.LogicLevel
 	w.extendDeadlines(e.Outage)
 }
