@@ -1,0 +1,27 @@
+package client
+
+import (
+	"context"
+	"iter"
+	"time"
+)
+
+// AuditEntry is one accepted command.
+type AuditEntry struct {
+	Sequence  uint64    `json:"sequence"`
+	At        time.Time `json:"at"`
+	CommandID string    `json:"command_id"`
+	Type      string    `json:"type"`
+	Actor     string    `json:"actor"` // system, api_key, host
+	KeyID     string    `json:"key_id,omitempty"`
+	UserID    string    `json:"user_id,omitempty"`
+	HostID    string    `json:"host_id,omitempty"`
+	TenantID  string    `json:"tenant_id,omitempty"`
+	Resource  string    `json:"resource,omitempty"`
+	Events    int       `json:"events"`
+}
+
+// Audit lists accepted commands: of one tenant, or (for the site's people) of all.
+func (c *Client) Audit(ctx context.Context, tenant string) iter.Seq2[AuditEntry, error] {
+	return list[AuditEntry](ctx, c, "/v1/audit", queryOf("tenant_id", tenant))
+}

@@ -1,0 +1,67 @@
+package client
+
+import (
+	"context"
+	"iter"
+	"net/url"
+	"time"
+)
+
+// Slot is one GPU, one NVMe drive and one InfiniBand VF of a host, with their cores
+// and memory.
+type Slot struct {
+	ID           string    `json:"id"` // slot_...
+	CRN          string    `json:"crn"`
+	Name         string    `json:"name"`
+	State        string    `json:"state"` // proposed, wiping, available, reserved, active, quarantined, retired
+	HostID       string    `json:"host_id"`
+	Index        int       `json:"index"`
+	GPUClass     string    `json:"gpu_class,omitempty"`
+	GPU          Device    `json:"gpu"`
+	NVMe         Device    `json:"nvme"`
+	IBVF         Device    `json:"ib_vf"`
+	NUMANode     int       `json:"numa_node"`
+	IOMMUGroups  []int     `json:"iommu_groups"`
+	MemoryMiB    uint64    `json:"memory_mib"`
+	Generation   uint64    `json:"generation"` // counts the slot's leases
+	WipePolicy   string    `json:"wipe_policy"`
+	WipeDeadline time.Time `json:"wipe_deadline,omitzero"`
+	WipeAttempt  uint64    `json:"wipe_attempt,omitempty"`
+	TenantID     string    `json:"tenant_id,omitempty"` // of the lease
+	AllocationID string    `json:"allocation_id,omitempty"`
+	VMID         string    `json:"vm_id,omitempty"`
+	Condemned    bool      `json:"condemned,omitempty"` // goes to quarantine after its lease
+	Component    string    `json:"component,omitempty"` // what is broken
+	RepairScope  string    `json:"repair_scope,omitempty"`
+	Reason       string    `json:"reason,omitempty"`
+	ChangedAt    time.Time `json:"changed_at,omitzero"`
+}
+
+// Device is one PCI function as a host saw it.
+type Device struct {
+	Address   string `json:"address"`
+	Serial    string `json:"serial"`
+	Model     string `json:"model,omitempty"`
+	SizeBytes uint64 `json:"size_bytes,omitempty"`
+}
+
+// Slots lists the fleet's slots; host and state may be empty.
+func (c *Client) Slots(ctx context.Context, host, state string) iter.Seq2[Slot, error] {
+	return list[Slot](ctx, c, "/v1/slots", queryOf("host_id", host, "state", state))
+}
+
+// Slot reads one.
+func (c *Client) Slot(ctx context.Context, id string) (*Slot, error) {
+	return get[Slot](ctx, c, path("/v1/slots/%s", id), url.Values{})
+}
+
+// QuarantineSlot takes a slot out of service; one in use only after its lease.
+// The reason is a slug: fan-noise.
+func (c *Client) QuarantineSlot(ctx context.Context, id, reason string) (*Changed, error) {
+	return post[Changed](ctx, c, path("/v1/slots/%s/quarantine", id), map[string]string{"reason": reason})
+}
+
+// RewipeSlot sends a quarantined slot through another wipe.
+func (c *Client) RewipeSlot(ctx context.Context, id string) (*Changed, error) {
+	return post[Changed](ctx, c, path("/v1/slots/%s/rewipe", id), nil)
+}

@@ -1,0 +1,57 @@
+package client
+
+import (
+	"context"
+	"time"
+)
+
+// SlotMaps are a host's proposal, which waits for approval, and its approved map.
+type SlotMaps struct {
+	HostID         string    `json:"host_id"`
+	ProposalDigest string    `json:"proposal_digest,omitempty"`
+	Proposal       *SlotMap  `json:"proposal,omitempty"`
+	ProposedAt     time.Time `json:"proposed_at,omitzero"`
+	ApprovedDigest string    `json:"approved_digest,omitempty"`
+	Approved       *SlotMap  `json:"approved,omitempty"`
+	ApprovedAt     time.Time `json:"approved_at,omitzero"`
+}
+
+// SlotMap is what a host proposes and an operator approves by its digest.
+type SlotMap struct {
+	GPUClass string         `json:"gpu_class"`
+	Nodes    []NUMANode     `json:"numa_nodes"`
+	Slots    []SlotSpec     `json:"slots"`
+	Unsafe   []UnsafeDevice `json:"unsafe,omitempty"` // devices that discovery refused to propose
+}
+
+// NUMANode is what one node of a host has.
+type NUMANode struct {
+	Node      int    `json:"node"`
+	Threads   []int  `json:"threads"`
+	MemoryMiB uint64 `json:"memory_mib"`
+}
+
+// SlotSpec is one slot of a map.
+type SlotSpec struct {
+	Index       int    `json:"index"`
+	GPU         Device `json:"gpu"`
+	NVMe        Device `json:"nvme"`
+	IBVF        Device `json:"ib_vf"`
+	NUMANode    int    `json:"numa_node"`
+	IOMMUGroups []int  `json:"iommu_groups"`
+	Threads     []int  `json:"threads"`
+	MemoryMiB   uint64 `json:"memory_mib"`
+	OnDisk      string `json:"on_disk,omitempty"` // what the host found on the drive
+}
+
+// UnsafeDevice is a device that cannot be given to a tenant.
+type UnsafeDevice struct {
+	Address string `json:"address"`
+	Reason  string `json:"reason"`
+}
+
+// SlotMaps reads what a host proposes and what was approved. Look at it before
+// approving: approval leads to the first wipe.
+func (c *Client) SlotMaps(ctx context.Context, host string) (*SlotMaps, error) {
+	return get[SlotMaps](ctx, c, path("/v1/hosts/%s/slot-map", host), nil)
+}
