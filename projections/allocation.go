@@ -205,3 +205,99 @@ func (b *batch) eachVM(x *at, id domain.AllocationID, f func(*vmRow)) {
 		a.derive()
 	})
 }
+
+// Allocation is an allocation as its tenant sees it.
+type Allocation struct {
+	Number       int64       `json:"-" db:"number"`
+	ID           string      `json:"id" db:"id"`
+	CRN          string      `json:"crn" db:"-"`
+	TenantID     string      `json:"tenant_id" db:"tenant_id"`
+	ProjectID    string      `json:"project_id" db:"project_id"`
+	Name         string      `json:"name" db:"name"`
+	State        string      `json:"state" db:"state"` // "unreachable" while a host of it is silent
+	Reason       string      `json:"reason,omitempty" db:"reason"`
+	SKU          string      `json:"sku" db:"sku"`
+	SKUID        string      `json:"sku_id" db:"sku_id"`
+	Shape        uint32      `json:"shape" db:"shape"`
+	Count        uint32      `json:"count" db:"count"`
+	Image        string      `json:"image" db:"image"`
+	ImageDigest  string      `json:"image_digest,omitempty" db:"image_digest"`
+	UserData     string      `json:"-" db:"user_data_digest"` // names the vault document with tags, keys and user data
+	RequestedBy  string      `json:"requested_by_user_id" db:"requested_by_user_id"`
+	LockedMicros *int64      `json:"locked_micros_per_unit_hour,omitempty" db:"locked_micros"`
+	HoldMicros   int64       `json:"hold_micros" db:"hold_micros"`
+	CreatedAt    domain.Time `json:"created_at" db:"created_at"`
+	ExpiresAt    domain.Time `json:"expires_at,omitzero" db:"expires_at"`
+	ReleasedAt   domain.Time `json:"released_at,omitzero" db:"released_at"`
+	VMs          []VM        `json:"vms" db:"vms"`
+}
+
+func (a Allocation) place() cursor { return cursor{a: a.Number} }
+
+// VM is one machine of an allocation.
+type VM struct {
+	ID      string   `json:"vm_id"`
+	HostID  string   `json:"host_id"`
+	SlotIDs []string `json:"slot_ids"`
+	State   string   `json:"state"`
+	Address string   `json:"address"`
+	Boot    uint32   `json:"boot"`
+	Overdue bool     `json:"overdue"` // it did not do in time what it should
+}
+
+// live are the states in which a silent host makes a VM unreachable.
+const live = `('pending', 'provisioning', 'starting', 'running', 'stopping', 'stopped')`
+
+const selectAllocations = `SELECT a.number, a.id, a.tenant_id, a.project_id, a.name, a.reason, k.name AS sku, a.sku_id, a.shape, a.count, a.image, a.image_digest,
+	a.user_data_digest, a.requested_by_user_id, nullif(a.locked_micros, -1) AS locked_micros, a.hold_micros, a.created_at, a.expires_at, a.released_at,
+	CASE WHEN u.silent AND a.state IN ` + live + ` THEN 'unreachable' ELSE a.state END AS state, u.vms
+	FROM allocations a JOIN skus k ON k.id = a.sku_id
+	CROSS JOIN LATERAL (SELECT bool_or(h.id IS NOT NULL) AS silent, jsonb_agg(jsonb_build_object('vm_id', v.id, 'host_id', v.host_id, 'slot_ids', v.slot_ids,
+		'state', CASE WHEN h.id IS NOT NULL AND v.state IN ` + live + ` THEN 'unreachable' ELSE v.state END,
+		'address', v.address, 'boot', v.boot, 'overdue', v.overdue) ORDER BY v.position) AS vms
+		FROM vms v LEFT JOIN silent_hosts h ON h.id = v.host_id WHERE v.allocation_id = a.id) u`
+
+// Allocations lists a project's allocations, in all states or those shown as
+// state.
+func (r *Reader) Allocations(ctx context.Context, scope Scope, project domain.ProjectID, state string, o ListOptions) (page Page[Allocation], err error) {
+	_, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
+		if err := v.requireProject(ctx, project); err != nil {
+			return err
+		}
+		var f filter
+		f.add("a.project_id = ?", project.String())
+		f.own(v, "a.tenant_id")
+		switch state {
+		case "":
+		case "unreachable":
+			f.add("u.silent AND a.state IN " + live)
+		default:
+			f.add("a.state = ? AND NOT (u.silent AND a.state IN "+live+")", state)
+		}
+		page, err = list[Allocation](ctx, v, listAllocations, selectAllocations, f, []string{"a.number"}, o)
+		for i := range page.Items {
+			r.nameAllocation(&page.Items[i])
+		}
+		return err
+	})
+	return page, err
+}
+
+// Allocation reads one allocation.
+func (r *Reader) Allocation(ctx context.Context, scope Scope, id domain.AllocationID) (a Allocation, n uint64, err error) {
+	n, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
+		a, err = v.allocation(ctx, id)
+		return err
+	})
+	return a, n, err
+}
+
+func (v *view) allocation(ctx context.Context, id domain.AllocationID) (Allocation, error) {
+	a, err := get[Allocation](ctx, v, "allocation", selectAllocations+` WHERE a.id = $1 AND ($2 OR a.tenant_id = $3)`, id.String(), v.platform, v.tenant)
+	v.r.nameAllocation(&a)
+	return a, err
+}
+
+func (r *Reader) nameAllocation(a *Allocation) {
+	a.CRN = r.crn(a.TenantID, a.ProjectID, "allocation", a.ID)
+}

@@ -1,6 +1,7 @@
 package projections
 
 import (
+	"context"
 	"strings"
 
 	"github.com/gpuaas/gpuaas/domain"
@@ -49,4 +50,52 @@ func (b *batch) record(x *at, position int, d *domain.Decision) {
 		}
 	}
 	b.audit = append(b.audit, r)
+}
+
+// AuditEntry is one accepted command.
+type AuditEntry struct {
+	N         int64       `json:"sequence" db:"n"`
+	Position  int32       `json:"index" db:"position"`
+	At        domain.Time `json:"at" db:"at"`
+	CommandID string      `json:"command_id" db:"command_id"`
+	Type      string      `json:"type" db:"type"`
+	Actor     string      `json:"actor" db:"actor"` // "system", "api_key" or "host"
+	KeyID     string      `json:"key_id,omitempty" db:"key_id"`
+	UserID    string      `json:"user_id,omitempty" db:"user_id"` // the key's, if it may be seen
+	HostID    string      `json:"host_id,omitempty" db:"host_id"`
+	TenantID  string      `json:"tenant_id,omitempty" db:"tenant_id"`
+	Resource  string      `json:"resource,omitempty" db:"resource"`
+	Events    uint32      `json:"events" db:"events"`
+}
+
+func (a AuditEntry) place() cursor { return cursor{a.N, int64(a.Position)} }
+
+// AuditFilter narrows the trail; zero values do not.
+type AuditFilter struct {
+	Tenant domain.TenantID
+	Actor  string // "system", "api_key" or "host"
+}
+
+// Audit lists accepted commands: of one tenant, or (for platform roles) of the
+// site. What was refused is in the audit stream.
+func (r *Reader) Audit(ctx context.Context, scope Scope, by AuditFilter, o ListOptions) (page Page[AuditEntry], err error) {
+	_, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
+		var f filter
+		if by.Tenant.IsZero() {
+			err = v.requirePlatform()
+		} else {
+			err = v.requireTenant(ctx, by.Tenant)
+			f.add("a.tenant_id = ? AND a.tenant_id <> ''", by.Tenant.String())
+		}
+		if err != nil {
+			return err
+		}
+		if by.Actor != "" {
+			f.add("a.actor = ?", by.Actor)
+		}
+		page, err = list[AuditEntry](ctx, v, listAudit, `SELECT a.n, a.position, a.at, a.command_id, a.type, a.actor, a.key_id, coalesce(k.user_id, '') AS user_id,
+			a.host_id, a.tenant_id, a.resource, a.events FROM audit a LEFT JOIN api_keys k ON k.id = a.key_id`, f, []string{"a.n", "a.position"}, o)
+		return err
+	})
+	return page, err
 }

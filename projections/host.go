@@ -1,6 +1,11 @@
 package projections
 
-import "github.com/gpuaas/gpuaas/domain"
+import (
+	"context"
+	"encoding/json"
+
+	"github.com/gpuaas/gpuaas/domain"
+)
 
 // reportRow is the last report of a host in a batch.
 type reportRow struct {
@@ -61,4 +66,88 @@ func (b *batch) mapApproved(x *at, e *domain.MapApproved) {
 		b.newSlots = append(b.newSlots, r)
 		b.newLeases = append(b.newLeases, &leaseRow{key: leaseKey{s.ID, 0}, host: e.Host, started: x.At, ended: x.At})
 	}
+}
+
+// Host is a host as operators see it.
+type Host struct {
+	Number         int64       `json:"-" db:"number"`
+	ID             string      `json:"id" db:"id"`
+	Name           string      `json:"name" db:"name"`
+	State          string      `json:"state" db:"state"` // the most important of the flags below
+	Rack           string      `json:"rack,omitempty" db:"rack"`
+	Leaf           string      `json:"leaf,omitempty" db:"leaf"`
+	Spine          string      `json:"spine,omitempty" db:"spine"`
+	GPUClass       string      `json:"gpu_class,omitempty" db:"gpu_class"`
+	Cordoned       bool        `json:"cordoned" db:"cordoned"`
+	Draining       bool        `json:"draining" db:"draining"`
+	Faulted        bool        `json:"faulted" db:"faulted"`
+	SilentSince    domain.Time `json:"silent_since,omitzero" db:"silent_since"`
+	EnrolledAt     domain.Time `json:"enrolled_at" db:"enrolled_at"`
+	AdmittedAt     domain.Time `json:"admitted_at,omitzero" db:"admitted_at"`
+	ApprovedAt     domain.Time `json:"approved_at,omitzero" db:"approved_at"`
+	SlotMap        string      `json:"slot_map_digest,omitempty" db:"map_digest"`
+	ProposedMap    string      `json:"proposed_slot_map_digest,omitempty" db:"proposal_digest"`
+	ReportedAt     domain.Time `json:"reported_at,omitzero" db:"reported_at"`
+	AckedReport    int64       `json:"acked_report" db:"acked_report"`
+	Slots          int64       `json:"slots" db:"slots"`
+	SlotsAvailable int64       `json:"slots_available" db:"slots_available"` // and could be launched on
+	SlotsInUse     int64       `json:"slots_in_use" db:"slots_in_use"`
+}
+
+func (h Host) place() cursor { return cursor{a: h.Number} }
+
+const selectHosts = `SELECT h.number, h.id, h.name, CASE WHEN h.faulted THEN 'quarantined' WHEN h.silent_since IS NOT NULL THEN 'silent' WHEN h.draining THEN 'draining'
+	WHEN h.cordoned THEN 'cordoned' WHEN h.map_digest <> '' THEN 'in_service' WHEN h.proposal_digest <> '' THEN 'proposed'
+	WHEN h.admitted_at IS NOT NULL THEN 'admitted' ELSE 'enrolled' END AS state,
+	h.rack, h.leaf, h.spine, h.gpu_class, h.cordoned, h.draining, h.faulted, h.silent_since, h.enrolled_at, h.admitted_at, h.approved_at,
+	h.map_digest, h.proposal_digest, h.reported_at, h.acked_report, s.slots, s.slots_in_use,
+	CASE WHEN h.cordoned OR h.draining OR h.faulted OR h.silent_since IS NOT NULL THEN 0 ELSE s.available END AS slots_available
+	FROM hosts h LEFT JOIN LATERAL (SELECT count(*) AS slots, count(*) FILTER (WHERE state = 'available') AS available,
+		count(*) FILTER (WHERE state IN ('reserved', 'active')) AS slots_in_use FROM slots WHERE host_id = h.id) s ON true`
+
+// Hosts lists the fleet.
+func (r *Reader) Hosts(ctx context.Context, scope Scope, o ListOptions) (page Page[Host], err error) {
+	_, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
+		if err := v.requirePlatform(); err != nil {
+			return err
+		}
+		page, err = list[Host](ctx, v, listHosts, selectHosts, filter{}, []string{"h.number"}, o)
+		return err
+	})
+	return page, err
+}
+
+// Host reads one host.
+func (r *Reader) Host(ctx context.Context, scope Scope, id domain.HostID) (h Host, n uint64, err error) {
+	n, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
+		if !v.platform {
+			return notFound("host")
+		}
+		h, err = get[Host](ctx, v, "host", selectHosts+` WHERE h.id = $1`, id.String())
+		return err
+	})
+	return h, n, err
+}
+
+// SlotMaps are a host's proposal, which waits for approval, and its approved map.
+type SlotMaps struct {
+	HostID         string          `json:"host_id" db:"id"`
+	ProposalDigest string          `json:"proposal_digest,omitempty" db:"proposal_digest"`
+	Proposal       json.RawMessage `json:"proposal,omitempty" db:"proposal"`
+	ProposedAt     domain.Time     `json:"proposed_at,omitzero" db:"proposed_at"`
+	ApprovedDigest string          `json:"approved_digest,omitempty" db:"map_digest"`
+	Approved       json.RawMessage `json:"approved,omitempty" db:"map"`
+	ApprovedAt     domain.Time     `json:"approved_at,omitzero" db:"approved_at"`
+}
+
+// SlotMaps reads a host's slot maps.
+func (r *Reader) SlotMaps(ctx context.Context, scope Scope, id domain.HostID) (m SlotMaps, n uint64, err error) {
+	n, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
+		if !v.platform {
+			return notFound("host")
+		}
+		m, err = get[SlotMaps](ctx, v, "host", `SELECT id, proposal_digest, proposal, proposed_at, map_digest, map, approved_at FROM hosts WHERE id = $1`, id.String())
+		return err
+	})
+	return m, n, err
 }

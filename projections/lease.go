@@ -1,6 +1,11 @@
 package projections
 
-import "github.com/gpuaas/gpuaas/domain"
+import (
+	"context"
+	"encoding/json"
+
+	"github.com/gpuaas/gpuaas/domain"
+)
 
 // A lease is one tenant's time on one slot, with the proof of its erasure.
 
@@ -66,4 +71,46 @@ func (b *batch) prove(x *at, key leaseKey, e *wipeEvidence) {
 		r.wiped = x.At
 	}
 	b.evidence[key] = r
+}
+
+// Lease is a tenant's time on one slot, and the proof that nothing was left there.
+type Lease struct {
+	SlotID     string          `json:"slot_id" db:"slot_id"`
+	Generation uint32          `json:"generation" db:"generation"`
+	HostID     string          `json:"host_id" db:"host_id"`
+	VMID       string          `json:"vm_id" db:"vm_id"`
+	StartedAt  domain.Time     `json:"started_at" db:"started_at"`
+	EndedAt    domain.Time     `json:"ended_at,omitzero" db:"ended_at"`
+	Result     string          `json:"wipe_result,omitempty" db:"wipe_result"` // "verified", "quarantined", "" not yet
+	WipedAt    domain.Time     `json:"wiped_at,omitzero" db:"wiped_at"`
+	Evidence   json.RawMessage `json:"evidence,omitempty" db:"evidence"`
+}
+
+// Erasure is the proof for an allocation: all its leases with their wipes.
+func (r *Reader) Erasure(ctx context.Context, scope Scope, id domain.AllocationID) (out []Lease, n uint64, err error) {
+	n, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
+		if _, err := v.allocation(ctx, id); err != nil {
+			return err
+		}
+		out, err = collect[Lease](ctx, v, `SELECT slot_id, generation, host_id, vm_id, started_at, ended_at, wipe_result, wiped_at, evidence
+			FROM leases WHERE allocation_id = $1 ORDER BY vm_id, slot_id, generation`, id.String())
+		return err
+	})
+	return out, n, err
+}
+
+// SlotLeases is a slot's history, newest first; generation 0 is its first wipe.
+func (r *Reader) SlotLeases(ctx context.Context, scope Scope, id domain.SlotID) (out []Lease, n uint64, err error) {
+	n, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
+		if !v.platform {
+			return notFound("slot")
+		}
+		out, err = collect[Lease](ctx, v, `SELECT slot_id, generation, host_id, vm_id, started_at, ended_at, wipe_result, wiped_at, evidence
+			FROM leases WHERE slot_id = $1 ORDER BY generation DESC LIMIT 500`, id.String())
+		if err == nil && len(out) == 0 {
+			return notFound("slot")
+		}
+		return err
+	})
+	return out, n, err
 }

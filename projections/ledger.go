@@ -1,6 +1,10 @@
 package projections
 
-import "github.com/gpuaas/gpuaas/domain"
+import (
+	"context"
+
+	"github.com/gpuaas/gpuaas/domain"
+)
 
 // entryRow is one leg of a transaction.
 type entryRow struct {
@@ -76,4 +80,73 @@ func (b *batch) ledgerPosted(x *at, e *domain.LedgerPosted) {
 	if e.Kind == domain.TxExpiry {
 		b.grantLapsed(e)
 	}
+}
+
+// Entry is one leg of a transaction. The legs of one transaction sum to zero.
+type Entry struct {
+	Number       int64       `json:"-" db:"number"`
+	Leg          int32       `json:"leg" db:"leg"`
+	N            uint64      `json:"sequence" db:"n"`
+	TxID         string      `json:"tx_id" db:"tx_id"`
+	TenantID     string      `json:"tenant_id" db:"tenant_id"`
+	Kind         string      `json:"kind" db:"kind"`
+	Account      string      `json:"account" db:"account"`
+	AmountMicros int64       `json:"amount_micros" db:"amount_micros"`
+	Currency     string      `json:"currency" db:"currency"`
+	AllocationID string      `json:"allocation_id,omitempty" db:"allocation_id"`
+	VMID         string      `json:"vm_id,omitempty" db:"vm_id"`
+	EffectiveAt  domain.Time `json:"effective_at" db:"effective_at"`
+	RecordedAt   domain.Time `json:"recorded_at" db:"recorded_at"`
+}
+
+func (e Entry) place() cursor { return cursor{e.Number, int64(e.Leg)} }
+
+// Ledger lists a tenant's postings in the order they were recorded.
+func (r *Reader) Ledger(ctx context.Context, scope Scope, tenant domain.TenantID, o ListOptions) (page Page[Entry], err error) {
+	_, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
+		if err := v.requireTenant(ctx, tenant); err != nil {
+			return err
+		}
+		var f filter
+		f.add("tenant_id = ?", tenant.String())
+		page, err = list[Entry](ctx, v, listLedger, `SELECT number, leg, n, tx_id, tenant_id, kind, account, amount_micros, currency, allocation_id, vm_id, effective_at, recorded_at
+			FROM ledger_entries`, f, []string{"number", "leg"}, o)
+		return err
+	})
+	return page, err
+}
+
+// Balance is a tenant's money as it is posted, in the platform's sign: what is
+// owed to the tenant is positive. Usage since the last posting is not in it; the
+// world computes that.
+type Balance struct {
+	TenantID         string      `json:"tenant_id" db:"tenant_id"`
+	Currency         string      `json:"currency" db:"currency"`
+	LotsMicros       int64       `json:"lots_micros" db:"lots"` // not lapsed, less what holds took
+	HeldMicros       int64       `json:"held_micros" db:"held"`
+	ReceivableMicros int64       `json:"receivable_micros" db:"receivable"` // negative: the tenant owes it
+	CreditMicros     int64       `json:"customer_credit_micros" db:"credit"`
+	CreditLineMicros int64       `json:"credit_line_micros" db:"credit_line"`
+	AvailableMicros  int64       `json:"available_micros" db:"available"`
+	AsOf             domain.Time `json:"as_of" db:"-"` // of the commit it reflects
+}
+
+// Balance reads a tenant's posted balance.
+func (r *Reader) Balance(ctx context.Context, scope Scope, tenant domain.TenantID) (b Balance, n uint64, err error) {
+	n, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
+		if !v.sees(tenant.String()) {
+			return notFound("tenant")
+		}
+		b, err = get[Balance](ctx, v, "tenant", `SELECT o.id AS tenant_id, o.currency, s.lots, s.held, s.receivable, s.credit, o.credit_line_micros AS credit_line,
+			o.credit_line_micros + s.lots + s.receivable + s.credit AS available
+			FROM organizations o CROSS JOIN LATERAL (SELECT
+				coalesce(sum(amount_micros) FILTER (WHERE account LIKE 'lot:%'), 0)::bigint AS lots,
+				coalesce(sum(amount_micros) FILTER (WHERE account = 'hold'), 0)::bigint AS held,
+				coalesce(sum(amount_micros) FILTER (WHERE account = 'receivable'), 0)::bigint AS receivable,
+				coalesce(sum(amount_micros) FILTER (WHERE account = 'customer_credit'), 0)::bigint AS credit
+				FROM balances WHERE tenant_id = o.id AND currency = o.currency) s WHERE o.id = $1`, tenant.String())
+		b.AsOf = v.at
+		return err
+	})
+	return b, n, err
 }

@@ -1,6 +1,7 @@
 package projections
 
 import (
+	"context"
 	"encoding/json"
 
 	"github.com/gpuaas/gpuaas/domain"
@@ -24,4 +25,39 @@ func encode(v any) string {
 		panic(err)
 	}
 	return string(b)
+}
+
+// Policy is one set policy.
+type Policy struct {
+	Scope     string          `json:"scope" db:"scope"` // "global", "tenant" or "project"
+	TenantID  string          `json:"tenant_id,omitempty" db:"tenant_id"`
+	ProjectID string          `json:"project_id,omitempty" db:"project_id"`
+	Key       string          `json:"key" db:"key"`
+	Value     json.RawMessage `json:"value" db:"value"`
+	Event     uint64          `json:"event" db:"number"` // number of the event that set it
+	SetAt     domain.Time     `json:"set_at" db:"set_at"`
+}
+
+// Policies lists what is set on the chain global, tenant, project, the broadest
+// first; zero ids end the chain early. There are at most a few dozen: no pages.
+func (r *Reader) Policies(ctx context.Context, scope Scope, tenant domain.TenantID, project domain.ProjectID) (out []Policy, n uint64, err error) {
+	n, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
+		of := tenant.String()
+		if !project.IsZero() {
+			p, err := get[Project](ctx, v, "project", selectProjects+` WHERE id = $1 AND ($2 OR tenant_id = $3)`, project.String(), v.platform, v.tenant)
+			if err != nil {
+				return err
+			}
+			of = p.TenantID
+		} else if !tenant.IsZero() {
+			if err := v.requireTenant(ctx, tenant); err != nil {
+				return err
+			}
+		}
+		out, err = collect[Policy](ctx, v, `SELECT CASE WHEN project_id <> '' THEN 'project' WHEN tenant_id <> '' THEN 'tenant' ELSE 'global' END AS scope,
+			tenant_id, project_id, key, value, number, set_at FROM policies
+			WHERE tenant_id IN ('', $1) AND project_id IN ('', $2) ORDER BY key, tenant_id, project_id`, of, project.String())
+		return err
+	})
+	return out, n, err
 }

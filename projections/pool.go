@@ -45,9 +45,23 @@ func (p *pool) acquire(ctx context.Context) (*pgx.Conn, error) {
 		return c, nil
 	}
 	p.mu.Unlock()
-	c, err := connect(ctx, p.config)
+	c, err := p.open(ctx)
 	if err != nil {
 		<-p.slots
+		return nil, err
+	}
+	return c, nil
+}
+
+// open connects. The schema is set for every transaction; it is set here as well
+// because statements are prepared before one begins.
+func (p *pool) open(ctx context.Context) (*pgx.Conn, error) {
+	c, err := connect(ctx, p.config)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := c.Exec(ctx, `SELECT set_config('search_path', (SELECT schema_name FROM gpuaas.current), false)`); err != nil {
+		closeConn(c)
 		return nil, err
 	}
 	return c, nil

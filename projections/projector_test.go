@@ -166,6 +166,11 @@ func TestKilledMidTransaction(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer admin.Close(context.Background())
+	watch, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer watch.Close(context.Background())
 	// Holding a lock on what every transaction writes stops the projector in the
 	// middle of one; then its connection is killed.
 	stop := func() error { return nil }
@@ -182,7 +187,7 @@ func TestKilledMidTransaction(t *testing.T) {
 		}
 		killed := 0
 		for killed == 0 && p.Applied().N < s.w.Head.N {
-			if err := tx.QueryRow(t.Context(), `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`).Scan(&killed); err != nil {
+			if err := watch.QueryRow(t.Context(), `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`).Scan(&killed); err != nil {
 				t.Fatal(err)
 			}
 		}

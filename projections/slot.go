@@ -2,6 +2,7 @@ package projections
 
 import (
 	"context"
+	"encoding/json"
 
 	"github.com/jackc/pgx/v5"
 
@@ -152,4 +153,79 @@ func (b *batch) slotCondemned(x *at, e *domain.SlotCondemned) {
 	b.changeSlot(x, e.Slot, func(r *slotRow) {
 		r.condemned, r.component, r.scope, r.reason = true, e.Component, e.Scope, e.Reason
 	})
+}
+
+// Slot is a slot as operators see it.
+type Slot struct {
+	Ordinal      int64           `json:"-" db:"ordinal"`
+	ID           string          `json:"id" db:"id"`
+	HostID       string          `json:"host_id" db:"host_id"`
+	Host         string          `json:"host" db:"host"`
+	Index        uint32          `json:"index" db:"position"`
+	GPUClass     string          `json:"gpu_class" db:"gpu_class"`
+	NUMANode     uint32          `json:"numa_node" db:"numa_node"`
+	WipePolicy   string          `json:"wipe_policy" db:"wipe_policy"`
+	State        string          `json:"state" db:"state"` // "cordoned": available, but its host takes nothing new
+	Generation   uint32          `json:"generation" db:"generation"`
+	Attempt      uint32          `json:"wipe_attempt" db:"attempt"`
+	WipeDeadline domain.Time     `json:"wipe_deadline,omitzero" db:"wipe_deadline"`
+	TenantID     string          `json:"tenant_id,omitempty" db:"tenant_id"`
+	AllocationID string          `json:"allocation_id,omitempty" db:"allocation_id"`
+	VMID         string          `json:"vm_id,omitempty" db:"vm_id"`
+	Condemned    bool            `json:"condemned" db:"condemned"` // goes to quarantine when its lease ends
+	Component    string          `json:"component,omitempty" db:"component"`
+	Scope        string          `json:"repair_scope,omitempty" db:"scope"`
+	Reason       string          `json:"reason,omitempty" db:"reason"`
+	ChangedAt    domain.Time     `json:"changed_at" db:"changed_at"`
+	Spec         json.RawMessage `json:"spec" db:"spec"`
+}
+
+func (s Slot) place() cursor { return cursor{a: s.Ordinal} }
+
+const selectSlots = `SELECT s.ordinal, s.id, s.host_id, h.name AS host, s.position, s.gpu_class, s.numa_node, s.wipe_policy,
+	CASE WHEN s.state = 'available' AND (h.cordoned OR h.draining) THEN 'cordoned' ELSE s.state END AS state,
+	s.generation, s.attempt, s.wipe_deadline, s.tenant_id, s.allocation_id, s.vm_id, s.condemned, s.component, s.scope, s.reason, s.changed_at, s.spec
+	FROM slots s JOIN hosts h ON h.id = s.host_id`
+
+// SlotFilter narrows a list of slots; zero values do not.
+type SlotFilter struct {
+	Host  domain.HostID
+	State string // as shown
+}
+
+// Slots lists slots, in the order of their approval.
+func (r *Reader) Slots(ctx context.Context, scope Scope, by SlotFilter, o ListOptions) (page Page[Slot], err error) {
+	_, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
+		if err := v.requirePlatform(); err != nil {
+			return err
+		}
+		var f filter
+		if !by.Host.IsZero() {
+			f.add("s.host_id = ?", by.Host.String())
+		}
+		switch by.State {
+		case "":
+		case "cordoned":
+			f.add("s.state = 'available' AND (h.cordoned OR h.draining)")
+		case "available":
+			f.add("s.state = 'available' AND NOT (h.cordoned OR h.draining)")
+		default:
+			f.add("s.state = ?", by.State)
+		}
+		page, err = list[Slot](ctx, v, listSlots, selectSlots, f, []string{"s.ordinal"}, o)
+		return err
+	})
+	return page, err
+}
+
+// Slot reads one slot.
+func (r *Reader) Slot(ctx context.Context, scope Scope, id domain.SlotID) (s Slot, n uint64, err error) {
+	n, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
+		if !v.platform {
+			return notFound("slot")
+		}
+		s, err = get[Slot](ctx, v, "slot", selectSlots+` WHERE s.id = $1`, id.String())
+		return err
+	})
+	return s, n, err
 }

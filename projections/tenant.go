@@ -1,6 +1,10 @@
 package projections
 
-import "github.com/gpuaas/gpuaas/domain"
+import (
+	"context"
+
+	"github.com/gpuaas/gpuaas/domain"
+)
 
 func (b *batch) tenantCreated(x *at, e *domain.TenantCreated) {
 	b.exec(1, `INSERT INTO organizations (id, number, name, state, currency, credit_line_micros, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
@@ -27,4 +31,77 @@ func (b *batch) tenantMemberSet(x *at, e *domain.TenantMemberSet) {
 	b.exec(1, `INSERT INTO tenant_memberships (tenant_id, user_id, number, role, added_at) VALUES ($1, $2, $3, $4, $5)
 		ON CONFLICT (tenant_id, user_id) DO UPDATE SET role = excluded.role`,
 		e.Tenant.String(), user, int64(x.Number), e.Role.String(), timestamp(x.At))
+}
+
+// Tenant is a tenant as it is shown.
+type Tenant struct {
+	Number           int64       `json:"-" db:"number"`
+	ID               string      `json:"id" db:"id"`
+	CRN              string      `json:"crn" db:"-"`
+	Name             string      `json:"name" db:"name"`
+	State            string      `json:"state" db:"state"`
+	Currency         string      `json:"currency" db:"currency"`
+	CreditLineMicros int64       `json:"credit_line_micros" db:"credit_line_micros"`
+	StripeCustomerID string      `json:"stripe_customer_id,omitempty" db:"stripe_customer_id"`
+	GraceUntil       domain.Time `json:"grace_until,omitzero" db:"grace_until"`
+	CreditEndsAt     domain.Time `json:"credit_ends_at,omitzero" db:"credit_ends_at"`
+	CreatedAt        domain.Time `json:"created_at" db:"created_at"`
+}
+
+func (t Tenant) place() cursor { return cursor{a: t.Number} }
+
+const selectTenants = `SELECT number, id, name, state, currency, credit_line_micros, stripe_customer_id, grace_until, credit_ends_at, created_at FROM organizations`
+
+// Tenants lists the tenants the scope may see: all of them, or its own.
+func (r *Reader) Tenants(ctx context.Context, scope Scope, o ListOptions) (page Page[Tenant], err error) {
+	_, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
+		var f filter
+		f.own(v, "id")
+		page, err = list[Tenant](ctx, v, listTenants, selectTenants, f, []string{"number"}, o)
+		for i := range page.Items {
+			r.nameTenant(&page.Items[i])
+		}
+		return err
+	})
+	return page, err
+}
+
+// Tenant reads one tenant.
+func (r *Reader) Tenant(ctx context.Context, scope Scope, id domain.TenantID) (t Tenant, n uint64, err error) {
+	n, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
+		if !v.sees(id.String()) {
+			return notFound("tenant")
+		}
+		t, err = get[Tenant](ctx, v, "tenant", selectTenants+` WHERE id = $1`, id.String())
+		r.nameTenant(&t)
+		return err
+	})
+	return t, n, err
+}
+
+func (r *Reader) nameTenant(t *Tenant) { t.CRN = r.crn(t.ID, "", "tenant", t.ID) }
+
+// Member is a user of a tenant.
+type Member struct {
+	Number   int64       `json:"-" db:"number"`
+	TenantID string      `json:"tenant_id" db:"tenant_id"`
+	UserID   string      `json:"user_id" db:"user_id"`
+	Role     string      `json:"role" db:"role"`
+	AddedAt  domain.Time `json:"added_at" db:"added_at"`
+}
+
+func (m Member) place() cursor { return cursor{a: m.Number} }
+
+// Members lists a tenant's users.
+func (r *Reader) Members(ctx context.Context, scope Scope, tenant domain.TenantID, o ListOptions) (page Page[Member], err error) {
+	_, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
+		if err := v.requireTenant(ctx, tenant); err != nil {
+			return err
+		}
+		var f filter
+		f.add("tenant_id = ?", tenant.String())
+		page, err = list[Member](ctx, v, listMembers, `SELECT number, tenant_id, user_id, role, added_at FROM tenant_memberships`, f, []string{"number"}, o)
+		return err
+	})
+	return page, err
 }

@@ -162,3 +162,52 @@ func (b *batch) vmRemoved(x *at, e *domain.VMRemoved) {
 func (b *batch) vmOverdue(x *at, e *domain.VMOverdue) {
 	b.onVM(x, &e.VMChange, func(v *vmRow) { v.overdue = true })
 }
+
+// UsageLine is one VM's billable time.
+type UsageLine struct {
+	Number       int64       `json:"-" db:"usage_number"`
+	VMID         string      `json:"vm_id" db:"id"`
+	AllocationID string      `json:"allocation_id" db:"allocation_id"`
+	Allocation   string      `json:"allocation" db:"allocation"`
+	ProjectID    string      `json:"project_id" db:"project_id"`
+	SKU          string      `json:"sku" db:"sku"`
+	SKUID        string      `json:"sku_id" db:"sku_id"`
+	GPUs         uint32      `json:"gpus" db:"gpus"`
+	Start        domain.Time `json:"start" db:"bill_start"`
+	End          domain.Time `json:"end,omitzero" db:"bill_end"` // zero: still running
+	Free         bool        `json:"free" db:"free"`             // the provider's failure: not charged
+	LockedMicros *int64      `json:"locked_micros_per_unit_hour,omitempty" db:"locked_micros"`
+}
+
+func (u UsageLine) place() cursor { return cursor{a: u.Number} }
+
+// UsageFilter narrows usage to lines that overlap [From, To); zero is no bound.
+type UsageFilter struct {
+	From, To domain.Time
+	Project  domain.ProjectID
+}
+
+// Usage lists a tenant's billable lines.
+func (r *Reader) Usage(ctx context.Context, scope Scope, tenant domain.TenantID, by UsageFilter, o ListOptions) (page Page[UsageLine], err error) {
+	_, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
+		if err := v.requireTenant(ctx, tenant); err != nil {
+			return err
+		}
+		var f filter
+		f.add("v.tenant_id = ? AND v.usage_number > 0", tenant.String())
+		if !by.Project.IsZero() {
+			f.add("v.project_id = ?", by.Project.String())
+		}
+		if by.From != 0 {
+			f.add("(v.bill_end IS NULL OR v.bill_end > ?)", timestamp(by.From))
+		}
+		if by.To != 0 {
+			f.add("v.bill_start < ?", timestamp(by.To))
+		}
+		page, err = list[UsageLine](ctx, v, listUsage, `SELECT v.usage_number, v.id, v.allocation_id, a.name AS allocation, v.project_id, k.name AS sku, v.sku_id, v.gpus,
+			v.bill_start, v.bill_end, v.free, nullif(a.locked_micros, -1) AS locked_micros
+			FROM vms v JOIN allocations a ON a.id = v.allocation_id JOIN skus k ON k.id = v.sku_id`, f, []string{"v.usage_number"}, o)
+		return err
+	})
+	return page, err
+}
