@@ -29,7 +29,7 @@ build: setup ## build gpuaas, hostd and gpuctl into bin/
 dev: build ## run everything on this machine (MACHINE=lab boots real VMs and needs root)
 	@if [ "$(MACHINE)" = lab ]; then scripts/setup.sh lab && $(MAKE) --no-print-directory lab-image; fi
 	exec $(BIN)/gpuaas dev --data-dir $(DATA) --listen $(LISTEN) --hosts $(HOSTS) --machine $(MACHINE) \
-	  $(if $(filter lab,$(MACHINE)),--images $(CACHE)/lab/images --gpus-per-host 2) $(DEVFLAGS)
+	  $(if $(filter lab,$(MACHINE)),--images $(CACHE)/images --gpus-per-host 2) $(DEVFLAGS)
 
 .PHONY: test
 test: setup ## all tests but the slow suites
@@ -53,7 +53,7 @@ lint: ## formatting and linters (installs them into .tools)
 .PHONY: lab-image
 lab-image: ## build the lab's guest image into the cache (once)
 	scripts/setup.sh lab
-	deploy/lab/mkimage.sh
+	@mkdir -p $(CACHE)/images && img=$$(deploy/lab/mkimage.sh) && ln -sfn "$$img" $(CACHE)/images/tiny.qcow2 && echo "image: $(CACHE)/images/tiny.qcow2"
 
 .PHONY: clean
 clean: ## remove what was built; data directories and caches stay

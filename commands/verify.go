@@ -33,11 +33,13 @@ func Verify(ctx context.Context, log LogReader) (Verified, error) {
 		if c.N != w.Head.N+1 || c.Prev != w.Head.Hash {
 			return fmt.Errorf("message %d: commit %d does not follow commit %d: the chain is broken", seq, c.N, w.Head.N)
 		}
-		w.Begin(c.At)
 		for i := range c.Decisions {
 			d := &c.Decisions[i]
 			if err := reexecute(w, c.At, d); err != nil {
 				return fmt.Errorf("commit %d, decision %d (%s %s): %w", c.N, i, d.Command.Body.CommandType(), d.Command.ID, err)
+			}
+			if i == 0 {
+				w.Begin(c.At) // as the loop does: the first command still sees the time before
 			}
 			w.Apply(d, domain.Position{N: c.N, Index: uint32(i)})
 			v.Decisions++

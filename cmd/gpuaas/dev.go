@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -152,8 +153,10 @@ func (s *site) startHosts(ctx context.Context, o devOptions, fleet []devHost) er
 		defer log.Close()
 		cmd := exec.Command(bin, append([]string{"run", "--machine", o.machine}, args...)...)
 		cmd.Stdout, cmd.Stderr = log, log
-		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // SIGINT of the terminal goes to us, and we pass it on
-		if err := cmd.Start(); err != nil {
+		// SIGINT of the terminal goes to us, and we pass it on. If we are killed, so is
+		// hostd: the next start runs a new one, which adopts the VMs that run on.
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+		if err := startWithThread(cmd); err != nil {
 			return fmt.Errorf("hostd: %w", err)
 		}
 		s.children = append(s.children, cmd)
@@ -176,11 +179,23 @@ func (s *site) startHosts(ctx context.Context, o devOptions, fleet []devHost) er
 		if out, err := enroll.CombinedOutput(); err != nil {
 			return fmt.Errorf("hostd enroll: %w: %s", err, strings.TrimSpace(string(out)))
 		}
-		if err := run(filepath.Base(h.Dir), "--dir", h.Dir, "--slots", fmt.Sprint(h.Slots)); err != nil {
+		if err := run(filepath.Base(h.Dir), "--dir", h.Dir, "--slots", fmt.Sprint(h.Slots), "--shut-down"); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// startWithThread starts cmd from a thread that lives as long as the process: the
+// kernel sends Pdeathsig when the thread that started a child ends.
+func startWithThread(cmd *exec.Cmd) error {
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		started <- cmd.Start()
+		select {} // ends with the process
+	}()
+	return <-started
 }
 
 func hostdPath(given string) (string, error) {
@@ -252,7 +267,7 @@ func (s *site) stopChildren() {
 		go func() { _ = c.Wait(); close(done) }()
 		select {
 		case <-done:
-		case <-time.After(10 * time.Second):
+		case <-time.After(40 * time.Second): // a lab takes its VMs down first
 			_ = c.Process.Kill()
 			<-done
 		}

@@ -20,6 +20,7 @@ type config struct {
 	LogLevel string    `yaml:"log_level"` // debug, info, warn or error
 	NATSCA   string    `yaml:"nats_ca"`   // PEM file: who signs the site's NATS certificate; "": the system's
 	Slots    int       `yaml:"slots"`     // sim and lab: how many
+	ShutDown bool      `yaml:"shut_down"` // lab: take VMs and libvirt down at the end
 	Sim      simConfig `yaml:"sim"`
 
 	ImageCacheBytes int64 `yaml:"image_cache_bytes"`

@@ -40,6 +40,7 @@ func runCommand(stderr io.Writer) *cobra.Command {
 			for name, set := range map[string]func(){
 				"dir": func() { c.Dir = given.Dir }, "machine": func() { c.Machine = given.Machine }, "fleet": func() { c.Fleet = given.Fleet },
 				"slots": func() { c.Slots = given.Slots }, "faults": func() { c.Sim.Faults = given.Sim.Faults }, "log-level": func() { c.LogLevel = given.LogLevel },
+				"shut-down": func() { c.ShutDown = given.ShutDown },
 			} {
 				if f.Changed(name) {
 					set()
@@ -55,6 +56,7 @@ func runCommand(stderr io.Writer) *cobra.Command {
 	f.StringVar(&given.Fleet, "fleet", "", "sim: JSON file that lists many hosts to run in this process")
 	f.IntVar(&given.Slots, "slots", 0, "sim, lab: how many slots")
 	f.StringVar(&given.Sim.Faults, "faults", "", "sim: file with a fault script")
+	f.BoolVar(&given.ShutDown, "shut-down", false, "lab: take VMs and libvirt down at the end, as a power cut would")
 	f.StringVar(&given.LogLevel, "log-level", "info", "debug, info, warn or error")
 	return cmd
 }
@@ -110,7 +112,7 @@ func serveHost(ctx context.Context, c config, h fleetHost, log *slog.Logger) (er
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, m.Close()) }()
+	defer func() { err = errors.Join(err, closeMachine(m, c.ShutDown)) }()
 	link, err := connect(c, h.Dir, id, log)
 	if err != nil {
 		return err
@@ -169,6 +171,17 @@ func openMachine(ctx context.Context, c config, h fleetHost, id *hostd.Identity,
 		return m, nil, nil
 	}
 	return nil, nil, fmt.Errorf("machine %q is not part of this build: want sim or lab", c.Machine)
+}
+
+// closeMachine leaves VMs running, unless the whole machine is to go down: a lab
+// that ends with its development site.
+func closeMachine(m machine.Machine, shutDown bool) error {
+	if l, ok := m.(*lab.Machine); ok && shutDown {
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		return l.Shutdown(ctx)
+	}
+	return m.Close()
 }
 
 func connect(c config, dir string, id *hostd.Identity, log *slog.Logger) (*hostlink.Link, error) {

@@ -197,7 +197,9 @@ func (m *Machine) unplug(ctx context.Context, id domain.VMID) error {
 	if s == nil || !s.Running {
 		return nil
 	}
-	s.Running, s.Since = false, now()
+	// As after a power cut of the host: this boot was not ended by anyone who meant
+	// it, so the VM is to be started into it again.
+	s.Running, s.Since, s.Boot = false, now(), s.Boot-1
 	return m.save(s)
 }
 
