@@ -84,10 +84,11 @@ func (p *Projector) Run(ctx context.Context) error {
 			return ctx.Err()
 		}
 		var src sourceError
-		if errors.As(err, &src) || !transient(err) {
+		replaced := p.schema == "" && swapped(err) // and dropped already
+		if errors.As(err, &src) || !transient(err) && !replaced {
 			return err
 		}
-		if errors.Is(err, errRetired) || p.Applied() != before {
+		if replaced || errors.Is(err, errRetired) || p.Applied() != before {
 			pause.reset()
 		}
 		p.store.c.Log.Warn("projector starts over", "err", err, "applied", p.Applied().N)
