@@ -185,3 +185,25 @@ func BenchmarkCopy(b *testing.B) {
 		b.ReportMetric(float64(total)/time.Since(began).Seconds(), "rows/s")
 	}
 }
+
+// BenchmarkRead is one allocation by its id, as a tenant: authorization, snapshot,
+// row-level security and the row.
+func BenchmarkRead(b *testing.B) {
+	s := newSite(b)
+	ten, _ := story(s)
+	store := openStore(b, newDatabase(b))
+	p, _ := run(b, store, s)
+	waitFor(b, p, s.w.Head.N)
+	r, scope := store.Reader(nil), Scope{User: ten.owner, Tenant: ten.id}
+	page, err := r.Allocations(b.Context(), scope, ten.project, "", ListOptions{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	var id domain.AllocationID
+	_ = id.UnmarshalText([]byte(page.Items[0].ID))
+	for b.Loop() {
+		if _, _, err := r.Allocation(b.Context(), scope, id); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
