@@ -53,8 +53,8 @@ func (p *pool) acquire(ctx context.Context) (*pgx.Conn, error) {
 	return c, nil
 }
 
-// open connects. The schema is set for every transaction; it is set here as well
-// because statements are prepared before one begins.
+// open connects, and looks at the current schema; a view finds out when it is not
+// that any more.
 func (p *pool) open(ctx context.Context) (*pgx.Conn, error) {
 	c, err := connect(ctx, p.config)
 	if err != nil {

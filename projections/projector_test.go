@@ -4,13 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/projections/pglocal"
 )
 
 // An allocation's whole life, seen in the tables, whatever the commits are cut into.
@@ -294,5 +298,50 @@ func TestStandby(t *testing.T) {
 	waitFor(t, second, s.w.Head.N)
 	if l := second.Lag(); l.Commits != 0 || l.Behind < 0 {
 		t.Errorf("lag %+v", l)
+	}
+}
+
+// The whole server goes away in the middle, by kill -9, and comes back: projecting
+// goes on by itself, and nothing is missing or doubled.
+func TestServerKilled(t *testing.T) {
+	t.Parallel()
+	dir, err := os.MkdirTemp("/tmp", "prk-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	o := pglocal.Options{DataDir: filepath.Join(dir, "pg")}
+	own, err := pglocal.Start(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	url, err := own.CreateDatabase(t.Context(), "gpuaas")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newSite(t)
+	story(s)
+	p, _ := run(t, openStore(t, url), s)
+	for i := range 3 {
+		waitFor(t, p, s.w.Head.N/2)
+		if err := syscall.Kill(own.PID(), syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		<-own.Done()
+		s.tenant(fmt.Sprint("while-away-", i))
+		if own, err = pglocal.Start(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+		waitFor(t, p, s.w.Head.N)
+	}
+	clean := newDatabase(t)
+	fresh, _ := run(t, openStore(t, clean), s)
+	waitFor(t, fresh, s.w.Head.N)
+	want(t, "after kills", query(t, url, contents), query(t, clean, contents))
+	if err := own.Stop(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 }

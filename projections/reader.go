@@ -51,7 +51,7 @@ type view struct {
 
 // readAttempts bounds how often a read is tried when the database went away or the
 // schema was swapped under it.
-const readAttempts = 3
+const readAttempts = 5
 
 // view runs fn in a snapshot and returns the commit number it reflects.
 func (r *Reader) view(ctx context.Context, scope Scope, fn func(ctx context.Context, v *view) error) (uint64, error) {
@@ -81,7 +81,7 @@ func (r *Reader) view(ctx context.Context, scope Scope, fn func(ctx context.Cont
 // table, its schema or the shape of a prepared result is gone.
 func swapped(err error) bool {
 	var pg *pgconn.PgError
-	return errors.As(err, &pg) && (pg.Code == "42P01" || pg.Code == "3F000" || pg.Code == "0A000")
+	return errors.Is(err, errMoved) || errors.As(err, &pg) && (pg.Code == "42P01" || pg.Code == "3F000" || pg.Code == "0A000")
 }
 
 func (r *Reader) viewOnce(ctx context.Context, scope Scope, fn func(ctx context.Context, v *view) error) (uint64, error) {
@@ -90,30 +90,42 @@ func (r *Reader) viewOnce(ctx context.Context, scope Scope, fn func(ctx context.
 		return 0, err
 	}
 	defer r.s.reads.release(conn)
-	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	defer func() {
+		if !conn.IsClosed() && conn.PgConn().TxStatus() != 'I' {
+			_, _ = conn.Exec(context.WithoutCancel(ctx), `ROLLBACK`)
+		}
+	}()
 	v := &view{r: r, conn: conn, user: scope.User.String()}
 	if err := v.enter(ctx, scope); err != nil {
+		if swapped(err) {
+			closeConn(conn)
+		}
 		return 0, err
 	}
 	return v.n, fn(ctx, v)
 }
 
-// enter finds the read model of this snapshot and what the scope may see in it,
-// and drops to the reading role.
+// errMoved: the connection still looks at a schema that is not the current one.
+var errMoved = errors.New("projections: the read model moved")
+
+// enter opens the snapshot, finds what the scope may see in it, and drops to the
+// reading role. A connection keeps its search path; where that is not the current
+// schema's any more, all idle ones are replaced.
 func (v *view) enter(ctx context.Context, scope Scope) error {
-	if _, err := v.conn.Exec(ctx, `SELECT set_config('search_path', (SELECT schema_name FROM gpuaas.current), true)`); err != nil {
+	var operator, moved bool
+	var tenant, role string
+	var b pgx.Batch
+	b.Queue(`BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY`)
+	b.Queue(`SELECT c.n, c.at, EXISTS (SELECT FROM operators o WHERE o.user_id = $1), coalesce(m.tenant_id, ''), coalesce(m.role, ''),
+		current_schema() <> (SELECT schema_name FROM gpuaas.current)
+		FROM checkpoint c LEFT JOIN tenant_memberships m ON m.user_id = $1`, v.user).QueryRow(func(row pgx.Row) error {
+		return row.Scan(&v.n, &v.at, &operator, &tenant, &role, &moved)
+	})
+	if err := v.conn.SendBatch(ctx, &b).Close(); err != nil {
 		return err
 	}
-	var operator bool
-	var tenant, role string
-	err := v.conn.QueryRow(ctx, `SELECT c.n, c.at, EXISTS (SELECT FROM operators o WHERE o.user_id = $1), coalesce(m.tenant_id, ''), coalesce(m.role, '')
-		FROM checkpoint c LEFT JOIN tenant_memberships m ON m.user_id = $1`, v.user).Scan(&v.n, &v.at, &operator, &tenant, &role)
-	if err != nil {
-		return err
+	if moved {
+		return errMoved
 	}
 	v.platform = scope.Platform && (operator || scope.User.IsZero())
 	if scope.Tenant.IsZero() || scope.Tenant.String() == tenant {
@@ -123,7 +135,7 @@ func (v *view) enter(ctx context.Context, scope Scope) error {
 	if v.platform {
 		mode = "on"
 	}
-	_, err = v.conn.Exec(ctx, `SELECT set_config('app.platform', $1, true), set_config('app.tenant', $2, true), set_config('role', 'gpuaas_reader', true)`, mode, v.tenant)
+	_, err := v.conn.Exec(ctx, `SELECT set_config('app.platform', $1, true), set_config('app.tenant', $2, true), set_config('role', 'gpuaas_reader', true)`, mode, v.tenant)
 	return err
 }
 

@@ -1,14 +1,18 @@
 package pglocal
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -128,5 +132,54 @@ func TestOutsideDatabase(t *testing.T) {
 	}
 	if got := s.URL("x"); got != "postgres://u:p@db.example:5432/x?sslmode=require" {
 		t.Fatal(got)
+	}
+}
+
+// TestMain is also the program whose server must die with it.
+func TestMain(m *testing.M) {
+	if dir := os.Getenv("PGLOCAL_TEST_CHILD"); dir != "" {
+		s, err := Start(context.Background(), Options{DataDir: dir, Unsafe: true})
+		if err != nil {
+			panic(err)
+		}
+		os.Stdout.WriteString(strconv.Itoa(s.PID()) + "\n")
+		select {}
+	}
+	os.Exit(m.Run())
+}
+
+// A server dies with the process that started it, however that ends.
+func TestDiesWithParent(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux tells a process of its parent's death; elsewhere the next start stops it")
+	}
+	child := exec.Command(os.Args[0])
+	child.Env = append(os.Environ(), "PGLOCAL_TEST_CHILD="+filepath.Join(testDir(t), "pg"))
+	out, err := child.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(line))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := child.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = child.Wait()
+	deadline := time.Now().Add(10 * time.Second)
+	for alive(pid) {
+		if time.Now().After(deadline) {
+			t.Fatalf("postgres (pid %d) outlived its parent", pid)
+		}
+		time.Sleep(5 * time.Millisecond)
 	}
 }
