@@ -8,6 +8,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/gpuaas/gpuaas/domain"
 )
 
 // ErrRebuilding: a rebuild of this database is under way.
@@ -22,44 +24,45 @@ const swapPatience = 2 * time.Second
 // Rebuild builds the read models again from the first commit, beside the ones that
 // are read, swaps them when they have caught up, and drops the old ones. Readers
 // and the live projector go on; what they reflect never goes back, unless the old
-// read models held commits that the log does not have.
-func (s *Store) Rebuild(ctx context.Context, src Source) error {
+// read models held commits that the log does not have. It returns the commit that
+// the new ones showed when they took over.
+func (s *Store) Rebuild(ctx context.Context, src Source) (at domain.Head, err error) {
 	conn, err := connect(ctx, s.config)
 	if err != nil {
-		return err
+		return at, err
 	}
 	defer closeConn(conn)
 	var got bool
 	if err := conn.QueryRow(ctx, `SELECT pg_try_advisory_lock($1)`, lockRebuild).Scan(&got); err != nil {
-		return err
+		return at, err
 	}
 	if !got {
-		return ErrRebuilding
+		return at, ErrRebuilding
 	}
 	old, _, err := current(ctx, conn)
 	if err != nil {
-		return err
+		return at, err
 	}
 	if err := s.sweep(ctx, conn, old); err != nil {
-		return err
+		return at, err
 	}
 	var number int
 	if err := conn.QueryRow(ctx, `UPDATE gpuaas.current SET last = last + 1 RETURNING last`).Scan(&number); err != nil {
-		return err
+		return at, err
 	}
 	schema := fmt.Sprintf("rm_%d", number)
 	if err := s.build(ctx, conn, schema); err != nil {
-		return err
+		return at, err
 	}
-	if err := s.fill(ctx, conn, src, old, schema); err != nil {
-		return err
+	if at, err = s.fill(ctx, conn, src, old, schema); err != nil {
+		return at, err
 	}
 	s.c.Log.Info("read models rebuilt", "schema", schema)
-	return s.sweep(ctx, conn, schema)
+	return at, s.sweep(ctx, conn, schema)
 }
 
 // fill projects into the new schema until it can take the old one's place.
-func (s *Store) fill(ctx context.Context, conn *pgx.Conn, src Source, old, schema string) error {
+func (s *Store) fill(ctx context.Context, conn *pgx.Conn, src Source, old, schema string) (domain.Head, error) {
 	p := s.Projector(src)
 	p.schema = schema
 	ctx, cancel := context.WithCancel(ctx)
@@ -83,7 +86,7 @@ func (s *Store) fill(ctx context.Context, conn *pgx.Conn, src Source, old, schem
 			done, err = filling.swap(ctx, conn, old, schema)
 		}
 		if err != nil || done {
-			return err
+			return p.Applied(), err
 		}
 	}
 }

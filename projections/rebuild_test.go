@@ -43,7 +43,7 @@ func TestRebuildUnderLoad(t *testing.T) {
 		})
 	}
 	rebuilt := make(chan error, 1)
-	go func() { rebuilt <- store.Rebuild(t.Context(), s) }()
+	go func() { _, err := store.Rebuild(t.Context(), s); rebuilt <- err }()
 	var err error
 	for i := 0; ; i++ {
 		s.system(&domain.GrantCredit{Tenant: ten.id, Currency: "USD", Amount: 1, Kind: domain.GrantPaid})
@@ -96,13 +96,13 @@ func TestRebuildAfterLostTail(t *testing.T) {
 	if _, err := admin.Exec(t.Context(), `SELECT pg_advisory_lock($1)`, int64(lockRebuild)); err != nil {
 		t.Fatal(err)
 	}
-	if err := store.Rebuild(t.Context(), other); !errors.Is(err, ErrRebuilding) {
+	if _, err := store.Rebuild(t.Context(), other); !errors.Is(err, ErrRebuilding) {
 		t.Fatal(err)
 	}
 	if _, err := admin.Exec(t.Context(), `SELECT pg_advisory_unlock($1)`, int64(lockRebuild)); err != nil {
 		t.Fatal(err)
 	}
-	if err := store.Rebuild(t.Context(), other); err != nil {
+	if at, err := store.Rebuild(t.Context(), other); err != nil || at != other.w.Head {
 		t.Fatal(err)
 	}
 	p, _ = run(t, store, other)
