@@ -23,7 +23,7 @@ type world struct {
 }
 
 func newTestWorld(t testing.TB) *world {
-	w := &world{site: newSite(t)}
+	w := &world{site: newReadingSite(t)}
 	h := w.host("h1", 8)
 	w.hostID = h.id.String()
 	w.sku = w.site.sku("gpu-1x", 1, 2_490_000)

@@ -11,6 +11,7 @@ import (
 	fastjson "github.com/goccy/go-json"
 
 	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/projections"
 )
 
 // Allocation is what a tenant launched: count VMs of one SKU, all or none.
@@ -39,12 +40,12 @@ type Allocation struct {
 
 // VM is one machine of an allocation.
 type VM struct {
-	ID        string   `json:"id,omitempty" example:"vm_06g3n4k8w2v5r9t1y7m0q4x8zc"`
-	State     string   `json:"state"`
-	HostID    string   `json:"host_id"`
-	SlotIDs   []string `json:"slot_ids" nullable:"false"`
-	Address   string   `json:"address,omitempty" example:"10.64.0.7"`
-	StartedAt string   `json:"started_at,omitempty" format:"date-time"`
+	ID      string   `json:"id,omitempty" example:"vm_06g3n4k8w2v5r9t1y7m0q4x8zc"`
+	State   string   `json:"state"`
+	HostID  string   `json:"host_id"`
+	SlotIDs []string `json:"slot_ids" nullable:"false"`
+	Address string   `json:"address,omitempty" example:"10.64.0.7"`
+	Overdue bool     `json:"overdue,omitempty" doc:"It did not do in time what it should"`
 }
 
 // createAllocation is the body of the route that is called most. Its schema tags
@@ -82,6 +83,10 @@ func (s *Server) allocationRoutes() {
 			return s.actOnAllocation(c, a.action, a.state)
 		})
 	}
+	read(s, route{path: "/v1/projects/{p}/allocations", id: "list-allocations", tag: "Allocations", summary: "List a project's allocations", query: append([]*param{
+		queryParam("state", "Only those in this state.", stringSchema),
+	}, paging...)}, s.listAllocations)
+	read(s, route{path: "/v1/allocations/{a}", id: "get-allocation", tag: "Allocations", summary: "Read an allocation"}, s.getAllocation)
 }
 
 // launchRoute is the hot route: huma documents it, the body is decoded and checked
@@ -148,7 +153,7 @@ func (s *Server) launch(c *call) (*Allocation, *domain.Error) {
 	if err != nil {
 		return nil, err
 	}
-	out, err := s.launchedAllocation(d.events, d.at, b)
+	out, err := s.launchedAllocation(c, d.events, d.at, b)
 	if err == nil {
 		c.location("/v1/allocations/" + out.ID)
 	}
@@ -181,7 +186,7 @@ func (s *Server) prepare(c *call, m *domain.CreateAllocation, b *createAllocatio
 		if out.Repeat.N != 0 { // its Idempotency-Key was used to launch for real
 			return nil, domain.Errorf(domain.Conflict, "idempotency.conflict", "this Idempotency-Key came with another request before: use a new key")
 		}
-		plan, err := s.launchedAllocation(out.Events, at, b)
+		plan, err := s.launchedAllocation(c, out.Events, at, b)
 		if err != nil {
 			return nil, err
 		}
@@ -318,7 +323,7 @@ func (b *createAllocation) into(m *domain.CreateAllocation) *domain.Error {
 }
 
 // launchedAllocation is the answer to a launch, from the events that followed.
-func (s *Server) launchedAllocation(events []domain.EventBody, at domain.Time, b *createAllocation) (*Allocation, *domain.Error) {
+func (s *Server) launchedAllocation(c *call, events []domain.EventBody, at domain.Time, b *createAllocation) (*Allocation, *domain.Error) {
 	d := decided{events: events}
 	e, ok := eventOf[*domain.AllocationPlaced](&d)
 	if !ok {
@@ -329,6 +334,12 @@ func (s *Server) launchedAllocation(events []domain.EventBody, at domain.Time, b
 		ID: id, CRN: s.crn(tenant, project, "allocation", id), Name: e.Name, State: domain.Provisioning.String(), TenantID: tenant, ProjectID: project,
 		SKU: b.SKU, SKUID: e.SKU.String(), Shape: e.Shape, Count: uint32(len(e.VMs)), Image: e.Image, VMs: make([]VM, len(e.VMs)),
 		RequestedBy: e.User.String(), CreatedAt: at.String(), ExpiresAt: e.Expires.String(),
+	}
+	if a.SKU == a.SKUID { // asked for by id
+		var err *domain.Error
+		if a.SKU, err = s.skuName(c, e.SKU); err != nil {
+			return nil, err
+		}
 	}
 	if e.LockedRate >= 0 {
 		rate := int64(e.LockedRate)
@@ -351,6 +362,22 @@ func (s *Server) launchedAllocation(events []domain.EventBody, at domain.Time, b
 		}
 	}
 	return a, nil
+}
+
+// skuName is a SKU's name. It never changes, so it is asked for once.
+func (s *Server) skuName(c *call, id domain.SKUID) (string, *domain.Error) {
+	if name, ok := s.skus.Load(id); ok {
+		return name.(string), nil
+	}
+	name := ""
+	if _, err := c.ask(c.actor(), func(w *domain.World, _ domain.Time) *domain.Error {
+		name, _ = w.SKUName(id)
+		return nil
+	}); err != nil {
+		return "", err
+	}
+	s.skus.Store(id, name)
+	return name, nil
 }
 
 func (s *Server) actOnAllocation(c *call, do domain.AllocationAction, state string) (*Changed, *domain.Error) {
@@ -377,4 +404,35 @@ func (s *Server) actOnAllocation(c *call, do domain.AllocationAction, state stri
 		return nil, err
 	}
 	return &Changed{ID: m.Allocation.String(), State: state}, nil
+}
+
+func (s *Server) listAllocations(c *call) (*List[Allocation], *domain.Error) {
+	var id domain.ProjectID
+	if err := pathID(c, "p", "project", &id); err != nil {
+		return nil, err
+	}
+	return list(c, func(o projections.ListOptions) (projections.Page[projections.Allocation], error) {
+		return s.o.Reads.Allocations(c.ctx(), c.scope(), id, c.echo.QueryParam("state"), o)
+	}, s.showAllocation)
+}
+
+func (s *Server) getAllocation(c *call) (Allocation, *domain.Error) {
+	var id domain.AllocationID
+	if err := pathID(c, "a", "allocation", &id); err != nil {
+		return Allocation{}, err
+	}
+	return one(c, func() (projections.Allocation, uint64, error) { return s.o.Reads.Allocation(c.ctx(), c.scope(), id) }, s.showAllocation)
+}
+
+func (s *Server) showAllocation(r *projections.Allocation) Allocation {
+	a := Allocation{
+		ID: r.ID, CRN: s.crn(r.TenantID, r.ProjectID, "allocation", r.ID), Name: r.Name, State: r.State, Reason: r.Reason, TenantID: r.TenantID,
+		ProjectID: r.ProjectID, SKU: r.SKU, SKUID: r.SKUID, Shape: r.Shape, Count: r.Count, Image: r.Image, VMs: make([]VM, len(r.VMs)),
+		RequestedBy: r.RequestedBy, LockedMicros: r.LockedMicros, HoldMicros: r.HoldMicros, CreatedAt: r.CreatedAt.String(),
+		ExpiresAt: r.ExpiresAt.String(), ReleasedAt: r.ReleasedAt.String(),
+	}
+	for i, v := range r.VMs {
+		a.VMs[i] = VM{ID: v.ID, State: v.State, HostID: v.HostID, SlotIDs: v.SlotIDs, Address: v.Address, Overdue: v.Overdue}
+	}
+	return a
 }

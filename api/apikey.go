@@ -2,6 +2,7 @@ package api
 
 import (
 	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/projections"
 )
 
 // APIKey is an API key. The secret is in the answer that creates it, and in the
@@ -37,6 +38,8 @@ func (s *Server) apiKeyRoutes() {
 	command(s, route{method: "POST", path: "/v1/tenants/{t}/api-keys", id: "create-api-key", tag: "Tenants", summary: "Create an API key", about: "The secret is shown once. A repeat of the same command shows it again.", status: 201}, s.createAPIKey)
 	action(s, route{method: "DELETE", path: "/v1/api-keys/{k}", id: "revoke-api-key", tag: "Tenants", summary: "Revoke an API key"}, s.revokeAPIKey)
 	command(s, route{method: "POST", path: "/v1/operators/{u}/api-keys", id: "create-operator-api-key", tag: "Site", summary: "Create an API key of an operator", status: 201}, s.createOperatorKey)
+	read(s, route{path: "/v1/tenants/{t}/api-keys", id: "list-api-keys", tag: "Tenants", summary: "List API keys", about: "All of the tenant's for its owners and admins, your own for others. Secrets are never shown again.", query: paging}, s.listAPIKeys)
+	read(s, route{path: "/v1/operators/api-keys", id: "list-operator-api-keys", tag: "Site", summary: "List the operators' API keys", query: paging}, s.listOperatorKeys)
 }
 
 func (s *Server) createAPIKey(c *call, b *createAPIKey) (*APIKey, *domain.Error) {
@@ -95,4 +98,37 @@ func (s *Server) revokeAPIKey(c *call) (*Changed, *domain.Error) {
 		return nil, err
 	}
 	return &Changed{ID: m.Key.String(), State: "revoked"}, nil
+}
+
+func (s *Server) listAPIKeys(c *call) (*List[APIKey], *domain.Error) {
+	var id domain.TenantID
+	if err := pathID(c, "t", "tenant", &id); err != nil {
+		return nil, err
+	}
+	return s.keysOf(c, id)
+}
+
+func (s *Server) listOperatorKeys(c *call) (*List[APIKey], *domain.Error) {
+	if err := c.requirePlatform(); err != nil {
+		return nil, err
+	}
+	return s.keysOf(c, domain.TenantID{})
+}
+
+func (s *Server) keysOf(c *call, tenant domain.TenantID) (*List[APIKey], *domain.Error) {
+	return list(c, func(o projections.ListOptions) (projections.Page[projections.APIKey], error) {
+		return s.o.Reads.APIKeys(c.ctx(), c.scope(), tenant, o)
+	}, func(r *projections.APIKey) APIKey {
+		state := "active"
+		switch {
+		case r.RevokedAt != 0:
+			state = "revoked"
+		case r.ExpiresAt != 0 && r.ExpiresAt <= c.at:
+			state = "expired"
+		}
+		return APIKey{
+			ID: r.ID, CRN: s.crn(r.TenantID, "", "api_key", r.ID), Name: r.Name, State: state, TenantID: r.TenantID, UserID: r.UserID,
+			CreatedAt: r.CreatedAt.String(), ExpiresAt: r.ExpiresAt.String(), RevokedAt: r.RevokedAt.String(),
+		}
+	})
 }

@@ -2,7 +2,6 @@ package api
 
 import (
 	"crypto/sha256"
-	"net/http"
 
 	crand "crypto/rand"
 
@@ -62,7 +61,7 @@ func (c *call) identify() *domain.Error {
 	if given != "" {
 		if c.cmd.ID.UnmarshalText([]byte(given)) != nil || c.cmd.ID[6]>>4 != 7 {
 			c.cmd.ID = domain.CommandID{}
-			return headerError("Command-Id", "command.id_invalid", "Command-Id: want cmd_ and a UUIDv7 in 26 characters")
+			return domain.Errorf(domain.Invalid, "command.id_invalid", "Command-Id: want cmd_ and a UUIDv7 in 26 characters")
 		}
 	} else {
 		var e domain.Entropy
@@ -71,7 +70,7 @@ func (c *call) identify() *domain.Error {
 	}
 	if _, present := h["Idempotency-Key"]; present {
 		if !printable(key) {
-			return headerError("Idempotency-Key", "idempotency.key_invalid", "Idempotency-Key: want 1 to 255 printable ASCII characters")
+			return domain.Errorf(domain.Invalid, "idempotency.key_invalid", "Idempotency-Key: want 1 to 255 printable ASCII characters")
 		}
 		c.cmd.IdemKey = domain.DigestOf([]byte(c.caller.Member.ID.String() + "|" + key))
 	}
@@ -79,13 +78,6 @@ func (c *call) identify() *domain.Error {
 		c.cmd.BodyHash = c.bodyHash()
 	}
 	return nil
-}
-
-func headerError(header, code, message string) *domain.Error {
-	e := domain.Errorf(domain.Invalid, code, "%s", message)
-	e.Field = "" // not of the body
-	_ = header
-	return e
 }
 
 func printable(s string) bool {
@@ -181,5 +173,3 @@ func (c *call) rehearse(body domain.CommandBody, look func(w *domain.World)) (do
 func (c *call) location(path string) {
 	c.echo.Response().Header().Set("Location", path)
 }
-
-var _ = http.StatusOK

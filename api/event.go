@@ -54,6 +54,30 @@ func (s *Server) eventRoutes() {
 		about: "With Accept: text/event-stream the answer is a stream of server-sent events that goes on for ever: id is a cursor, event the type, data the event. It continues exactly after Last-Event-ID. A tenant sees what is its own; the site's people see everything, or with host_id one host and its slots, or with tenant_id one tenant.",
 		query: append(slices.Clone(eventQuery), limitParam, queryParam("host_id", "Operators: one host and its slots.", stringSchema), queryParam("tenant_id", "Operators: one tenant.", stringSchema)),
 	}, s.eventSelection)
+	s.eventRoute(route{
+		path: "/v1/allocations/{a}/events", id: "list-allocation-events", tag: "Allocations", summary: "What happened to an allocation, as pages or as a stream",
+		query: append(slices.Clone(eventQuery), limitParam),
+	}, s.allocationSelection)
+}
+
+// allocationSelection is one allocation's events. They begin where it was placed.
+func (s *Server) allocationSelection(c *call) (selection, *domain.Error) {
+	var id domain.AllocationID
+	if err := pathID(c, "a", "allocation", &id); err != nil {
+		return selection{}, err
+	}
+	sel, err := c.selection()
+	if err != nil {
+		return sel, err
+	}
+	a, _, rerr := s.o.Reads.Allocation(c.ctx(), c.scope(), id)
+	if rerr != nil {
+		return sel, domain.AsError(rerr)
+	}
+	_ = sel.filter.Tenant.UnmarshalText([]byte(a.TenantID)) // written by the projector
+	sel.resource = a.ID
+	sel.after = max(sel.after, uint64(a.Number)-1)
+	return sel, nil
 }
 
 // selection is what of the feed a request asks for.

@@ -3,21 +3,123 @@ package api
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/gpuaas/gpuaas/commands"
 	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/projections"
+	"github.com/gpuaas/gpuaas/projections/pglocal"
 )
+
+// postgres is one server for all tests, started by the first that reads.
+var postgres = sync.OnceValues(func() (*pglocal.Server, error) {
+	return pglocal.Start(context.Background(), pglocal.Options{DataDir: filepath.Join(scratch, "pg"), Unsafe: true})
+})
+
+var scratch string
+
+func TestMain(m *testing.M) { os.Exit(testMain(m)) }
+
+func testMain(m *testing.M) int {
+	var err error
+	if scratch, err = os.MkdirTemp("/tmp", "api-"); err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(scratch)
+	if err := os.Chmod(scratch, 0o755); err != nil {
+		panic(err)
+	}
+	code := m.Run()
+	if started.Load() {
+		if pg, err := postgres(); err == nil {
+			pg.Stop(context.Background())
+		}
+	}
+	return code
+}
+
+var started atomic.Bool
+var databases atomic.Int64
+
+// readModel gives the site a read model of its own.
+func (s *site) readModel(o *Options) (stop func()) {
+	s.t.Helper()
+	started.Store(true)
+	pg, err := postgres()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if s.database == "" {
+		if s.database, err = pg.CreateDatabase(context.Background(), fmt.Sprintf("t%d_%d", os.Getpid(), databases.Add(1))); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	store, err := projections.Open(ctx, projections.Config{URL: s.database, Site: "test", Region: "auh1", ReadConns: 4})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	p := store.Projector(s.log)
+	done := make(chan error, 1)
+	go func() { done <- p.Run(ctx) }()
+	o.Reads, o.Wait = store.Reader(s.secret[:]), p
+	return func() {
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			s.t.Errorf("projector: %v", err)
+		}
+		store.Close()
+	}
+}
+
+// Follow implements projections.Source.
+func (l *memoryLog) Follow(ctx context.Context, after domain.Head, fn func(*domain.Commit, domain.Head) error) error {
+	for n := after.N; ; {
+		l.mu.Lock()
+		rest, more := l.commits[n:], l.more
+		l.mu.Unlock()
+		for _, b := range rest {
+			c, err := domain.DecodeCommit(b)
+			if err != nil {
+				return err
+			}
+			if err := fn(c, domain.Head{N: c.N, Hash: domain.DigestOf(b)}); err != nil {
+				return err
+			}
+			n++
+		}
+		if len(rest) > 0 {
+			continue
+		}
+		select {
+		case <-more:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// End implements projections.Source.
+func (l *memoryLog) End(context.Context) (projections.End, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.commits) == 0 {
+		return projections.End{}, nil
+	}
+	return projections.End{Head: domain.Head{N: uint64(len(l.commits)), Hash: domain.DigestOf(l.commits[len(l.commits)-1])}, Number: uint64(len(l.events))}, nil
+}
 
 // memoryLog is a log that is durable as long as the test: commits, and what the
 // feed and history make of them.
@@ -197,23 +299,36 @@ func (stubs) Resolve(name string) (domain.Digest, error) {
 // site is a whole site in memory with a listener, an operator and what a test
 // adds.
 type site struct {
-	t      testing.TB
-	secret [32]byte
-	log    *memoryLog
-	loop   *commands.Loop
-	vault  *memoryVault
-	audit  *memoryAudit
-	server *Server
-	http   *httptest.Server
-	admin  string // the operator's key
-	op     domain.UserID
-	stop   func()
-	change func(*Options)
+	t        testing.TB
+	secret   [32]byte
+	log      *memoryLog
+	loop     *commands.Loop
+	vault    *memoryVault
+	audit    *memoryAudit
+	server   *Server
+	http     *httptest.Server
+	admin    string // the operator's key
+	op       domain.UserID
+	stop     func()
+	change   func(*Options)
+	database string
+	reading  bool // has a read model
 }
 
 func newSite(t testing.TB, change ...func(*Options)) *site {
 	t.Helper()
-	s := &site{t: t, secret: [32]byte{1, 2, 3}, log: newMemoryLog(), vault: &memoryVault{docs: map[domain.Digest][]byte{}}, audit: &memoryAudit{}, op: domain.UserID{1}}
+	return newSiteWith(t, false, change...)
+}
+
+// newReadingSite is a site with a read model.
+func newReadingSite(t testing.TB, change ...func(*Options)) *site {
+	t.Helper()
+	return newSiteWith(t, true, change...)
+}
+
+func newSiteWith(t testing.TB, reading bool, change ...func(*Options)) *site {
+	t.Helper()
+	s := &site{t: t, reading: reading, secret: [32]byte{1, 2, 3}, log: newMemoryLog(), vault: &memoryVault{docs: map[domain.Digest][]byte{}}, audit: &memoryAudit{}, op: domain.UserID{1}}
 	s.change = func(o *Options) {
 		for _, f := range change {
 			f(o)
@@ -249,6 +364,10 @@ func (s *site) start() {
 		Consoles: stubs{}, Hosts: stubs{}, Images: stubs{}, NATSURL: "tls://nats.test:4222",
 	}
 	s.change(&o)
+	stopReads := func() {}
+	if s.reading {
+		stopReads = s.readModel(&o)
+	}
 	var h http.Handler
 	s.server, h = New(o)
 	s.http = httptest.NewUnstartedServer(h)
@@ -257,6 +376,7 @@ func (s *site) start() {
 	s.stop = func() {
 		s.server.Close()
 		s.http.Close()
+		stopReads()
 		cancel()
 		if err := <-done; err != nil {
 			s.t.Errorf("loop: %v", err)
@@ -515,5 +635,3 @@ func (h *fakeHost) boot() {
 		}
 	}
 }
-
-var _ = sha256.Size

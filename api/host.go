@@ -1,7 +1,10 @@
 package api
 
 import (
+	"encoding/json"
+
 	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/projections"
 )
 
 // Host is a server with GPUs.
@@ -9,12 +12,16 @@ type Host struct {
 	ID          string `json:"id" example:"host_06g3n4k8w2v5r9t1y7m0q4x8zc"`
 	CRN         string `json:"crn"`
 	Name        string `json:"name" example:"r1-h07"`
-	State       string `json:"state" enum:"enrolled,admitted,proposed,in_service,cordoned,draining,silent,faulted"`
+	State       string `json:"state" enum:"enrolled,admitted,proposed,in_service,cordoned,draining,silent,quarantined"`
 	Rack        string `json:"rack,omitempty"`
 	Leaf        string `json:"leaf,omitempty"`
 	Spine       string `json:"spine,omitempty"`
 	GPUClass    string `json:"gpu_class,omitempty"`
 	MapDigest   string `json:"slot_map_digest,omitempty" doc:"Of the approved map"`
+	Proposed    string `json:"proposed_slot_map_digest,omitempty" doc:"Of the map that waits for approval"`
+	Slots       int64  `json:"slots"`
+	Available   int64  `json:"slots_available" doc:"And could be launched on"`
+	InUse       int64  `json:"slots_in_use"`
 	Cordoned    bool   `json:"cordoned"`
 	Draining    bool   `json:"draining"`
 	Faulted     bool   `json:"faulted"`
@@ -62,6 +69,18 @@ type ApprovedSlot struct {
 	Policy string `json:"wipe_policy"`
 }
 
+// SlotMaps are a host's proposal, which waits for approval, and its approved map.
+type SlotMaps struct {
+	HostID         string          `json:"host_id"`
+	State          string          `json:"state" enum:"none,proposed,approved"`
+	ProposalDigest string          `json:"proposal_digest,omitempty" doc:"What an approval names"`
+	Proposal       *domain.SlotMap `json:"proposal,omitempty"`
+	ProposedAt     string          `json:"proposed_at,omitempty" format:"date-time"`
+	ApprovedDigest string          `json:"approved_digest,omitempty"`
+	Approved       *domain.SlotMap `json:"approved,omitempty"`
+	ApprovedAt     string          `json:"approved_at,omitempty" format:"date-time"`
+}
+
 // hostActions are the routes that act on a host, and what they lead to.
 var hostActions = []struct {
 	path, state, summary string
@@ -70,7 +89,7 @@ var hostActions = []struct {
 	{"cordon", "cordoned", "No new VMs on this host", domain.HostCordon},
 	{"uncordon", "in_service", "End cordon and drain", domain.HostUncordon},
 	{"drain", "draining", "No new VMs; what runs is left to end", domain.HostDrain},
-	{"confirm-power-off", "faulted", "An operator's word that nothing runs on a silent host any more: its VMs have failed, billed to the last heartbeat", domain.HostPoweredOff},
+	{"confirm-power-off", "quarantined", "An operator's word that nothing runs on a silent host any more: its VMs have failed, billed to the last heartbeat", domain.HostPoweredOff},
 }
 
 func (s *Server) hostRoutes() {
@@ -88,6 +107,9 @@ func (s *Server) hostRoutes() {
 			return &Changed{ID: m.Host.String(), State: a.state}, nil
 		})
 	}
+	read(s, route{path: "/v1/hosts", id: "list-hosts", tag: "Fleet", summary: "List hosts", query: paging}, s.listHosts)
+	read(s, route{path: "/v1/hosts/{h}", id: "get-host", tag: "Fleet", summary: "Read a host"}, s.getHost)
+	read(s, route{path: "/v1/hosts/{h}/slot-map", id: "get-slot-map", tag: "Fleet", summary: "What a host proposes, and what was approved", about: "Look at it, above all at what is on the disks, before approving its digest."}, s.getSlotMap)
 }
 
 // hidePlatform keeps the order of answers that decide has: who may not act on any
@@ -148,4 +170,68 @@ func (s *Server) approveMap(c *call, b *approveMap) (*ApprovedMap, *domain.Error
 		}
 	}
 	return out, nil
+}
+
+func (s *Server) listHosts(c *call) (*List[Host], *domain.Error) {
+	if err := c.requirePlatform(); err != nil {
+		return nil, err
+	}
+	return list(c, func(o projections.ListOptions) (projections.Page[projections.Host], error) {
+		return s.o.Reads.Hosts(c.ctx(), c.scope(), o)
+	}, s.showHost)
+}
+
+func (s *Server) getHost(c *call) (Host, *domain.Error) {
+	var id domain.HostID
+	if err := c.fleetID("h", "host", &id); err != nil {
+		return Host{}, err
+	}
+	return one(c, func() (projections.Host, uint64, error) { return s.o.Reads.Host(c.ctx(), c.scope(), id) }, s.showHost)
+}
+
+// fleetID reads an id of what belongs to the site: others learn nothing of it.
+func (c *call) fleetID(name, what string, id interface{ UnmarshalText([]byte) error }) *domain.Error {
+	if err := c.requirePlatform(); err != nil {
+		return err
+	}
+	return pathID(c, name, what, id)
+}
+
+func (s *Server) showHost(r *projections.Host) Host {
+	return Host{
+		ID: r.ID, CRN: s.crn("", "", "host", r.ID), Name: r.Name, State: r.State, Rack: r.Rack, Leaf: r.Leaf, Spine: r.Spine, GPUClass: r.GPUClass,
+		MapDigest: r.SlotMap, Proposed: r.ProposedMap, Slots: r.Slots, Available: r.SlotsAvailable, InUse: r.SlotsInUse,
+		Cordoned: r.Cordoned, Draining: r.Draining, Faulted: r.Faulted, SilentSince: r.SilentSince.String(),
+		EnrolledAt: r.EnrolledAt.String(), AdmittedAt: r.AdmittedAt.String(), ReportedAt: r.ReportedAt.String(),
+	}
+}
+
+func (s *Server) getSlotMap(c *call) (*SlotMaps, *domain.Error) {
+	var id domain.HostID
+	if err := c.fleetID("h", "host", &id); err != nil {
+		return nil, err
+	}
+	return one(c, func() (projections.SlotMaps, uint64, error) { return s.o.Reads.SlotMaps(c.ctx(), c.scope(), id) }, showSlotMaps)
+}
+
+func showSlotMaps(r *projections.SlotMaps) *SlotMaps {
+	m := &SlotMaps{
+		HostID: r.HostID, State: "none", ProposalDigest: r.ProposalDigest, Proposal: slotMapOf(r.Proposal), ProposedAt: r.ProposedAt.String(),
+		ApprovedDigest: r.ApprovedDigest, Approved: slotMapOf(r.Approved), ApprovedAt: r.ApprovedAt.String(),
+	}
+	switch {
+	case r.ApprovedDigest != "":
+		m.State = "approved"
+	case r.ProposalDigest != "":
+		m.State = "proposed"
+	}
+	return m
+}
+
+func slotMapOf(raw json.RawMessage) *domain.SlotMap {
+	m := &domain.SlotMap{}
+	if len(raw) == 0 || json.Unmarshal(raw, m) != nil {
+		return nil
+	}
+	return m
 }

@@ -1,7 +1,10 @@
 package api
 
 import (
+	"github.com/danielgtaylor/huma/v2"
+
 	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/projections"
 )
 
 // Credit is a lot of credit. Usage burns lots by priority, then expiry, then age.
@@ -38,9 +41,47 @@ type Balance struct {
 	AsOf       string `json:"as_of" format:"date-time"`
 }
 
+// LedgerEntry is one leg of a transaction.
+type LedgerEntry struct {
+	Sequence     uint64 `json:"sequence" doc:"The commit it stands in"`
+	TxID         string `json:"tx_id" example:"tx_06g3n4k8w2v5r9t1y7m0q4x8zc"`
+	TenantID     string `json:"tenant_id"`
+	Kind         string `json:"kind" example:"accrual"`
+	Account      string `json:"account" example:"lot:grant_06g3n4k8w2v5r9t1y7m0q4x8zc"`
+	Amount       int64  `json:"amount_micros"`
+	Currency     string `json:"currency"`
+	AllocationID string `json:"allocation_id,omitempty"`
+	VMID         string `json:"vm_id,omitempty"`
+	EffectiveAt  string `json:"effective_at" format:"date-time" doc:"When it counts"`
+	RecordedAt   string `json:"recorded_at" format:"date-time" doc:"When it was written"`
+}
+
+// UsageLine is one VM's billable time.
+type UsageLine struct {
+	VMID         string `json:"vm_id"`
+	AllocationID string `json:"allocation_id"`
+	Allocation   string `json:"allocation" doc:"The allocation's name"`
+	ProjectID    string `json:"project_id"`
+	SKU          string `json:"sku"`
+	SKUID        string `json:"sku_id"`
+	GPUs         uint32 `json:"gpus"`
+	Start        string `json:"start" format:"date-time"`
+	End          string `json:"end,omitempty" format:"date-time" doc:"Left out: it still runs"`
+	Free         bool   `json:"free" doc:"The provider's failure: not charged"`
+	LockedMicros *int64 `json:"locked_micros_per_unit_hour,omitempty"`
+}
+
+var timeSchema = &huma.Schema{Type: "string", Format: "date-time"}
+
 func (s *Server) ledgerRoutes() {
 	command(s, route{method: "POST", path: "/v1/tenants/{t}/credits", id: "grant-credit", tag: "Billing", summary: "Give a tenant credit", status: 201}, s.grantCredit)
 	read(s, route{path: "/v1/tenants/{t}/balance", id: "get-balance", tag: "Billing", summary: "A tenant's money now, open usage included"}, s.balance)
+	read(s, route{path: "/v1/tenants/{t}/credits", id: "list-credits", tag: "Billing", summary: "List credits and what is left of them", query: paging}, s.listCredits)
+	read(s, route{path: "/v1/tenants/{t}/ledger", id: "list-ledger", tag: "Billing", summary: "Every posting, in the order it was recorded", about: "The legs of one transaction sum to zero. No posting is ever altered.", query: paging}, s.listLedger)
+	read(s, route{path: "/v1/tenants/{t}/usage", id: "list-usage", tag: "Billing", summary: "Billable time, VM by VM", query: append([]*param{
+		queryParam("from", "Only what ends after this time.", timeSchema), queryParam("to", "Only what begins before this time.", timeSchema),
+		queryParam("project_id", "Only this project's.", stringSchema),
+	}, paging...)}, s.listUsage)
 }
 
 func (s *Server) grantCredit(c *call, b *grantCredit) (*Credit, *domain.Error) {
@@ -90,4 +131,68 @@ func (s *Server) balance(c *call) (*Balance, *domain.Error) {
 		Currency: string(b.Currency), Available: int64(b.Available), Held: int64(b.Held), Unbilled: int64(b.Unbilled),
 		Receivable: int64(b.Receivable), AsOf: b.AsOf.String(),
 	}, nil
+}
+
+func (s *Server) listCredits(c *call) (*List[Credit], *domain.Error) {
+	var id domain.TenantID
+	if err := pathID(c, "t", "tenant", &id); err != nil {
+		return nil, err
+	}
+	return list(c, func(o projections.ListOptions) (projections.Page[projections.Grant], error) {
+		return s.o.Reads.Grants(c.ctx(), c.scope(), id, o)
+	}, func(r *projections.Grant) Credit {
+		state := "active"
+		switch {
+		case r.LapsedAt != 0:
+			state = "expired"
+		case r.BalanceMicros == 0:
+			state = "used"
+		}
+		balance := r.BalanceMicros
+		return Credit{
+			ID: r.ID, CRN: s.crn(r.TenantID, "", "credit", r.ID), TenantID: r.TenantID, State: state, Currency: r.Currency, Amount: r.AmountMicros,
+			Balance: &balance, Kind: r.Kind, Priority: r.Priority, ExpiresAt: r.ExpiresAt.String(), CreatedAt: r.GrantedAt.String(),
+		}
+	})
+}
+
+func (s *Server) listLedger(c *call) (*List[LedgerEntry], *domain.Error) {
+	var id domain.TenantID
+	if err := pathID(c, "t", "tenant", &id); err != nil {
+		return nil, err
+	}
+	return list(c, func(o projections.ListOptions) (projections.Page[projections.Entry], error) {
+		return s.o.Reads.Ledger(c.ctx(), c.scope(), id, o)
+	}, func(r *projections.Entry) LedgerEntry {
+		return LedgerEntry{
+			Sequence: r.N, TxID: r.TxID, TenantID: r.TenantID, Kind: r.Kind, Account: r.Account, Amount: r.AmountMicros, Currency: r.Currency,
+			AllocationID: r.AllocationID, VMID: r.VMID, EffectiveAt: r.EffectiveAt.String(), RecordedAt: r.RecordedAt.String(),
+		}
+	})
+}
+
+func (s *Server) listUsage(c *call) (*List[UsageLine], *domain.Error) {
+	var id domain.TenantID
+	err := pathID(c, "t", "tenant", &id)
+	if err != nil {
+		return nil, err
+	}
+	var by projections.UsageFilter
+	for name, t := range map[string]*domain.Time{"from": &by.From, "to": &by.To} {
+		if *t, err = timeField(name, c.echo.QueryParam(name)); err != nil {
+			err.Field = ""
+			return nil, err
+		}
+	}
+	if by.Project.UnmarshalText([]byte(c.echo.QueryParam("project_id"))) != nil {
+		return nil, notFound("project")
+	}
+	return list(c, func(o projections.ListOptions) (projections.Page[projections.UsageLine], error) {
+		return s.o.Reads.Usage(c.ctx(), c.scope(), id, by, o)
+	}, func(r *projections.UsageLine) UsageLine {
+		return UsageLine{
+			VMID: r.VMID, AllocationID: r.AllocationID, Allocation: r.Allocation, ProjectID: r.ProjectID, SKU: r.SKU, SKUID: r.SKUID, GPUs: r.GPUs,
+			Start: r.Start.String(), End: r.End.String(), Free: r.Free, LockedMicros: r.LockedMicros,
+		}
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/projections"
 )
 
 // Operator is one of the people who run the site.
@@ -35,6 +36,7 @@ func (s *Server) operatorRoutes() {
 	command(s, route{method: "POST", path: "/v1/operators", id: "create-operator", tag: "Site", summary: "Make a new operator", status: 201}, s.createOperator)
 	command(s, route{method: "PUT", path: "/v1/operators/{u}", id: "set-operator", tag: "Site", summary: "Set a user's platform roles"}, s.setOperator)
 	read(s, route{path: "/v1/whoami", id: "who-am-i", tag: "Site", summary: "What this key stands for"}, s.whoAmI)
+	read(s, route{path: "/v1/operators", id: "list-operators", tag: "Site", summary: "List the site's own people", query: paging}, s.listOperators)
 }
 
 func (s *Server) createOperator(c *call, b *setOperator) (*Operator, *domain.Error) {
@@ -83,4 +85,15 @@ func (s *Server) whoAmI(c *call) (*WhoAmI, *domain.Error) {
 		UserID: m.ID.String(), KeyID: k.ID.String(), TenantID: m.Tenant.String(), TenantRole: m.Role.String(), Roles: m.Platform.Names(),
 		KeyExpiresAt: k.Expires.String(), Site: s.o.Site,
 	}, nil
+}
+
+func (s *Server) listOperators(c *call) (*List[Operator], *domain.Error) {
+	if err := c.requirePlatform(); err != nil {
+		return nil, err
+	}
+	return list(c, func(o projections.ListOptions) (projections.Page[projections.Operator], error) {
+		return s.o.Reads.Operators(c.ctx(), c.scope(), o)
+	}, func(r *projections.Operator) Operator {
+		return Operator{ID: r.UserID, UserID: r.UserID, Roles: r.Roles, State: "active", SetAt: r.SetAt.String()}
+	})
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/gpuaas/gpuaas/commands"
 	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/projections"
 )
 
 // Decider decides commands and answers questions about the world. commands.Loop
@@ -108,7 +109,8 @@ type Options struct {
 	Decider  Decider
 	Callers  Callers
 	History  History
-	Reads    Reads
+	Reads    *projections.Reader
+	Wait     Waiter
 	Feed     Follower
 	Vault    Vault
 	Audit    Audit

@@ -6,6 +6,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/projections"
 )
 
 // PolicyValue is a whole number, a word or a list of words, as the key demands.
@@ -69,6 +70,7 @@ var scopes = []struct{ name, path string }{{"global", "global"}, {"tenant", "ten
 func (s *Server) policyRoutes() {
 	for _, sc := range scopes {
 		command(s, route{method: "PUT", path: "/v1/policies/" + sc.path + "/{key}", id: "set-" + sc.name + "-policy", tag: "Policies", summary: "Set a policy: " + sc.name}, s.setPolicy)
+		read(s, route{path: "/v1/policies/" + sc.path, id: "list-" + sc.name + "-policies", tag: "Policies", summary: "List policies: " + sc.name}, s.listPolicies)
 		action(s, route{method: "DELETE", path: "/v1/policies/" + sc.path + "/{key}", id: "remove-" + sc.name + "-policy", tag: "Policies", summary: "Remove a policy: " + sc.name}, s.removePolicy)
 	}
 	read(s, route{path: "/v1/projects/{p}/policies/effective", id: "effective-policies", tag: "Policies", summary: "Each value with the scope and the event that decided it"}, s.effectivePolicies)
@@ -165,4 +167,31 @@ func policyMeanings() []PolicyMeaning {
 		out = append(out, PolicyMeaning{Key: k.Key, Kind: kind, Meaning: k.Meaning})
 	}
 	return out
+}
+
+func (s *Server) listPolicies(c *call) (*List[Policy], *domain.Error) {
+	scope, err := policyScope(c)
+	if err != nil {
+		return nil, err
+	}
+	return all(c, func() ([]projections.Policy, uint64, error) {
+		chain, n, err := s.o.Reads.Policies(c.ctx(), c.scope(), scope.Tenant, scope.Project)
+		own := chain[:0]
+		for _, p := range chain {
+			if p.Scope == scope.Name() {
+				own = append(own, p)
+			}
+		}
+		return own, n, err
+	}, func(r *projections.Policy) Policy {
+		p := Policy{Key: r.Key, Value: r.Value, Scope: r.Scope, State: "set", SetAt: r.SetAt.String()}
+		switch r.Scope {
+		case "tenant":
+			p.ScopeID = r.TenantID
+		case "project":
+			p.ScopeID = r.ProjectID
+		}
+		p.ID = p.Scope + ":" + p.ScopeID + ":" + p.Key
+		return p
+	})
 }

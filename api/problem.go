@@ -89,7 +89,11 @@ func problemOf(err *domain.Error, requestID string) *Problem {
 	p := newProblem(status, err.Code, err.Message, requestID)
 	p.Retryable = err.Retryable
 	if err.Field != "" {
-		p.Errors = []ProblemField{{Field: "body." + err.Field, Message: err.Message}}
+		where := "body."
+		if err.Field == "limit" || err.Field == "cursor" {
+			where = "query."
+		}
+		p.Errors = []ProblemField{{Field: where + err.Field, Message: err.Message}}
 	}
 	return p
 }

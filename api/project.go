@@ -2,6 +2,7 @@ package api
 
 import (
 	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/projections"
 )
 
 // Project groups a tenant's resources; names are unique within it.
@@ -29,6 +30,9 @@ func (s *Server) projectRoutes() {
 	command(s, route{method: "POST", path: "/v1/tenants/{t}/projects", id: "create-project", tag: "Projects", summary: "Create a project", status: 201}, s.createProject)
 	command(s, route{method: "POST", path: "/v1/projects/{p}/members", id: "set-project-member", tag: "Projects", summary: "Give a member of the tenant a role in the project", status: 201}, s.setProjectMember)
 	action(s, route{method: "DELETE", path: "/v1/projects/{p}/members/{u}", id: "remove-project-member", tag: "Projects", summary: "Take a member's role in the project away"}, s.removeProjectMember)
+	read(s, route{path: "/v1/tenants/{t}/projects", id: "list-projects", tag: "Projects", summary: "List projects", query: paging}, s.listProjects)
+	read(s, route{path: "/v1/projects/{p}", id: "get-project", tag: "Projects", summary: "Read a project"}, s.getProject)
+	read(s, route{path: "/v1/projects/{p}/members", id: "list-project-members", tag: "Projects", summary: "List who has a role of its own in the project", query: paging}, s.listProjectMembers)
 }
 
 func (s *Server) createProject(c *call, b *createProject) (*Project, *domain.Error) {
@@ -92,4 +96,42 @@ func (s *Server) projectMember(c *call, m *domain.SetProjectMember, state string
 		out.TenantID = t.String()
 	})
 	return out, err
+}
+
+func (s *Server) listProjects(c *call) (*List[Project], *domain.Error) {
+	var id domain.TenantID
+	if err := pathID(c, "t", "tenant", &id); err != nil {
+		return nil, err
+	}
+	return list(c, func(o projections.ListOptions) (projections.Page[projections.Project], error) {
+		return s.o.Reads.Projects(c.ctx(), c.scope(), id, o)
+	}, s.showProject)
+}
+
+func (s *Server) getProject(c *call) (Project, *domain.Error) {
+	var id domain.ProjectID
+	if err := pathID(c, "p", "project", &id); err != nil {
+		return Project{}, err
+	}
+	return one(c, func() (projections.Project, uint64, error) { return s.o.Reads.Project(c.ctx(), c.scope(), id) }, s.showProject)
+}
+
+func (s *Server) showProject(r *projections.Project) Project {
+	return Project{ID: r.ID, CRN: s.crn(r.TenantID, r.ID, "project", r.ID), Name: r.Name, State: "active", TenantID: r.TenantID, CreatedAt: r.CreatedAt.String()}
+}
+
+func (s *Server) listProjectMembers(c *call) (*List[Member], *domain.Error) {
+	var id domain.ProjectID
+	if err := pathID(c, "p", "project", &id); err != nil {
+		return nil, err
+	}
+	p, _, perr := s.o.Reads.Project(c.ctx(), c.scope(), id)
+	if perr != nil {
+		return nil, domain.AsError(perr)
+	}
+	return list(c, func(o projections.ListOptions) (projections.Page[projections.ProjectMember], error) {
+		return s.o.Reads.ProjectMembers(c.ctx(), c.scope(), id, o)
+	}, func(r *projections.ProjectMember) Member {
+		return Member{ID: r.UserID, UserID: r.UserID, TenantID: p.TenantID, ProjectID: r.ProjectID, Role: r.Role, State: "active", AddedAt: r.AddedAt.String()}
+	})
 }

@@ -1,16 +1,21 @@
 package api
 
 import (
+	"context"
 	"reflect"
 	"strconv"
 
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/projections"
 )
 
-// Reads is the read model.
-type Reads interface{}
+// Waiter waits for the read model to have a commit. projections.Projector implements
+// it.
+type Waiter interface {
+	WaitFor(ctx context.Context, n uint64) error
+}
 
 // The bounds of a list.
 const (
@@ -24,6 +29,87 @@ var stringSchema = &huma.Schema{Type: "string"}
 type List[T any] struct {
 	Items      []T    `json:"items" nullable:"false"`
 	NextCursor string `json:"next_cursor,omitempty" doc:"Where the next page begins; left out on the last one"`
+}
+
+// scope is what the read model needs to know of the caller; what it may see is
+// looked up in the snapshot that the answer comes from.
+func (c *call) scope() projections.Scope {
+	m := c.caller.Member
+	return projections.Scope{Platform: m.Platform != 0, User: m.ID, Tenant: m.Tenant}
+}
+
+// catchUp waits until the read model has what the request asks for.
+func (c *call) catchUp() *domain.Error {
+	least, err := c.atLeast()
+	if err != nil || least == 0 {
+		return err
+	}
+	if werr := c.s.o.Wait.WaitFor(c.ctx(), least); werr != nil {
+		return domain.AsError(werr)
+	}
+	return nil
+}
+
+// one reads one thing.
+func one[R, T any](c *call, get func() (R, uint64, error), show func(*R) T) (T, *domain.Error) {
+	var none T
+	if err := c.catchUp(); err != nil {
+		return none, err
+	}
+	r, n, err := get()
+	if err != nil {
+		return none, domain.AsError(err)
+	}
+	c.sequence(n)
+	return show(&r), nil
+}
+
+// list reads one page.
+func list[R, T any](c *call, get func(o projections.ListOptions) (projections.Page[R], error), show func(*R) T) (*List[T], *domain.Error) {
+	o, err := c.listOptions()
+	if err != nil {
+		return nil, err
+	}
+	if err := c.catchUp(); err != nil {
+		return nil, err
+	}
+	page, perr := get(o)
+	if perr != nil {
+		return nil, domain.AsError(perr)
+	}
+	c.sequence(page.N)
+	out := &List[T]{Items: make([]T, len(page.Items)), NextCursor: page.NextCursor}
+	for i := range page.Items {
+		out.Items[i] = show(&page.Items[i])
+	}
+	return out, nil
+}
+
+// all reads a list that has no pages.
+func all[R, T any](c *call, get func() ([]R, uint64, error), show func(*R) T) (*List[T], *domain.Error) {
+	return one(c, get, func(rows *[]R) *List[T] {
+		out := &List[T]{Items: make([]T, len(*rows))}
+		for i := range *rows {
+			out.Items[i] = show(&(*rows)[i])
+		}
+		return out
+	})
+}
+
+func (c *call) listOptions() (projections.ListOptions, *domain.Error) {
+	limit, err := limitOf(c.echo.QueryParam("limit"))
+	if err != nil {
+		return projections.ListOptions{}, err
+	}
+	o := projections.ListOptions{Limit: limit, Cursor: c.echo.QueryParam("cursor")}
+	switch c.echo.QueryParam("order") {
+	case "", "asc":
+	case "desc":
+		o.Descending = true
+	default:
+		return o, domain.Errorf(domain.Invalid, "request.invalid", "order: want asc or desc")
+	}
+	return o, nil
 }
 
 // query asks the world as the caller. The answer reflects everything decided so
@@ -121,7 +207,10 @@ func (s *Server) register() {
 	s.enrollRoutes()
 	s.slotRoutes()
 	s.allocationRoutes()
+	s.erasureRoutes()
 	s.consoleRoutes()
 	s.ledgerRoutes()
 	s.eventRoutes()
+	s.explainRoutes()
+	s.auditRoutes()
 }

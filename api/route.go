@@ -43,7 +43,8 @@ func floatOf(n int) *float64 { f := float64(n); return &f }
 var (
 	limitParam = queryParam("limit", "At most so many items.", &huma.Schema{Type: "integer", Minimum: floatOf(1), Maximum: floatOf(maxLimit), Default: defaultLimit})
 	afterParam = queryParam("cursor", "Where to go on: next_cursor of the page before.", &huma.Schema{Type: "string"})
-	paging     = []*param{limitParam, afterParam}
+	orderParam = queryParam("order", "asc: oldest first; desc: newest first.", &huma.Schema{Type: "string", Enum: []any{"asc", "desc"}, Default: "asc"})
+	paging     = []*param{limitParam, afterParam, orderParam}
 	atLeast    = queryParam("at_least", "Wait until the read model has this commit: the Log-Sequence of a command's answer, to read your own writes. 503 read_model.behind if it does not within the request's deadline.", &huma.Schema{Type: "integer", Minimum: floatOf(0)})
 )
 

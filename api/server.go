@@ -3,7 +3,6 @@ package api
 import (
 	"net/http"
 	"sync"
-	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humaecho"
@@ -20,6 +19,7 @@ type Server struct {
 	enrolments *limiter
 	cursors    *cursors
 	streams    streamSlots
+	skus       sync.Map // domain.SKUID to its name
 	stop       chan struct{}
 	stopped    sync.Once
 }
@@ -93,6 +93,3 @@ var tags = []*huma.Tag{
 	{Name: "Events", Description: "What happened, as pages or as a stream"},
 	{Name: "Site", Description: "Operators, audit, who am I"},
 }
-
-// started bounds how long the tests wait; here so that one place knows it.
-const shutdownGrace = 5 * time.Second

@@ -2,6 +2,7 @@ package api
 
 import (
 	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/projections"
 )
 
 // SKU is what can be launched. It fixes the shape and is priced per GPU-hour.
@@ -67,6 +68,8 @@ func (s *Server) skuRoutes() {
 		path: "/v1/offers", id: "list-offers", tag: "Catalog", summary: "What the caller can launch now, and why not more",
 		query: []*param{queryParam("project_id", "Count this project's quota too.", stringSchema), queryParam("tenant_id", "Whose offers; needed by operators, who have no tenant.", stringSchema)},
 	}, s.offers)
+	read(s, route{path: "/v1/skus", id: "list-skus", tag: "Catalog", summary: "List the catalog"}, s.listSKUs)
+	read(s, route{path: "/v1/skus/{s}", id: "get-sku", tag: "Catalog", summary: "Read a SKU"}, s.getSKU)
 }
 
 func (s *Server) createSKU(c *call, b *createSKU) (*SKU, *domain.Error) {
@@ -150,4 +153,40 @@ func (s *Server) offers(c *call) (*Offers, *domain.Error) {
 		return nil, err
 	}
 	return out, nil
+}
+
+func (s *Server) listSKUs(c *call) (*List[SKU], *domain.Error) {
+	return all(c, func() ([]projections.SKU, uint64, error) { return s.o.Reads.SKUs(c.ctx(), c.scope()) }, s.showSKU)
+}
+
+func (s *Server) getSKU(c *call) (SKU, *domain.Error) {
+	var id domain.SKUID
+	if err := pathID(c, "s", "sku", &id); err != nil {
+		return SKU{}, err
+	}
+	return one(c, func() (projections.SKU, uint64, error) {
+		skus, n, err := s.o.Reads.SKUs(c.ctx(), c.scope())
+		for _, k := range skus {
+			if k.ID == id.String() {
+				return k, n, err
+			}
+		}
+		if err == nil {
+			err = notFound("sku")
+		}
+		return projections.SKU{}, n, err
+	}, s.showSKU)
+}
+
+func (s *Server) showSKU(r *projections.SKU) SKU {
+	k := SKU{
+		ID: r.ID, CRN: s.crn("", "", "sku", r.ID), Name: r.Name, State: "active", Shape: r.Shape, GPUClass: r.GPUClass,
+		Prices: make([]Price, len(r.Prices)), CreatedAt: r.CreatedAt.String(),
+	}
+	for i, p := range r.Prices {
+		k.Prices[i] = Price{
+			ID: p.ID, SKUID: r.ID, TenantID: p.TenantID, Currency: p.Currency, Micros: p.Micros, Effective: p.EffectiveAt.String(), Recorded: p.RecordedAt.String(),
+		}
+	}
+	return k
 }

@@ -3,10 +3,10 @@ package api
 import (
 	"crypto/hmac"
 	"crypto/sha256"
-	"net/http"
 	"strings"
 
 	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/projections"
 )
 
 // Tenant is a tenant as the API shows it.
@@ -51,6 +51,9 @@ func (s *Server) tenantRoutes() {
 	command(s, route{method: "POST", path: "/v1/tenants", id: "create-tenant", tag: "Tenants", summary: "Create a tenant", status: 201}, s.createTenant)
 	command(s, route{method: "POST", path: "/v1/tenants/{t}/members", id: "set-tenant-member", tag: "Tenants", summary: "Add a member, or change its role", status: 201}, s.setTenantMember)
 	action(s, route{method: "DELETE", path: "/v1/tenants/{t}/members/{u}", id: "remove-tenant-member", tag: "Tenants", summary: "Remove a member"}, s.removeTenantMember)
+	read(s, route{path: "/v1/tenants", id: "list-tenants", tag: "Tenants", summary: "List tenants: yours, or all for the site's people", query: paging}, s.listTenants)
+	read(s, route{path: "/v1/tenants/{t}", id: "get-tenant", tag: "Tenants", summary: "Read a tenant"}, s.getTenant)
+	read(s, route{path: "/v1/tenants/{t}/members", id: "list-tenant-members", tag: "Tenants", summary: "List members", query: paging}, s.listTenantMembers)
 }
 
 func (s *Server) createTenant(c *call, b *createTenant) (*Tenant, *domain.Error) {
@@ -118,4 +121,35 @@ func (s *Server) commitment(purpose, value string) domain.Digest {
 	return domain.Digest(m.Sum(nil))
 }
 
-var _ = http.MethodPost
+func (s *Server) listTenants(c *call) (*List[Tenant], *domain.Error) {
+	return list(c, func(o projections.ListOptions) (projections.Page[projections.Tenant], error) {
+		return s.o.Reads.Tenants(c.ctx(), c.scope(), o)
+	}, s.showTenant)
+}
+
+func (s *Server) getTenant(c *call) (Tenant, *domain.Error) {
+	var id domain.TenantID
+	if err := pathID(c, "t", "tenant", &id); err != nil {
+		return Tenant{}, err
+	}
+	return one(c, func() (projections.Tenant, uint64, error) { return s.o.Reads.Tenant(c.ctx(), c.scope(), id) }, s.showTenant)
+}
+
+func (s *Server) showTenant(r *projections.Tenant) Tenant {
+	return Tenant{
+		ID: r.ID, CRN: s.crn(r.ID, "", "tenant", r.ID), Name: r.Name, State: r.State, Currency: r.Currency, CreditLine: r.CreditLineMicros,
+		GraceUntil: r.GraceUntil.String(), CreditEndsAt: r.CreditEndsAt.String(), CreatedAt: r.CreatedAt.String(),
+	}
+}
+
+func (s *Server) listTenantMembers(c *call) (*List[Member], *domain.Error) {
+	var id domain.TenantID
+	if err := pathID(c, "t", "tenant", &id); err != nil {
+		return nil, err
+	}
+	return list(c, func(o projections.ListOptions) (projections.Page[projections.Member], error) {
+		return s.o.Reads.Members(c.ctx(), c.scope(), id, o)
+	}, func(r *projections.Member) Member {
+		return Member{ID: r.UserID, UserID: r.UserID, TenantID: r.TenantID, Role: r.Role, State: "active", AddedAt: r.AddedAt.String()}
+	})
+}
