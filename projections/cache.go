@@ -10,7 +10,7 @@ import (
 
 // cache holds rows that the fold changes all the time, as the tables have them (or
 // will, when the batch under way is durable). It is only there for speed: what is
-// missing is read again, and after any failure all of it is dropped.
+// missing is read again, and after any failure a new one begins empty.
 type cache struct {
 	allocations map[domain.AllocationID]*allocationRow
 	slots       map[domain.SlotID]*slotRow

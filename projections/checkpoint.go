@@ -56,13 +56,9 @@ type work struct {
 const advance = `UPDATE checkpoint SET n = $1, hash = $2, number = $3, at = $4 WHERE n = $5 AND hash = $6 AND run = $7 AND NOT retired`
 
 // write makes a run of commits part of the tables: rows and checkpoint in one
-// transaction.
-func (w *work) write(ctx context.Context, commits []delivery) (err error) {
-	defer func() {
-		if err != nil {
-			w.rows = newCache() // whatever was folded may not be in the tables
-		}
-	}()
+// transaction. After an error the work is over: its cache may hold what the tables
+// do not.
+func (w *work) write(ctx context.Context, commits []delivery) error {
 	for prev, i := w.from.Head, 0; i < len(commits); i++ {
 		c := commits[i].commit
 		if c.N != prev.N+1 || c.Prev != prev.Hash {

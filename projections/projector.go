@@ -32,7 +32,7 @@ type End struct {
 // The bounds of a transaction, and of what waits for one.
 const (
 	maxBatchEvents = 4000
-	maxWaiting     = 128 // commits read ahead of the fold
+	maxWaiting     = 64 // commits read ahead of the fold
 	endInterval    = time.Second
 	// shortGrace is how long the log may look shorter than the read model (a leader
 	// that was just elected) before that counts as a lost tail.

@@ -139,8 +139,8 @@ func (s *Server) placeSocket(as account, dir string) error {
 // create runs initdb unless a finished cluster is there. It is made under another
 // name and renamed, so that a half-made one is never taken for a cluster.
 func (s *Server) create(ctx context.Context, bin string, as account) error {
-	if _, err := os.Stat(filepath.Join(s.dataDir, "PG_VERSION")); err == nil {
-		return nil
+	if made, err := os.ReadFile(filepath.Join(s.dataDir, "PG_VERSION")); err == nil {
+		return sameVersion(ctx, bin, strings.TrimSpace(string(made)))
 	}
 	making := s.dataDir + ".making"
 	if err := os.RemoveAll(making); err != nil {
@@ -159,6 +159,20 @@ func (s *Server) create(ctx context.Context, bin string, as account) error {
 		return fmt.Errorf("the directory is neither empty nor a Postgres cluster: %w", err)
 	}
 	return os.Rename(making, s.dataDir)
+}
+
+// sameVersion refuses a cluster of another major version with more help than
+// Postgres gives.
+func sameVersion(ctx context.Context, bin, made string) error {
+	out, err := exec.CommandContext(ctx, filepath.Join(bin, "postgres"), "--version").Output()
+	if err != nil {
+		return err
+	}
+	version := strings.TrimPrefix(strings.TrimSpace(string(out)), "postgres (PostgreSQL) ")
+	if version == made || strings.HasPrefix(version, made+".") || !strings.ContainsAny(version[:1], "0123456789") {
+		return nil
+	}
+	return fmt.Errorf("it was made by Postgres %s, installed is %s: remove the directory if it holds nothing but read models (they are built again from the log)", made, version)
 }
 
 func environment() []string {

@@ -67,6 +67,9 @@ func TestDataSurvivesStopAndKill(t *testing.T) {
 	}
 	<-s.Done()
 	s = start(t, o)
+	if err := sameVersion(t.Context(), filepath.Dir(s.cmd.Path), "9"); err == nil || !strings.Contains(err.Error(), "made by Postgres 9") {
+		t.Errorf("another version: %v", err)
+	}
 	exec1(t, s, `DO $$ BEGIN IF (SELECT count(*) FROM one) <> 1 THEN RAISE 'lost'; END IF; END $$`)
 }
 
