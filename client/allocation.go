@@ -128,8 +128,9 @@ const (
 )
 
 // WaitAllocation polls until the allocation is in one of the states. One that is
-// failed or released, and was waited for in another state, is a *StateError; the
-// end of ctx is its error. What was seen last comes back with every error.
+// failed or released, and was waited for in another state, is a *StateError; one
+// that failed and is gone counts as released. The end of ctx is its error. What was
+// seen last comes back with every error.
 func (c *Client) WaitAllocation(ctx context.Context, id string, states ...string) (*Allocation, error) {
 	return c.WatchAllocation(ctx, id, nil, states...)
 }
@@ -149,6 +150,10 @@ func (c *Client) WatchAllocation(ctx context.Context, id string, seen func(*Allo
 		switch {
 		case slices.Contains(states, a.State):
 			return a, nil
+		case a.State == Failed && slices.Contains(states, Released):
+			if !a.ReleasedAt.IsZero() {
+				return a, nil
+			}
 		case a.State == Failed || a.State == Released:
 			return a, &StateError{a, states}
 		}

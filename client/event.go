@@ -97,22 +97,27 @@ func (c *Client) PastEvents(ctx context.Context, after string, selects ...Select
 // or with a refusal that does not pass.
 func (c *Client) Events(ctx context.Context, after string, fn func(*Event) error, selects ...Select) error {
 	s := &stream{c: c, sel: selectionOf(after, selects), fn: fn}
+	if after == Latest { // a cursor of its own, so that a broken connection loses nothing
+		if err := s.pin(ctx); err != nil {
+			return err
+		}
+	}
 	for failed := 0; ; { // see above
 		err := s.run(ctx)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		var stop *stopError
-		switch {
-		case errors.As(err, &stop):
+		if errors.As(err, &stop) {
 			return stop.err
-		case err != nil && !passes(err):
-			return err
 		}
 		if s.moved {
 			failed = 0
 		}
 		failed++
+		if err != nil && (!passes(err) || failed >= c.tries && (!s.connected || tooMany(err))) {
+			return err
+		}
 		pause := c.pause(err, min(failed, 8))
 		if s.retry > 0 && failed == 1 {
 			pause = min(s.retry, longestPause)
@@ -136,6 +141,32 @@ type stream struct {
 	lastID string
 	retry  time.Duration // what the site asks for between connections
 	moved  bool          // this connection brought something
+
+	connected bool // some connection was a stream
+}
+
+// pin turns "latest" into a cursor, with what came meanwhile.
+func (s *stream) pin(ctx context.Context) error {
+	query := maps.Clone(s.sel.query)
+	query.Set("limit", "1")
+	page, err := call[Page[Event]](ctx, s.c, &request{method: http.MethodGet, path: s.sel.path, query: query, anySeq: true})
+	if err != nil {
+		return err
+	}
+	for i := range page.Items {
+		if err := s.fn(&page.Items[i]); err != nil {
+			return err
+		}
+	}
+	s.lastID = page.NextCursor
+	return nil
+}
+
+// tooMany is the one refusal that passes by itself only if the caller does
+// something.
+func tooMany(err error) bool {
+	var p *Problem
+	return errors.As(err, &p) && p.Status == http.StatusTooManyRequests
 }
 
 // run is one connection, from request to end. A refusal is a *Problem, a broken
@@ -167,6 +198,7 @@ func (s *stream) run(ctx context.Context) error {
 	if t, _, _ := strings.Cut(res.Header.Get("Content-Type"), ";"); t != "text/event-stream" {
 		return fmt.Errorf("client: %s answered %q instead of a stream", s.sel.path, t)
 	}
+	s.connected = true
 	return s.read(res.Body, func() { watchdog.Reset(s.c.quiet) })
 }
 

@@ -49,7 +49,7 @@ type request struct {
 	method string
 	path   string // with its ids escaped
 	query  url.Values
-	body   any // nil: none
+	body   any  // nil: none
 	anySeq bool // this route knows no at_least
 	accept string
 }

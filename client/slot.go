@@ -15,6 +15,7 @@ type Slot struct {
 	Name         string    `json:"name"`
 	State        string    `json:"state"` // proposed, wiping, available, reserved, active, quarantined, retired
 	HostID       string    `json:"host_id"`
+	Host         string    `json:"host,omitempty"` // its name
 	Index        int       `json:"index"`
 	GPUClass     string    `json:"gpu_class,omitempty"`
 	GPU          Device    `json:"gpu"`

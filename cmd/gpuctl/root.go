@@ -1,0 +1,85 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+)
+
+const about = `gpuctl rents and runs GPUs on a GPUaaS site.
+
+  gpuctl login --server https://auh1.example.com --key-file my.key
+  gpuctl offers
+  gpuctl allocations create train-7 --sku gpu-1x --ssh-key-file ~/.ssh/id_ed25519.pub --wait
+  gpuctl allocations release train-7
+
+Names can be given where ids are expected. Where to and as whom comes from the
+flags, else from GPUCTL_SERVER, GPUCTL_KEY or GPUCTL_KEY_FILE, GPUCTL_TENANT and
+GPUCTL_PROJECT, else from the saved context (gpuctl context list).
+
+Exit codes:
+  0  done
+  1  it failed
+  2  wrong usage, or a request that can never succeed
+  3  not found
+  4  refused: the key is wrong, or its role is too low
+  5  conflict: not in this state, or the name is taken
+  6  not enough funds, quota or capacity
+  7  --wait ran out of time
+  8  the site is unavailable`
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use: "gpuctl", Short: "Rents and runs GPUs on a GPUaaS site", Long: about,
+		SilenceUsage: true, SilenceErrors: true,
+		PersistentPreRunE: func(*cobra.Command, []string) error { return a.checkFormat() },
+	}
+	f := root.PersistentFlags()
+	f.StringVar(&a.flags.server, "server", "", "the site's address (GPUCTL_SERVER)")
+	f.StringVar(&a.flags.keyFile, "key-file", "", "file with the API key, - for standard input (GPUCTL_KEY_FILE; GPUCTL_KEY is the key itself)")
+	f.StringVar(&a.flags.tenant, "tenant", "", "tenant, by id or name (GPUCTL_TENANT); the key's own if left out")
+	f.StringVar(&a.flags.project, "project", "", "project, by id or name (GPUCTL_PROJECT); the tenant's only one if left out")
+	f.StringVar(&a.flags.context, "context", "", "saved context to use instead of the current one")
+	f.StringVarP(&a.flags.output, "output", "o", "table", "table, or json: the site's own")
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage("%v", err) })
+	root.AddGroup(&cobra.Group{ID: "daily", Title: "Every day:"}, &cobra.Group{ID: "people", Title: "People, keys and rules:"},
+		&cobra.Group{ID: "site", Title: "For those who run the site:"}, &cobra.Group{ID: "here", Title: "This program:"})
+	in := func(group string, commands ...*cobra.Command) {
+		for _, c := range commands {
+			c.GroupID = group
+			root.AddCommand(c)
+		}
+	}
+	in("daily", a.offers(), a.allocations(), a.events(), a.balance(), a.ledger(), a.usageLines(), a.projects())
+	in("people", a.keys(), a.members(), a.policies())
+	in("site", a.tenants(), a.credits(), a.skus(), a.hosts(), a.slots(), a.operators(), a.audit())
+	in("here", a.login(), a.contexts(), a.whoami())
+	checkUsage(root)
+	return root
+}
+
+// group is a command that only has commands.
+func group(use, short string, aliases []string, commands ...*cobra.Command) *cobra.Command {
+	c := &cobra.Command{Use: use, Short: short, Aliases: aliases, Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
+		_ = c.Help()
+		return usage("say what to do: %s COMMAND", c.CommandPath())
+	}}
+	c.AddCommand(commands...)
+	return c
+}
+
+// checkUsage makes wrong arguments a usage error everywhere.
+func checkUsage(c *cobra.Command) {
+	if check := c.Args; check != nil {
+		c.Args = func(c *cobra.Command, args []string) error {
+			if c.HasSubCommands() && len(args) > 0 {
+				return usage("%s has no command %q: see %s --help", c.CommandPath(), clean(args[0]), c.CommandPath())
+			}
+			if err := check(c, args); err != nil {
+				return usage("%v: %s", err, c.UseLine())
+			}
+			return nil
+		}
+	}
+	for _, sub := range c.Commands() {
+		checkUsage(sub)
+	}
+}

@@ -1,0 +1,63 @@
+package main
+
+import (
+	"iter"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/gpuaas/gpuaas/client"
+)
+
+var slotColumns = []column[client.Slot]{
+	{name: "HOST", cell: func(s client.Slot) string { return first(s.Host, s.HostID) }},
+	{name: "SLOT", cell: func(s client.Slot) string { return itoa(s.Index) }},
+	{name: "STATE", cell: func(s client.Slot) string { return s.State }},
+	{name: "CLASS", cell: func(s client.Slot) string { return s.GPUClass }},
+	{name: "LEASE", cell: func(s client.Slot) string { return itoa(int(s.Generation)) }},
+	{name: "ALLOCATION", cell: func(s client.Slot) string { return s.AllocationID }},
+	{name: "WRONG", cell: func(s client.Slot) string {
+		return strings.TrimSpace(strings.Join([]string{s.Component, s.RepairScope, s.Reason}, " "))
+	}},
+	{name: "ID", cell: func(s client.Slot) string { return s.ID }},
+}
+
+func (a *app) slots() *cobra.Command {
+	var host, state, reason string
+	list := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "The fleet's slots", Args: cobra.NoArgs}
+	list.Flags().StringVar(&host, "host", "", "only this host's")
+	list.Flags().StringVar(&state, "state", "", "only those in this state: available, quarantined, ...")
+	listing(a, list, slotColumns, func(ctx cx, c *client.Client) (iter.Seq2[client.Slot, error], error) {
+		id := ""
+		if host != "" {
+			var err error
+			if id, err = a.hostID(quiet(ctx), host); err != nil {
+				return nil, err
+			}
+		}
+		return c.Slots(ctx, id, state), nil
+	})
+	quarantine := &cobra.Command{
+		Use: "quarantine SLOT --reason WORD", Short: "Take a slot out of service; one in use after its lease", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := a.slotID(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return a.change(cmd, func(ctx cx, c *client.Client) (*client.Changed, error) { return c.QuarantineSlot(ctx, id, reason) })
+		},
+	}
+	quarantine.Flags().StringVar(&reason, "reason", "", "why, as a word: fan-noise")
+	_ = quarantine.MarkFlagRequired("reason")
+	rewipe := &cobra.Command{
+		Use: "rewipe SLOT", Short: "Send a quarantined slot through another wipe", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := a.slotID(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return a.change(cmd, func(ctx cx, c *client.Client) (*client.Changed, error) { return c.RewipeSlot(ctx, id) })
+		},
+	}
+	return group("slots", "A GPU with its drive and its network each; SLOT is an id or HOST/INDEX", []string{"slot"}, list, quarantine, rewipe)
+}
