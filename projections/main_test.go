@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"go.uber.org/goleak"
 
 	"github.com/gpuaas/gpuaas/domain"
 	"github.com/gpuaas/gpuaas/projections/pglocal"
@@ -34,8 +35,15 @@ func testMain(m *testing.M) int {
 	if err != nil {
 		panic(err)
 	}
-	defer server.Stop(context.Background())
-	return m.Run()
+	code := m.Run()
+	if err := server.Stop(context.Background()); err != nil {
+		panic(err)
+	}
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
 }
 
 var databases atomic.Int64

@@ -58,6 +58,8 @@ func TestLifeOfAnAllocation(t *testing.T) {
 	see("starting", life, "starting  starting 10.0.0.5 2000000")
 	h.vm(domain.ReportStarted, vm, 2)
 	h.vm(domain.ReportReady, vm, 2)
+	h.vm(domain.ReportStopped, vm, 2)
+	see("the guest's own power-off", `SELECT state, power, boot FROM vms`, "stopped off 2")
 	s.system(&domain.ActOnAllocation{Allocation: a.ID, Action: domain.ActionRelease})
 	see("releasing", life, "releasing requested releasing 10.0.0.5 0")
 	see("lease over", `SELECT generation, ended_at IS NOT NULL, wiped_at IS NULL FROM leases WHERE allocation_id <> ''`, "1 true true")
@@ -70,6 +72,77 @@ func TestLifeOfAnAllocation(t *testing.T) {
 	see("balances are the sums", `SELECT (SELECT sum(amount_micros)::bigint FROM balances), (SELECT amount_micros FROM balances WHERE account = 'hold')`, "0 0")
 	see("audit", `SELECT count(*), bool_and(type <> '') FROM audit`, fmt.Sprintf("%d true", s.w.Head.N))
 	see("checkpoint", `SELECT n, number, encode(hash, 'hex') FROM checkpoint`, fmt.Sprintf("%d %d %x", s.w.Head.N, s.w.Number, s.w.Head.Hash[:]))
+}
+
+// A gang is as far as its slowest VM; each VM holds all its slots.
+func TestGang(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	h := s.host("h1", 4)
+	h.wipe()
+	ten := s.tenant("acme")
+	sku := s.sku("h100-2", 2)
+	a := one[*domain.AllocationPlaced](s, s.system(&domain.CreateAllocation{Project: ten.project, Name: "gang", SKU: sku, Count: 2, Image: "tiny", LockPrice: true}))
+	url := newDatabase(t)
+	store := openStore(t, url)
+	p, _ := run(t, store, s)
+	see := func(expect string) {
+		t.Helper()
+		waitFor(t, p, s.w.Head.N)
+		got, _, err := store.Reader(nil).Allocation(t.Context(), platform, a.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want(t, "gang", fmt.Sprint(got.State, " ", got.VMs[0].State, " ", got.VMs[1].State, " ", len(got.VMs[0].SlotIDs), " ", *got.LockedMicros), expect+" 2 2000000")
+	}
+	see("provisioning provisioning provisioning")
+	for _, v := range a.VMs {
+		h.vm(domain.ReportStarted, v.VM, 1)
+	}
+	want(t, "leases", query(t, url, `SELECT count(*), count(DISTINCT vm_id) FROM leases WHERE tenant_id <> ''`), "4 2")
+	h.vm(domain.ReportReady, a.VMs[1].VM, 1)
+	see("provisioning provisioning running")
+	h.vm(domain.ReportReady, a.VMs[0].VM, 1)
+	see("running running running")
+	s.system(&domain.ActOnAllocation{Allocation: a.ID, Action: domain.ActionReboot})
+	see("starting starting starting")
+	h.vm(domain.ReportFailed, a.VMs[0].VM, 2)
+	see("starting stopped starting")
+}
+
+// A wipe that failed leads to quarantine with its evidence on the lease, a slot that
+// was condemned while in use goes there after a good wipe, and both come back.
+func TestQuarantine(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	h := s.host("h1", 1)
+	h.wipe()
+	ten := s.tenant("acme")
+	a := s.launch(ten, s.sku("h100-1", 1), "one")
+	h.vm(domain.ReportStarted, a.VMs[0].VM, 1)
+	s.system(&domain.QuarantineSlot{Slot: h.slots[0], Reason: "ecc"})
+	url := newDatabase(t)
+	p, _ := run(t, openStore(t, url), s)
+	see := func(expect string) {
+		t.Helper()
+		waitFor(t, p, s.w.Head.N)
+		want(t, "slot", query(t, url, `SELECT s.state, s.condemned, s.reason, s.attempt, l.wipe_result, l.wiped_at IS NOT NULL, coalesce(l.evidence->>'reason', '-')
+			FROM slots s JOIN leases l ON l.slot_id = s.id AND l.generation = s.generation`), expect)
+	}
+	see("active true operator.ecc 0  false -")
+	s.system(&domain.ActOnAllocation{Allocation: a.ID, Action: domain.ActionRelease})
+	see("wiping true operator.ecc 0  false -")
+	h.wipe()
+	see("quarantined false condemned 0 quarantined false condemned")
+	s.system(&domain.RewipeSlot{Slot: h.slots[0]})
+	see("wiping false  1 quarantined false condemned")
+	h.specs[0].NVMe.Serial = "another"
+	h.wipe()
+	see("quarantined false wipe.wrong_serial 1 quarantined false wipe.wrong_serial")
+	h.specs[0].NVMe.Serial = "h1-nvme0"
+	s.system(&domain.RewipeSlot{Slot: h.slots[0]})
+	h.wipe()
+	see("available false  0 verified true -")
 }
 
 // However the log is cut into transactions, the tables come out the same.
