@@ -55,7 +55,7 @@ type createAllocation struct {
 	Name      string            `json:"name,omitempty" maxLength:"63" example:"train-7" doc:"Left out: made from the id"`
 	SKU       string            `json:"sku" minLength:"1" maxLength:"64" example:"gpu-1x" doc:"Name or id"`
 	Shape     uint32            `json:"shape,omitempty" doc:"The SKU's; another one is refused"`
-	Count     uint32            `json:"count,omitempty" minimum:"1" maximum:"32" default:"1" doc:"VMs, all or none"`
+	Count     uint32            `json:"count,omitempty" minimum:"0" maximum:"32" default:"1" doc:"VMs, all or none; 0 stands for 1"`
 	Image     string            `json:"image,omitempty" maxLength:"128" example:"tiny"`
 	SSHKeys   []string          `json:"ssh_keys,omitempty" maxItems:"64" nullable:"false"`
 	UserData  string            `json:"user_data,omitempty" maxLength:"65536" doc:"cloud-init, as it is"`
@@ -298,6 +298,8 @@ func (b *createAllocation) into(m *domain.CreateAllocation) *domain.Error {
 		return invalid("sku", "sku.required", "sku: say which, by name or id: see GET /v1/offers")
 	case len(b.SKU) > 64:
 		return invalid("sku", "sku.not_found", "no such sku: see GET /v1/offers")
+	case b.Count > 32:
+		return invalid("count", "allocation.count", "count: want 1 to 32")
 	case len(b.Name) > 63:
 		return invalid("name", "name.invalid", "name: want 1 to 63 of a-z, 0-9 and -, not at either end a -")
 	case len(b.Image) > 128:

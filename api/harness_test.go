@@ -635,3 +635,7 @@ func (h *fakeHost) boot() {
 		}
 	}
 }
+
+func readyWith(reasons *[]string) func(context.Context) []string {
+	return func(context.Context) []string { return *reasons }
+}

@@ -29,7 +29,10 @@ var replaceErrors sync.Once
 // New makes the server and its handler. Close ends the event streams.
 func New(o Options) (*Server, http.Handler) {
 	o.defaults()
-	replaceErrors.Do(func() { huma.NewErrorWithContext = problemOfHuma }) // huma's only hook is global
+	replaceErrors.Do(func() { // huma's only hooks are global
+		huma.NewErrorWithContext = problemOfHuma
+		huma.NewError = func(status int, msg string, errs ...error) huma.StatusError { return problemOfHuma(nil, status, msg, errs...) }
+	})
 	s := &Server{
 		o: o, metrics: newMetrics(o.Registry), denials: newLimiter(10, 4096), cursors: newCursors(o.Secret),
 		streams: streamSlots{users: map[string]int{}}, stop: make(chan struct{}), enrolments: newLimiter(10, 4096),

@@ -1,0 +1,265 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// readable says who may read what of acme and the site: v acme's viewer, x the other
+// tenant's owner, f finance.
+var readable = []struct{ route, v, x, f string }{
+	{"GET /v1/tenants", "", "", ""},
+	{"GET /v1/tenants/{t}", "", "tenant.not_found", ""},
+	{"GET /v1/tenants/{t}/members", "", "tenant.not_found", ""},
+	{"GET /v1/tenants/{t}/projects", "", "tenant.not_found", ""},
+	{"GET /v1/tenants/{t}/api-keys", "", "tenant.not_found", ""},
+	{"GET /v1/tenants/{t}/balance", "", "tenant.not_found", ""},
+	{"GET /v1/tenants/{t}/ledger", "", "tenant.not_found", ""},
+	{"GET /v1/tenants/{t}/usage", "", "tenant.not_found", ""},
+	{"GET /v1/tenants/{t}/credits", "", "tenant.not_found", ""},
+	{"GET /v1/projects/{p}", "", "project.not_found", ""},
+	{"GET /v1/projects/{p}/members", "", "project.not_found", ""},
+	{"GET /v1/projects/{p}/allocations", "", "project.not_found", ""},
+	{"GET /v1/projects/{p}/policies/effective", "", "project.not_found", ""},
+	{"GET /v1/allocations/{a}", "", "allocation.not_found", ""},
+	{"GET /v1/allocations/{a}/events", "", "allocation.not_found", ""},
+	{"GET /v1/allocations/{a}/erasure", "", "allocation.not_found", ""},
+	{"GET /v1/allocations/{a}/console", "", "allocation.not_found", "console.tenant_only"},
+	{"GET /v1/allocations/{a}/explain", "auth.platform_only", "auth.platform_only", ""},
+	{"GET /v1/explain/placement", "auth.platform_only", "auth.platform_only", ""},
+	{"GET /v1/policies/global", "", "", ""},
+	{"GET /v1/policies/tenants/{t}", "", "tenant.not_found", ""},
+	{"GET /v1/policies/projects/{p}", "", "project.not_found", ""},
+	{"GET /v1/skus", "", "", ""},
+	{"GET /v1/skus/{s}", "", "", ""},
+	{"GET /v1/offers", "", "", ""},
+	{"GET /v1/hosts", "auth.platform_only", "auth.platform_only", ""},
+	{"GET /v1/hosts/{h}", "auth.platform_only", "auth.platform_only", ""},
+	{"GET /v1/hosts/{h}/slot-map", "auth.platform_only", "auth.platform_only", ""},
+	{"GET /v1/slots", "auth.platform_only", "auth.platform_only", ""},
+	{"GET /v1/slots/{s}", "auth.platform_only", "auth.platform_only", ""},
+	{"GET /v1/slots/{s}/leases", "auth.platform_only", "auth.platform_only", ""},
+	{"GET /v1/operators", "auth.platform_only", "auth.platform_only", ""},
+	{"GET /v1/operators/api-keys", "auth.platform_only", "auth.platform_only", ""},
+	{"GET /v1/audit", "", "", ""},
+	{"GET /v1/audit/denials", "auth.platform_only", "auth.platform_only", ""},
+	{"GET /v1/events", "", "", ""},
+	{"GET /v1/whoami", "", "", ""},
+}
+
+// queries are what some routes need.
+var queries = map[string]string{"GET /v1/explain/placement": "?sku=gpu-1x"}
+
+func TestWhoMayReadWhat(t *testing.T) {
+	t.Parallel()
+	w := newTestWorld(t)
+	n := fmt.Sprint(w.log.last())
+	rows := map[string]bool{}
+	for _, row := range readable {
+		rows[row.route] = true
+		_, path, _ := strings.Cut(row.route, " ")
+		query := queries[row.route]
+		least := "?at_least=" + n
+		if query != "" {
+			least = query + "&at_least=" + n
+		}
+		for name, who := range map[string][2]string{"viewer": {w.acme.viewer, row.v}, "stranger": {w.other.owner, row.x}, "finance": {w.finance, row.f}, "auditor": {w.auditor, row.f}, "operator": {w.operator, row.f}} {
+			if row.route == "GET /v1/offers" && w.acme.viewer != who[0] && w.other.owner != who[0] {
+				least = "?tenant_id=" + w.acme.id + "&at_least=" + n
+			}
+			a := w.do(who[0], "GET", w.mine(path)+least, "")
+			if got := a.get("code"); got != who[1] || who[1] == "" && a.status != 200 {
+				t.Errorf("%s as %s: %d %q, want %q: %s", row.route, name, a.status, got, who[1], a.body)
+			}
+			if a.status == 200 && a.header.Get("Log-Sequence") == "" && path != "/v1/whoami" && path != "/v1/audit/denials" {
+				t.Errorf("%s as %s: no Log-Sequence", row.route, name)
+			}
+			if name == "stranger" {
+				for _, secret := range []string{w.acme.id, w.acme.project, w.alloc} {
+					if bytes.Contains(a.body, []byte(secret)) {
+						t.Errorf("%s: the other tenant reads %s: %s", row.route, secret, a.body)
+					}
+				}
+			}
+			if who[1] != "" {
+				b := w.do(who[0], "GET", w.nowhere(path)+least, "")
+				if x, y := withoutID(a), withoutID(b); strings.HasSuffix(who[1], ".not_found") && !bytes.Equal(x, y) {
+					t.Errorf("%s as %s: %s, but for what is not there %s", row.route, name, x, y)
+				}
+			}
+		}
+		if strings.Contains(path, "{") {
+			a := w.do(w.operator, "GET", w.nowhere(path), "")
+			if a.status != 404 {
+				t.Errorf("%s of nothing: %d %s", row.route, a.status, a.body)
+			}
+		}
+	}
+	for _, r := range w.server.routes {
+		if !changes(r) && !rows[r.method+" "+r.path] {
+			t.Errorf("%s %s has no row in this table", r.method, r.path)
+		}
+	}
+}
+
+func TestWhatIsReadIsWhatWasAnswered(t *testing.T) {
+	t.Parallel()
+	s := newReadingSite(t)
+	s.host("h1", 8)
+	ten := s.tenant("acme", 100_000_000)
+	sku := s.sku("gpu-1x", 1, 2_490_000)
+	s.want(201, s.admin, "POST", "/v1/skus/"+sku+"/prices", `{"currency":"EUR","micros_per_unit_hour":5,"effective_at":"2999-01-01T00:00:00Z"}`)
+	compare := func(made *answer, path string, but ...string) {
+		t.Helper()
+		got := s.want(200, s.admin, "GET", path+"?at_least="+made.header.Get("Log-Sequence"), "")
+		var x, y map[string]any
+		if json.Unmarshal(made.body, &x) != nil || json.Unmarshal(got.body, &y) != nil {
+			t.Fatalf("%s\n%s", made.body, got.body)
+		}
+		for _, b := range but {
+			delete(x, b)
+			delete(y, b)
+		}
+		a, _ := json.Marshal(x)
+		b, _ := json.Marshal(y)
+		if !bytes.Equal(a, b) {
+			t.Errorf("%s: answered\n%s\nread\n%s", path, a, b)
+		}
+	}
+	made := s.want(201, s.admin, "POST", "/v1/tenants", `{"name":"other","currency":"EUR","credit_line_micros":5}`)
+	compare(made, made.header.Get("Location"))
+	made = s.want(201, ten.owner, "POST", "/v1/tenants/"+ten.id+"/projects", `{"name":"second"}`)
+	compare(made, made.header.Get("Location"))
+	made = s.want(201, s.admin, "POST", "/v1/skus", `{"name":"gpu-8x","shape":8,"gpu_class":"sim-gpu"}`)
+	compare(made, made.header.Get("Location"))
+	made = s.want(201, s.admin, "POST", "/v1/hosts", `{"name":"h2","rack":"r","leaf":"l","spine":"s"}`)
+	compare(made, made.header.Get("Location"), "enrolment_token")
+	for _, name := range []string{"gpu-1x", sku} {
+		made = s.want(201, ten.owner, "POST", "/v1/projects/"+ten.project+"/allocations", fmt.Sprintf(`{"sku":%q,"count":2,"lock_price":true,"expires_at":"2999-01-01T00:00:00Z"}`, name))
+		compare(made, made.header.Get("Location"))
+	}
+}
+
+func TestListsHavePages(t *testing.T) {
+	t.Parallel()
+	s := newReadingSite(t)
+	ten := s.tenant("acme", 0)
+	var want []string
+	for i := range 7 {
+		want = append(want, s.want(201, ten.owner, "POST", "/v1/tenants/"+ten.id+"/projects", fmt.Sprintf(`{"name":"p%d"}`, i)).get("id"))
+	}
+	want = append([]string{ten.project}, want...)
+	for _, order := range []string{"asc", "desc"} {
+		var got []string
+		cursor := ""
+		for {
+			a := s.want(200, ten.viewer, "GET", fmt.Sprintf("/v1/tenants/%s/projects?limit=3&order=%s&at_least=%d%s", ten.id, order, s.log.last(), cursor), "")
+			var p List[Project]
+			if err := json.Unmarshal(a.body, &p); err != nil {
+				t.Fatal(err)
+			}
+			for _, x := range p.Items {
+				got = append(got, x.ID)
+			}
+			if p.NextCursor == "" {
+				break
+			}
+			cursor = "&cursor=" + p.NextCursor
+		}
+		if order == "desc" {
+			slices.Reverse(got)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", order, got, want)
+		}
+	}
+	path := "/v1/tenants/" + ten.id + "/projects"
+	s.refused(422, "list.cursor", ten.viewer, "GET", path+"?cursor=x", "")
+	for _, limit := range []string{"0", "501", "-1", "x", "1e3"} {
+		s.refused(422, "request.invalid", ten.viewer, "GET", path+"?limit="+limit, "")
+	}
+	s.refused(422, "request.invalid", ten.viewer, "GET", path+"?order=up", "")
+	s.refused(422, "request.invalid", ten.viewer, "GET", path+"?at_least=-1", "")
+}
+
+func TestAReadWaitsForYourWrite(t *testing.T) {
+	t.Parallel()
+	s := newReadingSite(t, func(o *Options) { o.Deadline = time.Second })
+	ten := s.tenant("acme", 0)
+	for i := range 20 {
+		a := s.want(201, ten.owner, "POST", "/v1/tenants/"+ten.id+"/projects", fmt.Sprintf(`{"name":"p%d"}`, i))
+		s.want(200, ten.owner, "GET", "/v1/projects/"+a.get("id")+"?at_least="+a.header.Get("Log-Sequence"), "")
+	}
+	a := s.refused(503, "read_model.behind", ten.owner, "GET", fmt.Sprintf("/v1/tenants/%s?at_least=%d", ten.id, s.log.last()+100), "")
+	if a.header.Get("Retry-After") == "" || a.get("retryable") != "true" {
+		t.Errorf("%v %s", a.header, a.body)
+	}
+	s.refused(503, "read_model.behind", ten.owner, "GET", fmt.Sprintf("/v1/tenants/%s/balance?at_least=%d", ten.id, s.log.last()+100), "")
+}
+
+func TestTheProofOfErasure(t *testing.T) {
+	t.Parallel()
+	s := newReadingSite(t)
+	h := s.host("h1", 4)
+	s.sku("gpu-1x", 1, 2_490_000)
+	ten := s.tenant("acme", 100_000_000)
+	a := s.want(201, ten.owner, "POST", "/v1/projects/"+ten.project+"/allocations", `{"sku":"gpu-1x"}`)
+	h.boot()
+	path := "/v1/allocations/" + a.get("id")
+	e := s.want(200, ten.viewer, "GET", fmt.Sprintf("%s/erasure?at_least=%d", path, s.log.last()), "")
+	if e.get("erased") != "false" || e.get("items.0.slot_id") != a.get("vms.0.slot_ids.0") {
+		t.Fatalf("%s", e.body)
+	}
+	s.want(202, ten.owner, "DELETE", path, "")
+	h.wipe()
+	e = s.want(200, ten.viewer, "GET", fmt.Sprintf("%s/erasure?at_least=%d", path, s.log.last()), "")
+	if e.get("erased") != "true" || e.get("items.0.wipe_result") != "verified" || !bytes.Contains(e.body, []byte("NVME-h1-")) {
+		t.Fatalf("%s", e.body)
+	}
+	ev := s.want(200, ten.viewer, "GET", path+"/events?limit=500", "")
+	for _, typ := range []string{"allocation.placed", "allocation.vm_running", "allocation.releasing"} {
+		if !bytes.Contains(ev.body, []byte(typ)) {
+			t.Errorf("no %s in %s", typ, ev.body)
+		}
+	}
+	x := s.want(200, s.admin, "GET", path+"/explain", "")
+	if !strings.HasPrefix(x.get("items.0.reason"), "chosen") {
+		t.Errorf("%s", x.body)
+	}
+	au := s.want(200, ten.viewer, "GET", "/v1/audit?order=desc", "")
+	if au.get("items.0.type") == "" || bytes.Contains(au.body, []byte(`"host.enroll"`)) {
+		t.Errorf("%s", au.body)
+	}
+}
+
+func TestDenialsAreOnRecord(t *testing.T) {
+	t.Parallel()
+	w := newTestWorld(t)
+	w.do("gpk_stolen", "GET", "/v1/tenants/"+w.acme.id+"?key=gpk_in_query", "")
+	w.do(w.other.owner, "GET", "/v1/tenants/"+w.acme.id, "")
+	w.do(w.acme.viewer, "POST", "/v1/skus", `{"name":"x","shape":1}`)
+	a := w.want(200, w.auditor, "GET", "/v1/audit/denials?limit=2", "")
+	if a.get("items.0.data.status") != "401" || a.get("items.1.data.code") != "tenant.not_found" || a.get("next_cursor") == "" {
+		t.Fatalf("%s", a.body)
+	}
+	b := w.want(200, w.auditor, "GET", "/v1/audit/denials?cursor="+a.get("next_cursor"), "")
+	if b.get("items.0.data.status") != "403" || b.get("items.0.data.tenant_id") != w.acme.id {
+		t.Fatalf("%s", b.body)
+	}
+	for _, secret := range []string{"gpk_stolen", "gpk_in_query", w.other.owner} {
+		if bytes.Contains(a.body, []byte(secret)) {
+			t.Errorf("the record holds %s", secret)
+		}
+	}
+	for range 100 {
+		w.do(w.other.owner, "GET", "/v1/tenants/"+w.acme.id, "")
+	}
+	if n := len(w.audit.all()); n > 60 {
+		t.Errorf("one caller made %d records", n)
+	}
+}
