@@ -29,6 +29,7 @@ const (
 	bodyTimeout    = 15 * time.Second // to receive a body
 	headerTimeout  = 10 * time.Second
 	idleTimeout    = 120 * time.Second
+	writeTimeout   = 90 * time.Second // from the request's header to the end of the answer
 )
 
 // call is one request on its way.

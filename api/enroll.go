@@ -60,8 +60,11 @@ func (s *Server) enroll(c *call, b *enroll) (*Enrolled, *domain.Error) {
 		return nil, invalid("signing_public_key", "host.bad_key", "signing_public_key: want the 32 bytes of an Ed25519 public key in base64")
 	}
 	// Anyone can call this: guesses do not get as far as the decision loop.
-	if !wellFormedToken(b.Token) || !s.enrolments.allow(c.echo.RealIP(), c.at) {
+	if !wellFormedToken(b.Token) {
 		return nil, errToken()
+	}
+	if !s.enrolments.allow(c.echo.RealIP(), c.at) {
+		return nil, domain.Errorf(domain.Exhausted, "enrolment.too_many", "too many enrolments from this address: try again in a second")
 	}
 	token := SecretHash(b.Token)
 	var host domain.HostID

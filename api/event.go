@@ -341,7 +341,7 @@ func (s *Server) stream(c *call, sel *selection) {
 				ok = w.flush()
 			}
 		case <-heartbeat.C:
-			if _, good := s.callerOf(c.echo.Request().Header.Get("Authorization"), domain.TimeOf(s.o.Clock())); !good {
+			if !c.stillSame() {
 				return
 			}
 			ok = w.heartbeat()
@@ -360,6 +360,13 @@ func (s *Server) stream(c *call, sel *selection) {
 			return
 		}
 	}
+}
+
+// stillSame reports whether the key still stands for whom it stood when the request
+// came. A client that is still welcome comes back and is looked at anew.
+func (c *call) stillSame() bool {
+	now, ok := c.s.callerOf(c.echo.Request().Header.Get("Authorization"), domain.TimeOf(c.s.o.Clock()))
+	return ok && now.Member == c.caller.Member
 }
 
 // eventWriter writes the stream format of the HTML standard, 9.2.6.

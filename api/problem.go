@@ -71,6 +71,7 @@ var statuses = map[domain.Kind]int{
 var statusOfCode = map[string]int{
 	"queue.lane_full":           http.StatusTooManyRequests,
 	"idempotency.too_many_keys": http.StatusTooManyRequests,
+	"enrolment.too_many":        http.StatusTooManyRequests,
 	"stream.too_many":           http.StatusTooManyRequests,
 	"request.malformed":         http.StatusBadRequest,
 	"request.too_large":         http.StatusRequestEntityTooLarge,

@@ -69,6 +69,7 @@ func TestWhoMayReadWhat(t *testing.T) {
 			least = query + "&at_least=" + n
 		}
 		for name, who := range map[string][2]string{"viewer": {w.acme.viewer, row.v}, "stranger": {w.other.owner, row.x}, "finance": {w.finance, row.f}, "auditor": {w.auditor, row.f}, "operator": {w.operator, row.f}} {
+			least := least
 			if row.route == "GET /v1/offers" && w.acme.viewer != who[0] && w.other.owner != who[0] {
 				least = "?tenant_id=" + w.acme.id + "&at_least=" + n
 			}

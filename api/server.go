@@ -31,11 +31,13 @@ func New(o Options) (*Server, http.Handler) {
 	o.defaults()
 	replaceErrors.Do(func() { // huma's only hooks are global
 		huma.NewErrorWithContext = problemOfHuma
-		huma.NewError = func(status int, msg string, errs ...error) huma.StatusError { return problemOfHuma(nil, status, msg, errs...) }
+		huma.NewError = func(status int, msg string, errs ...error) huma.StatusError {
+			return problemOfHuma(nil, status, msg, errs...)
+		}
 	})
 	s := &Server{
 		o: o, metrics: newMetrics(o.Registry), denials: newLimiter(10, 4096), cursors: newCursors(o.Secret),
-		streams: streamSlots{users: map[string]int{}}, stop: make(chan struct{}), enrolments: newLimiter(10, 4096),
+		streams: streamSlots{users: map[string]int{}}, stop: make(chan struct{}), enrolments: newLimiter(500, 4096),
 	}
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
@@ -55,9 +57,10 @@ func (s *Server) Close() { s.stopped.Do(func() { close(s.stop) }) }
 // HTTPServer is a listener's server with every bound set.
 func HTTPServer(h http.Handler) *http.Server {
 	return &http.Server{
-		Handler: h, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
-		// No ReadTimeout and WriteTimeout: the edge bounds the body, an event stream
-		// each of its writes, and everything else ends with the request's deadline.
+		Handler: h, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, WriteTimeout: writeTimeout, MaxHeaderBytes: maxHeaderBytes,
+		// No ReadTimeout: the edge bounds the body, and a read deadline that passes
+		// during a handler would cancel it. An event stream moves its write deadline
+		// with every write.
 	}
 }
 
