@@ -25,37 +25,36 @@ const (
 // Allocation is what a tenant launched: Count VMs of one SKU, all or none. Its
 // state is that of its least advanced VM.
 type Allocation struct {
-	ID                      string            `json:"id,omitempty"` // alloc_...; empty in a dry run
-	CRN                     string            `json:"crn,omitempty"`
-	Name                    string            `json:"name"`
-	State                   string            `json:"state"`
-	Reason                  string            `json:"reason,omitempty"`
-	TenantID                string            `json:"tenant_id"`
-	ProjectID               string            `json:"project_id"`
-	SKU                     string            `json:"sku"`
-	SKUID                   string            `json:"sku_id"`
-	Shape                   int               `json:"shape"` // GPUs of one VM
-	Count                   int               `json:"count"`
-	Image                   string            `json:"image"`
-	VMs                     []VM              `json:"vms"`
-	Tags                    map[string]string `json:"tags,omitempty"`
-	RequestedByUserID       string            `json:"requested_by_user_id"`
-	LockedMicrosPerUnitHour *int64            `json:"locked_micros_per_unit_hour,omitempty"`
-	HoldMicros              int64             `json:"hold_micros"` // put aside for the first hour
-	CreatedAt               time.Time         `json:"created_at"`
-	ExpiresAt               time.Time         `json:"expires_at,omitzero"`
-	ReleasedAt              time.Time         `json:"released_at,omitzero"`
-	DryRun                  bool              `json:"dry_run,omitempty"`
+	ID                      string    `json:"id,omitempty"` // alloc_...; empty in a dry run
+	CRN                     string    `json:"crn,omitempty"`
+	Name                    string    `json:"name"`
+	State                   string    `json:"state"`
+	Reason                  string    `json:"reason,omitempty"`
+	TenantID                string    `json:"tenant_id"`
+	ProjectID               string    `json:"project_id"`
+	SKU                     string    `json:"sku"`
+	SKUID                   string    `json:"sku_id"`
+	Shape                   int       `json:"shape"` // GPUs of one VM
+	Count                   int       `json:"count"`
+	Image                   string    `json:"image"`
+	VMs                     []VM      `json:"vms"`
+	RequestedByUserID       string    `json:"requested_by_user_id"`
+	LockedMicrosPerUnitHour *int64    `json:"locked_micros_per_unit_hour,omitempty"`
+	HoldMicros              int64     `json:"hold_micros"` // put aside for the first hour
+	CreatedAt               time.Time `json:"created_at"`
+	ExpiresAt               time.Time `json:"expires_at,omitzero"`
+	ReleasedAt              time.Time `json:"released_at,omitzero"`
+	DryRun                  bool      `json:"dry_run,omitempty"`
 }
 
 // VM is one machine of an allocation.
 type VM struct {
-	ID        string    `json:"id,omitempty"`
-	State     string    `json:"state"`
-	HostID    string    `json:"host_id"`
-	SlotIDs   []string  `json:"slot_ids"`
-	Address   string    `json:"address,omitempty"`
-	StartedAt time.Time `json:"started_at,omitzero"`
+	ID      string   `json:"id,omitempty"`
+	State   string   `json:"state"`
+	HostID  string   `json:"host_id"`
+	SlotIDs []string `json:"slot_ids"`
+	Address string   `json:"address,omitempty"`
+	Overdue bool     `json:"overdue,omitempty"` // it did not do in time what it should
 }
 
 // NewAllocation is what is to be launched.
@@ -86,9 +85,9 @@ func (e *StateError) Error() string {
 	return s
 }
 
-// Allocations lists a project's allocations.
-func (c *Client) Allocations(ctx context.Context, project string) iter.Seq2[Allocation, error] {
-	return list[Allocation](ctx, c, path("/v1/projects/%s/allocations", project), nil)
+// Allocations lists a project's allocations, or those in one state.
+func (c *Client) Allocations(ctx context.Context, project, state string, options ...ListOption) iter.Seq2[Allocation, error] {
+	return list[Allocation](ctx, c, path("/v1/projects/%s/allocations", project), queryOf("state", state), options)
 }
 
 // Allocation reads one.

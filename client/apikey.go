@@ -30,8 +30,13 @@ type NewAPIKey struct {
 }
 
 // APIKeys lists a tenant's keys, without their secrets.
-func (c *Client) APIKeys(ctx context.Context, tenant string) iter.Seq2[APIKey, error] {
-	return list[APIKey](ctx, c, path("/v1/tenants/%s/api-keys", tenant), nil)
+func (c *Client) APIKeys(ctx context.Context, tenant string, options ...ListOption) iter.Seq2[APIKey, error] {
+	return list[APIKey](ctx, c, path("/v1/tenants/%s/api-keys", tenant), nil, options)
+}
+
+// OperatorAPIKeys lists the keys of the site's people.
+func (c *Client) OperatorAPIKeys(ctx context.Context, options ...ListOption) iter.Seq2[APIKey, error] {
+	return list[APIKey](ctx, c, "/v1/operators/api-keys", nil, options)
 }
 
 // CreateAPIKey makes a key.

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"encoding/json"
 	"iter"
 	"time"
 )
@@ -22,6 +23,18 @@ type AuditEntry struct {
 }
 
 // Audit lists accepted commands: of one tenant, or (for the site's people) of all.
-func (c *Client) Audit(ctx context.Context, tenant string) iter.Seq2[AuditEntry, error] {
-	return list[AuditEntry](ctx, c, "/v1/audit", queryOf("tenant_id", tenant))
+func (c *Client) Audit(ctx context.Context, tenant string, options ...ListOption) iter.Seq2[AuditEntry, error] {
+	return list[AuditEntry](ctx, c, "/v1/audit", queryOf("tenant_id", tenant), options)
+}
+
+// Denial is one request, or report, that was not accepted.
+type Denial struct {
+	At   time.Time       `json:"at"`
+	Kind string          `json:"kind"`
+	Data json.RawMessage `json:"data"` // who, what, and the problem's code
+}
+
+// Denials lists what was refused; it is for the site's people.
+func (c *Client) Denials(ctx context.Context) iter.Seq2[Denial, error] {
+	return list[Denial](ctx, c, "/v1/audit/denials", nil, nil)
 }

@@ -12,7 +12,7 @@ type Lease struct {
 	Generation uint64          `json:"generation"`
 	HostID     string          `json:"host_id"`
 	VMID       string          `json:"vm_id"`
-	StartedAt  time.Time       `json:"started_at"`
+	StartedAt  time.Time       `json:"started_at,omitzero"`
 	EndedAt    time.Time       `json:"ended_at,omitzero"`
 	WipeResult string          `json:"wipe_result,omitempty"` // verified, quarantined; empty: not yet
 	WipedAt    time.Time       `json:"wiped_at,omitzero"`
@@ -20,25 +20,13 @@ type Lease struct {
 }
 
 // Erasure is the proof for an allocation: all its leases with their wipes.
-func (c *Client) Erasure(ctx context.Context, allocation string) ([]Lease, error) {
-	page, err := get[Page[Lease]](ctx, c, path("/v1/allocations/%s/erasure", allocation), nil)
-	if err != nil {
-		return nil, err
-	}
-	return page.Items, nil
+type Erasure struct {
+	AllocationID string  `json:"allocation_id"`
+	Erased       bool    `json:"erased"` // every lease has ended and every device was verified as wiped
+	Items        []Lease `json:"items"`
 }
 
-// HostReason says why a host was chosen, or not.
-type HostReason struct {
-	HostID string `json:"host_id"`
-	Reason string `json:"reason"`
-}
-
-// Explain says for every host why the allocation is, or is not, there.
-func (c *Client) Explain(ctx context.Context, allocation string) ([]HostReason, error) {
-	page, err := get[Page[HostReason]](ctx, c, path("/v1/allocations/%s/explain", allocation), nil)
-	if err != nil {
-		return nil, err
-	}
-	return page.Items, nil
+// Erasure reads the proof that nothing of an allocation is left.
+func (c *Client) Erasure(ctx context.Context, allocation string) (*Erasure, error) {
+	return get[Erasure](ctx, c, path("/v1/allocations/%s/erasure", allocation), nil)
 }

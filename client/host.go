@@ -11,12 +11,16 @@ type Host struct {
 	ID             string    `json:"id"` // host_...
 	CRN            string    `json:"crn"`
 	Name           string    `json:"name"`
-	State          string    `json:"state"` // enrolled, admitted, proposed, in_service, cordoned, draining, silent, faulted
+	State          string    `json:"state"` // enrolled, admitted, proposed, in_service, cordoned, draining, silent, quarantined
 	Rack           string    `json:"rack,omitempty"`
 	Leaf           string    `json:"leaf,omitempty"`
 	Spine          string    `json:"spine,omitempty"`
 	GPUClass       string    `json:"gpu_class,omitempty"`
 	SlotMapDigest  string    `json:"slot_map_digest,omitempty"`
+	ProposedDigest string    `json:"proposed_slot_map_digest,omitempty"` // waits for approval
+	Slots          int       `json:"slots"`
+	SlotsAvailable int       `json:"slots_available"`
+	SlotsInUse     int       `json:"slots_in_use"`
 	Cordoned       bool      `json:"cordoned"`
 	Draining       bool      `json:"draining"`
 	Faulted        bool      `json:"faulted"`
@@ -76,8 +80,8 @@ const (
 )
 
 // Hosts lists the fleet.
-func (c *Client) Hosts(ctx context.Context) iter.Seq2[Host, error] {
-	return list[Host](ctx, c, "/v1/hosts", nil)
+func (c *Client) Hosts(ctx context.Context, options ...ListOption) iter.Seq2[Host, error] {
+	return list[Host](ctx, c, "/v1/hosts", nil, options)
 }
 
 // Host reads one.

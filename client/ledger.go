@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"encoding/json"
 	"iter"
 	"time"
 )
@@ -83,23 +82,18 @@ func (c *Client) Balance(ctx context.Context, tenant string) (*Balance, error) {
 }
 
 // Ledger lists a tenant's postings in the order they were recorded.
-func (c *Client) Ledger(ctx context.Context, tenant string) iter.Seq2[LedgerEntry, error] {
-	return list[LedgerEntry](ctx, c, path("/v1/tenants/%s/ledger", tenant), nil)
+func (c *Client) Ledger(ctx context.Context, tenant string, options ...ListOption) iter.Seq2[LedgerEntry, error] {
+	return list[LedgerEntry](ctx, c, path("/v1/tenants/%s/ledger", tenant), nil, options)
 }
 
 // Usage lists a tenant's billable time.
-func (c *Client) Usage(ctx context.Context, tenant string, q UsageQuery) iter.Seq2[UsageLine, error] {
-	return list[UsageLine](ctx, c, path("/v1/tenants/%s/usage", tenant), queryOf("from", timeText(q.From), "to", timeText(q.To), "project_id", q.Project))
-}
-
-// Invoices lists a tenant's invoices, each as the site writes it.
-func (c *Client) Invoices(ctx context.Context, tenant string) iter.Seq2[json.RawMessage, error] {
-	return list[json.RawMessage](ctx, c, path("/v1/tenants/%s/invoices", tenant), nil)
+func (c *Client) Usage(ctx context.Context, tenant string, q UsageQuery, options ...ListOption) iter.Seq2[UsageLine, error] {
+	return list[UsageLine](ctx, c, path("/v1/tenants/%s/usage", tenant), queryOf("from", timeText(q.From), "to", timeText(q.To), "project_id", q.Project), options)
 }
 
 // Credits lists a tenant's credits.
-func (c *Client) Credits(ctx context.Context, tenant string) iter.Seq2[Credit, error] {
-	return list[Credit](ctx, c, path("/v1/tenants/%s/credits", tenant), nil)
+func (c *Client) Credits(ctx context.Context, tenant string, options ...ListOption) iter.Seq2[Credit, error] {
+	return list[Credit](ctx, c, path("/v1/tenants/%s/credits", tenant), nil, options)
 }
 
 // GrantCredit needs the platform role finance or operator.

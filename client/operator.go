@@ -32,8 +32,8 @@ func (c *Client) WhoAmI(ctx context.Context) (*WhoAmI, error) {
 }
 
 // Operators lists the people who run the site.
-func (c *Client) Operators(ctx context.Context) iter.Seq2[Operator, error] {
-	return list[Operator](ctx, c, "/v1/operators", nil)
+func (c *Client) Operators(ctx context.Context, options ...ListOption) iter.Seq2[Operator, error] {
+	return list[Operator](ctx, c, "/v1/operators", nil, options)
 }
 
 // CreateOperator makes a new user with platform roles.

@@ -15,11 +15,25 @@ type Page[T any] struct {
 	NextCursor string `json:"next_cursor"`
 }
 
+// ListOption changes what a list brings.
+type ListOption func(url.Values)
+
+// NewestFirst turns a list round.
+func NewestFirst() ListOption { return func(q url.Values) { q.Set("order", "desc") } }
+
+// PageSize is how many items are asked for at once: 1 to 500, 200 if not said.
+func PageSize(n int) ListOption {
+	return func(q url.Values) { q.Set("limit", strconv.Itoa(min(max(n, 1), 500))) }
+}
+
 // list walks over all pages of a list. An error ends it.
-func list[T any](ctx context.Context, c *Client, path string, query url.Values) iter.Seq2[T, error] {
+func list[T any](ctx context.Context, c *Client, path string, query url.Values, options []ListOption) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		q := url.Values{"limit": {strconv.Itoa(pageItems)}}
 		maps.Copy(q, query)
+		for _, o := range options {
+			o(q)
+		}
 		for last := ""; ; { // ends with the list: a cursor that does not move is an error
 			page, err := get[Page[T]](ctx, c, path, q)
 			if err == nil && page.NextCursor != "" && page.NextCursor == last {
@@ -67,4 +81,13 @@ func queryOf(pairs ...string) url.Values {
 		}
 	}
 	return q
+}
+
+// items reads a list that has no pages.
+func items[T any](ctx context.Context, c *Client, path string, query url.Values) ([]T, error) {
+	page, err := get[Page[T]](ctx, c, path, query)
+	if err != nil {
+		return nil, err
+	}
+	return page.Items, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"strings"
 	"time"
 )
 
@@ -56,6 +57,11 @@ func (s PolicyScope) path(key string) string {
 		return path("/v1/policies/tenants/%s/%s", s.Tenant, key)
 	}
 	return path("/v1/policies/global/%s", key)
+}
+
+// Policies lists what is set in one scope.
+func (c *Client) Policies(ctx context.Context, scope PolicyScope) ([]Policy, error) {
+	return items[Policy](ctx, c, strings.TrimSuffix(scope.path("-"), "/-"), nil)
 }
 
 // EffectivePolicies says what holds in a project, and why.

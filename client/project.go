@@ -22,8 +22,8 @@ type NewProject struct {
 }
 
 // Projects lists a tenant's projects.
-func (c *Client) Projects(ctx context.Context, tenant string) iter.Seq2[Project, error] {
-	return list[Project](ctx, c, path("/v1/tenants/%s/projects", tenant), nil)
+func (c *Client) Projects(ctx context.Context, tenant string, options ...ListOption) iter.Seq2[Project, error] {
+	return list[Project](ctx, c, path("/v1/tenants/%s/projects", tenant), nil, options)
 }
 
 // Project reads one.
@@ -37,8 +37,8 @@ func (c *Client) CreateProject(ctx context.Context, tenant string, p NewProject)
 }
 
 // ProjectMembers lists who has a role in a project.
-func (c *Client) ProjectMembers(ctx context.Context, project string) iter.Seq2[Member, error] {
-	return list[Member](ctx, c, path("/v1/projects/%s/members", project), nil)
+func (c *Client) ProjectMembers(ctx context.Context, project string, options ...ListOption) iter.Seq2[Member, error] {
+	return list[Member](ctx, c, path("/v1/projects/%s/members", project), nil, options)
 }
 
 // SetProjectMember gives a member of the tenant a role: admin, member, viewer.

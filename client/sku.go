@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"iter"
 	"time"
 )
 
@@ -58,8 +57,11 @@ type Offer struct {
 }
 
 // SKUs lists the catalog.
-func (c *Client) SKUs(ctx context.Context) iter.Seq2[SKU, error] {
-	return list[SKU](ctx, c, "/v1/skus", nil)
+func (c *Client) SKUs(ctx context.Context) ([]SKU, error) { return items[SKU](ctx, c, "/v1/skus", nil) }
+
+// SKU reads one.
+func (c *Client) SKU(ctx context.Context, id string) (*SKU, error) {
+	return get[SKU](ctx, c, path("/v1/skus/%s", id), nil)
 }
 
 // CreateSKU needs the platform role operator.
@@ -75,9 +77,5 @@ func (c *Client) PublishPrice(ctx context.Context, sku string, p NewPrice) (*Pri
 // Offers says what can be launched now. Both may be empty for a tenant's key;
 // project counts that project's quota too.
 func (c *Client) Offers(ctx context.Context, tenant, project string) ([]Offer, error) {
-	page, err := get[Page[Offer]](ctx, c, "/v1/offers", queryOf("tenant_id", tenant, "project_id", project))
-	if err != nil {
-		return nil, err
-	}
-	return page.Items, nil
+	return items[Offer](ctx, c, "/v1/offers", queryOf("tenant_id", tenant, "project_id", project))
 }

@@ -3,7 +3,6 @@ package client
 import (
 	"context"
 	"iter"
-	"net/url"
 	"time"
 )
 
@@ -12,10 +11,9 @@ import (
 type Slot struct {
 	ID           string    `json:"id"` // slot_...
 	CRN          string    `json:"crn"`
-	Name         string    `json:"name"`
-	State        string    `json:"state"` // proposed, wiping, available, reserved, active, quarantined, retired
+	Name         string    `json:"name"`  // r1-h07/3: its host's name and its position there
+	State        string    `json:"state"` // proposed, wiping, available, reserved, active, quarantined, retired, cordoned
 	HostID       string    `json:"host_id"`
-	Host         string    `json:"host,omitempty"` // its name
 	Index        int       `json:"index"`
 	GPUClass     string    `json:"gpu_class,omitempty"`
 	GPU          Device    `json:"gpu"`
@@ -47,13 +45,13 @@ type Device struct {
 }
 
 // Slots lists the fleet's slots; host and state may be empty.
-func (c *Client) Slots(ctx context.Context, host, state string) iter.Seq2[Slot, error] {
-	return list[Slot](ctx, c, "/v1/slots", queryOf("host_id", host, "state", state))
+func (c *Client) Slots(ctx context.Context, host, state string, options ...ListOption) iter.Seq2[Slot, error] {
+	return list[Slot](ctx, c, "/v1/slots", queryOf("host_id", host, "state", state), options)
 }
 
 // Slot reads one.
 func (c *Client) Slot(ctx context.Context, id string) (*Slot, error) {
-	return get[Slot](ctx, c, path("/v1/slots/%s", id), url.Values{})
+	return get[Slot](ctx, c, path("/v1/slots/%s", id), nil)
 }
 
 // QuarantineSlot takes a slot out of service; one in use only after its lease.
@@ -65,4 +63,9 @@ func (c *Client) QuarantineSlot(ctx context.Context, id, reason string) (*Change
 // RewipeSlot sends a quarantined slot through another wipe.
 func (c *Client) RewipeSlot(ctx context.Context, id string) (*Changed, error) {
 	return post[Changed](ctx, c, path("/v1/slots/%s/rewipe", id), nil)
+}
+
+// SlotLeases is a slot's history, newest first; generation 0 is its first wipe.
+func (c *Client) SlotLeases(ctx context.Context, id string) ([]Lease, error) {
+	return items[Lease](ctx, c, path("/v1/slots/%s/leases", id), nil)
 }

@@ -8,6 +8,7 @@ import (
 // SlotMaps are a host's proposal, which waits for approval, and its approved map.
 type SlotMaps struct {
 	HostID         string    `json:"host_id"`
+	State          string    `json:"state"` // none, proposed, approved
 	ProposalDigest string    `json:"proposal_digest,omitempty"`
 	Proposal       *SlotMap  `json:"proposal,omitempty"`
 	ProposedAt     time.Time `json:"proposed_at,omitzero"`

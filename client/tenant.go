@@ -51,8 +51,8 @@ type Changed struct {
 }
 
 // Tenants lists the tenants the caller may see.
-func (c *Client) Tenants(ctx context.Context) iter.Seq2[Tenant, error] {
-	return list[Tenant](ctx, c, "/v1/tenants", nil)
+func (c *Client) Tenants(ctx context.Context, options ...ListOption) iter.Seq2[Tenant, error] {
+	return list[Tenant](ctx, c, "/v1/tenants", nil, options)
 }
 
 // Tenant reads one.
@@ -66,8 +66,8 @@ func (c *Client) CreateTenant(ctx context.Context, t NewTenant) (*Tenant, error)
 }
 
 // Members lists a tenant's users.
-func (c *Client) Members(ctx context.Context, tenant string) iter.Seq2[Member, error] {
-	return list[Member](ctx, c, path("/v1/tenants/%s/members", tenant), nil)
+func (c *Client) Members(ctx context.Context, tenant string, options ...ListOption) iter.Seq2[Member, error] {
+	return list[Member](ctx, c, path("/v1/tenants/%s/members", tenant), nil, options)
 }
 
 // SetMember adds a user to a tenant, or changes its role: owner, admin, billing,

@@ -25,24 +25,25 @@ var allocationColumns = []column[client.Allocation]{
 	{name: "EXPIRES", wide: true, cell: func(x client.Allocation) string { return when(x.ExpiresAt) }},
 	{name: "RELEASED", wide: true, cell: func(x client.Allocation) string { return when(x.ReleasedAt) }},
 	{name: "HOSTS", wide: true, cell: hostsOf},
-	{name: "TAGS", wide: true, cell: tagsOf},
 	{name: "PROJECT", wide: true, cell: func(x client.Allocation) string { return x.ProjectID }},
 	{name: "CRN", wide: true, cell: func(x client.Allocation) string { return x.CRN }},
 }
 
 func (a *app) allocations() *cobra.Command {
 	var all bool
+	var state string
 	list := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "The project's allocations", Args: cobra.NoArgs}
-	list.Flags().BoolVarP(&all, "all", "a", false, "also those that are gone")
-	listing(a, list, allocationColumns, func(ctx cx, c *client.Client) (iter.Seq2[client.Allocation, error], error) {
+	list.Flags().BoolVarP(&all, "all", "a", false, "also those that are gone, as -o json does")
+	list.Flags().StringVar(&state, "state", "", "only those in this state")
+	listing(a, list, allocationColumns, func(ctx cx, c *client.Client, o ...client.ListOption) (iter.Seq2[client.Allocation, error], error) {
 		project, err := a.projectID(quiet(ctx))
 		if err != nil {
 			return nil, err
 		}
-		if all || a.json() {
-			return c.Allocations(ctx, project), nil
+		if all || state != "" || a.json() {
+			return c.Allocations(ctx, project, state, o...), nil
 		}
-		return alive(c.Allocations(ctx, project)), nil
+		return alive(c.Allocations(ctx, project, "", o...)), nil
 	})
 	get := &cobra.Command{
 		Use: "get NAME", Short: "Show one", Args: cobra.ExactArgs(1),
@@ -236,14 +237,6 @@ func hostsOf(x client.Allocation) string {
 		}
 	}
 	return few(out)
-}
-
-func tagsOf(x client.Allocation) string {
-	var out []string
-	for _, k := range sortedKeys(x.Tags) {
-		out = append(out, k+"="+x.Tags[k])
-	}
-	return strings.Join(out, " ")
 }
 
 // few keeps a table's cell short.

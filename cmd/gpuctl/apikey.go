@@ -73,9 +73,9 @@ func (a *app) keys() *cobra.Command {
 	create.Flags().StringVar(&n.Role, "role", "", "of the key's own service user: owner, admin, billing, viewer (default admin)")
 	create.Flags().StringVar(&n.UserID, "user", "", "make it a key of this user instead")
 	f.add(create)
-	list := listCommand(a, "The tenant's keys", keyColumns, func(ctx cx, c *client.Client) (iter.Seq2[client.APIKey, error], error) {
+	list := listCommand(a, "The tenant's keys", keyColumns, func(ctx cx, c *client.Client, o ...client.ListOption) (iter.Seq2[client.APIKey, error], error) {
 		tenant, err := a.tenantID(quiet(ctx))
-		return c.APIKeys(ctx, tenant), err
+		return c.APIKeys(ctx, tenant, o...), err
 	})
 	revoke := &cobra.Command{
 		Use: "revoke KEY", Short: "End a key at once", Args: cobra.ExactArgs(1),

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"iter"
-
 	"github.com/spf13/cobra"
 
 	"github.com/gpuaas/gpuaas/client"
@@ -19,31 +17,29 @@ var leaseColumns = []column[client.Lease]{
 
 // erasure shows that nothing is left; the evidence itself is in -o json.
 func (a *app) erasure() *cobra.Command {
-	return ofAllocation(a, "erasure NAME", "The proof that nothing of it is left; -o json has the evidence", leaseColumns, (*client.Client).Erasure)
-}
-
-var reasonColumns = []column[client.HostReason]{
-	{name: "HOST", cell: func(r client.HostReason) string { return r.HostID }},
-	{name: "WHY", cell: func(r client.HostReason) string { return r.Reason }},
-}
-
-func (a *app) explain() *cobra.Command {
-	return ofAllocation(a, "explain NAME", "Why it is on its host, and on no other", reasonColumns, (*client.Client).Explain)
-}
-
-// ofAllocation is a command that shows a short list that belongs to an allocation.
-func ofAllocation[T any](a *app, use, short string, columns []column[T], request func(*client.Client, cx, string) ([]T, error)) *cobra.Command {
 	return &cobra.Command{
-		Use: use, Short: short, Args: cobra.ExactArgs(1),
+		Use: "erasure NAME", Short: "The proof that nothing of it is left; -o json has the evidence", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := a.allocationID(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
-			return many(a, cmd.Context(), 0, columns, func(ctx cx, c *client.Client) (iter.Seq2[T, error], error) {
-				items, err := request(c, ctx, id)
-				return each(items), err
-			})
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			ctx, answers := capture(cmd.Context())
+			e, err := c.Erasure(ctx, id)
+			if err != nil {
+				return err
+			}
+			if a.json() {
+				return a.writeJSON((*answers)[len(*answers)-1].Body)
+			}
+			if err := a.details([][2]string{{"erased", first(yes(e.Erased), "no")}}); err != nil {
+				return err
+			}
+			return show(a, e.Items, leaseColumns)
 		},
 	}
 }

@@ -74,6 +74,15 @@ func (a *app) allocationEvents() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if isID(args[0], "alloc") { // the feed does not wait for what was just launched: this does
+				c, err := a.client()
+				if err != nil {
+					return err
+				}
+				if _, err := c.Allocation(cmd.Context(), id); err != nil {
+					return err
+				}
+			}
 			return a.showEvents(cmd.Context(), f, []client.Select{client.OfAllocation(id)})
 		},
 	}

@@ -15,12 +15,15 @@ var hostColumns = []column[client.Host]{
 	{name: "NAME", cell: func(h client.Host) string { return h.Name }},
 	{name: "STATE", cell: func(h client.Host) string { return h.State }},
 	{name: "CLASS", cell: func(h client.Host) string { return h.GPUClass }},
+	{name: "FREE", cell: func(h client.Host) string { return itoa(h.SlotsAvailable) + "/" + itoa(h.Slots) }},
+	{name: "IN USE", cell: func(h client.Host) string { return itoa(h.SlotsInUse) }},
 	{name: "RACK", cell: func(h client.Host) string { return h.Rack }},
-	{name: "LEAF", cell: func(h client.Host) string { return h.Leaf }},
+	{name: "LEAF", wide: true, cell: func(h client.Host) string { return h.Leaf }},
 	{name: "SILENT SINCE", cell: func(h client.Host) string { return when(h.SilentSince) }},
 	{name: "ID", cell: func(h client.Host) string { return h.ID }},
 	{name: "SPINE", wide: true, cell: func(h client.Host) string { return h.Spine }},
 	{name: "SLOT MAP", wide: true, cell: func(h client.Host) string { return h.SlotMapDigest }},
+	{name: "PROPOSED MAP", wide: true, cell: func(h client.Host) string { return h.ProposedDigest }},
 	{name: "ENROLLED", wide: true, cell: func(h client.Host) string { return when(h.EnrolledAt) }},
 	{name: "ADMITTED", wide: true, cell: func(h client.Host) string { return when(h.AdmittedAt) }},
 	{name: "REPORTED", wide: true, cell: func(h client.Host) string { return when(h.ReportedAt) }},
@@ -49,7 +52,9 @@ func (a *app) hosts() *cobra.Command {
 			return one(a, cmd.Context(), hostColumns, func(ctx cx, c *client.Client) (*client.Host, error) { return c.Host(ctx, id) })
 		},
 	}
-	list := listCommand(a, "The fleet", hostColumns, func(ctx cx, c *client.Client) (iter.Seq2[client.Host, error], error) { return c.Hosts(ctx), nil })
+	list := listCommand(a, "The fleet", hostColumns, func(ctx cx, c *client.Client, o ...client.ListOption) (iter.Seq2[client.Host, error], error) {
+		return c.Hosts(ctx, o...), nil
+	})
 	return group("hosts", "Servers with GPUs", []string{"host"}, add, list, get, a.slotMap(), a.approve(),
 		a.hostAction("cordon HOST", "No new VMs on it", client.Cordon, ""),
 		a.hostAction("uncordon HOST", "End cordon and drain", client.Uncordon, ""),

@@ -41,9 +41,9 @@ var ledgerColumns = []column[client.LedgerEntry]{
 
 func (a *app) ledger() *cobra.Command {
 	c := &cobra.Command{Use: "ledger", Short: "The tenant's postings, in the order they were recorded", Args: cobra.NoArgs}
-	return listing(a, c, ledgerColumns, func(ctx cx, c *client.Client) (iter.Seq2[client.LedgerEntry, error], error) {
+	return listing(a, c, ledgerColumns, func(ctx cx, c *client.Client, o ...client.ListOption) (iter.Seq2[client.LedgerEntry, error], error) {
 		tenant, err := a.tenantID(quiet(ctx))
-		return c.Ledger(ctx, tenant), err
+		return c.Ledger(ctx, tenant, o...), err
 	})
 }
 
@@ -62,7 +62,7 @@ func (a *app) usageLines() *cobra.Command {
 	c := &cobra.Command{Use: "usage", Short: "The tenant's billable time, a line a VM; --project narrows it", Args: cobra.NoArgs}
 	c.Flags().StringVar(&from, "from", "", "what overlaps this time on, or so long ago: 24h")
 	c.Flags().StringVar(&to, "to", "", "up to this time, or so long ago")
-	return listing(a, c, usageColumns, func(ctx cx, c *client.Client) (list iter.Seq2[client.UsageLine, error], err error) {
+	return listing(a, c, usageColumns, func(ctx cx, c *client.Client, o ...client.ListOption) (list iter.Seq2[client.UsageLine, error], err error) {
 		var q client.UsageQuery
 		if q.From, err = parsePast("--from", from); err != nil {
 			return nil, err
@@ -74,7 +74,7 @@ func (a *app) usageLines() *cobra.Command {
 		if err == nil && a.flags.project != "" {
 			q.Project, err = a.projectID(quiet(ctx))
 		}
-		return c.Usage(ctx, tenant, q), err
+		return c.Usage(ctx, tenant, q, o...), err
 	})
 }
 
@@ -132,9 +132,9 @@ func (a *app) credits() *cobra.Command {
 	grant.Flags().StringVar(&n.Currency, "currency", "", "the tenant's, if left out")
 	grant.Flags().IntVar(&n.Priority, "priority", 0, "lower is used first")
 	grant.Flags().StringVar(&expires, "expires", "", "a time, or how long from now")
-	list := listCommand(a, "The tenant's credits", creditColumns, func(ctx cx, c *client.Client) (iter.Seq2[client.Credit, error], error) {
+	list := listCommand(a, "The tenant's credits", creditColumns, func(ctx cx, c *client.Client, o ...client.ListOption) (iter.Seq2[client.Credit, error], error) {
 		tenant, err := a.tenantID(quiet(ctx))
-		return c.Credits(ctx, tenant), err
+		return c.Credits(ctx, tenant, o...), err
 	})
 	return group("credits", "Credits of tenants", []string{"credit"}, grant, list)
 }

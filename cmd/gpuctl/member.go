@@ -54,12 +54,12 @@ func (a *app) members() *cobra.Command {
 	add.Flags().StringVar(&n.Role, "role", "", "owner, admin, billing, viewer; in a project admin, member, viewer")
 	add.Flags().StringVar(&n.Email, "email", "", "of a new member of the tenant; only a keyed commitment is kept")
 	var list *cobra.Command
-	list = listCommand(a, "Who has which role", memberColumns, func(ctx cx, c *client.Client) (iter.Seq2[client.Member, error], error) {
+	list = listCommand(a, "Who has which role", memberColumns, func(ctx cx, c *client.Client, o ...client.ListOption) (iter.Seq2[client.Member, error], error) {
 		tenant, project, err := of(list, quiet(ctx))
 		if project != "" {
-			return c.ProjectMembers(ctx, project), err
+			return c.ProjectMembers(ctx, project, o...), err
 		}
-		return c.Members(ctx, tenant), err
+		return c.Members(ctx, tenant, o...), err
 	})
 	remove := &cobra.Command{
 		Use: "remove USER", Aliases: []string{"rm"}, Short: "Take a member's role away", Args: cobra.ExactArgs(1),

@@ -53,8 +53,12 @@ func (a *app) operators() *cobra.Command {
 		},
 	}
 	f.add(key)
-	list := listCommand(a, "Who runs the site", operatorColumns, func(ctx cx, c *client.Client) (iter.Seq2[client.Operator, error], error) {
-		return c.Operators(ctx), nil
+	list := listCommand(a, "Who runs the site", operatorColumns, func(ctx cx, c *client.Client, o ...client.ListOption) (iter.Seq2[client.Operator, error], error) {
+		return c.Operators(ctx, o...), nil
 	})
-	return group("operators", "The people who run the site", []string{"operator"}, set, list, key)
+	keys := listing(a, &cobra.Command{Use: "keys", Short: "Their API keys", Args: cobra.NoArgs}, keyColumns,
+		func(ctx cx, c *client.Client, o ...client.ListOption) (iter.Seq2[client.APIKey, error], error) {
+			return c.OperatorAPIKeys(ctx, o...), nil
+		})
+	return group("operators", "The people who run the site", []string{"operator"}, set, list, key, keys)
 }

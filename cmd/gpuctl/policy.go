@@ -85,7 +85,17 @@ func (a *app) policies() *cobra.Command {
 			})
 		}
 	}
-	return group("policies", "Quotas, limits and defaults", []string{"policy"}, effective, set, unset)
+	var scope string
+	list := plainList(a, "list", "What is set in one scope", cobra.NoArgs, policyColumns, func(ctx cx, c *client.Client, _ []string) (iter.Seq2[client.Policy, error], error) {
+		s, err := a.policyScope(quiet(ctx), scope)
+		if err != nil {
+			return nil, err
+		}
+		policies, err := c.Policies(ctx, s)
+		return each(policies), err
+	})
+	list.Flags().StringVar(&scope, "scope", "", "global, tenant or project")
+	return group("policies", "Quotas, limits and defaults", []string{"policy"}, effective, list, set, unset)
 }
 
 func (a *app) policyScope(ctx cx, scope string) (s client.PolicyScope, err error) {

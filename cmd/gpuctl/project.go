@@ -30,9 +30,9 @@ func (a *app) projects() *cobra.Command {
 			})
 		},
 	}
-	list := listCommand(a, "The tenant's projects", projectColumns, func(ctx cx, c *client.Client) (iter.Seq2[client.Project, error], error) {
+	list := listCommand(a, "The tenant's projects", projectColumns, func(ctx cx, c *client.Client, o ...client.ListOption) (iter.Seq2[client.Project, error], error) {
 		tenant, err := a.tenantID(quiet(ctx))
-		return c.Projects(ctx, tenant), err
+		return c.Projects(ctx, tenant, o...), err
 	})
 	return group("projects", "Projects", []string{"project"}, list, create)
 }

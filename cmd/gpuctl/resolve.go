@@ -102,14 +102,15 @@ func (a *app) projectID(ctx context.Context) (string, error) {
 }
 
 func (a *app) allocationID(ctx context.Context, arg string) (string, error) {
-	if isID(arg, "alloc") {
-		return arg, nil
+	c, err := a.client()
+	if err != nil || isID(arg, "alloc") {
+		return arg, err
 	}
 	project, err := a.projectID(ctx)
 	if err != nil {
 		return "", err
 	}
-	return named("allocation", arg, a.conn.Allocations(ctx, project),
+	return named("allocation", arg, c.Allocations(ctx, project, ""),
 		func(x client.Allocation) (string, string) { return x.ID, x.Name },
 		func(x client.Allocation) bool { return x.ReleasedAt.IsZero() })
 }
@@ -128,7 +129,7 @@ func (a *app) slotID(ctx context.Context, arg string) (string, error) {
 	if err != nil || isID(arg, "slot") {
 		return arg, err
 	}
-	host, index, ok := strings.Cut(arg, "/")
+	host, _, ok := strings.Cut(arg, "/")
 	if !ok {
 		return "", usage("%q: want a slot's id, or HOST/INDEX", clean(arg))
 	}
@@ -136,7 +137,7 @@ func (a *app) slotID(ctx context.Context, arg string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return named("slot", index, c.Slots(ctx, id, ""), func(s client.Slot) (string, string) { return s.ID, itoa(s.Index) }, nil)
+	return named("slot", arg, c.Slots(ctx, id, ""), func(s client.Slot) (string, string) { return s.ID, s.Name }, nil)
 }
 
 func (a *app) skuID(ctx context.Context, arg string) (string, error) {
@@ -144,7 +145,11 @@ func (a *app) skuID(ctx context.Context, arg string) (string, error) {
 	if err != nil || isID(arg, "sku") {
 		return arg, err
 	}
-	return named("sku", arg, c.SKUs(ctx), func(s client.SKU) (string, string) { return s.ID, s.Name }, nil)
+	skus, err := c.SKUs(ctx)
+	if err != nil {
+		return "", err
+	}
+	return named("sku", arg, each(skus), func(s client.SKU) (string, string) { return s.ID, s.Name }, nil)
 }
 
 func (a *app) keyID(ctx context.Context, arg string) (string, error) {

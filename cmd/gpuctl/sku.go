@@ -91,8 +91,11 @@ func (a *app) skus() *cobra.Command {
 	}
 	create.Flags().IntVar(&n.Shape, "gpus", 1, "GPUs of one VM: 1, 2, 4 or 8")
 	create.Flags().StringVar(&n.GPUClass, "gpu-class", "", "only GPUs of this class: h100-sxm5-80gb")
-	list := listCommand(a, "The catalog", skuColumns, func(ctx cx, c *client.Client) (iter.Seq2[client.SKU, error], error) { return c.SKUs(ctx), nil })
-	return group("skus", "The catalog: what can be launched, at which price", []string{"sku"}, create, list, a.publishPrice())
+	list := plainList(a, "list", "The catalog", cobra.NoArgs, skuColumns, func(ctx cx, c *client.Client, _ []string) (iter.Seq2[client.SKU, error], error) {
+		skus, err := c.SKUs(ctx)
+		return each(skus), err
+	})
+	return group("skus", "The catalog: what can be launched, at which price", []string{"sku"}, create, list, a.publishPrice(), a.explainSKU())
 }
 
 func (a *app) publishPrice() *cobra.Command {

@@ -10,8 +10,7 @@ import (
 )
 
 var slotColumns = []column[client.Slot]{
-	{name: "HOST", cell: func(s client.Slot) string { return first(s.Host, s.HostID) }},
-	{name: "SLOT", cell: func(s client.Slot) string { return itoa(s.Index) }},
+	{name: "SLOT", cell: func(s client.Slot) string { return s.Name }},
 	{name: "STATE", cell: func(s client.Slot) string { return s.State }},
 	{name: "CLASS", cell: func(s client.Slot) string { return s.GPUClass }},
 	{name: "LEASE", cell: func(s client.Slot) string { return itoa(int(s.Generation)) }},
@@ -27,7 +26,7 @@ func (a *app) slots() *cobra.Command {
 	list := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "The fleet's slots", Args: cobra.NoArgs}
 	list.Flags().StringVar(&host, "host", "", "only this host's")
 	list.Flags().StringVar(&state, "state", "", "only those in this state: available, quarantined, ...")
-	listing(a, list, slotColumns, func(ctx cx, c *client.Client) (iter.Seq2[client.Slot, error], error) {
+	listing(a, list, slotColumns, func(ctx cx, c *client.Client, o ...client.ListOption) (iter.Seq2[client.Slot, error], error) {
 		id := ""
 		if host != "" {
 			var err error
@@ -35,7 +34,7 @@ func (a *app) slots() *cobra.Command {
 				return nil, err
 			}
 		}
-		return c.Slots(ctx, id, state), nil
+		return c.Slots(ctx, id, state, o...), nil
 	})
 	quarantine := &cobra.Command{
 		Use: "quarantine SLOT --reason WORD", Short: "Take a slot out of service; one in use after its lease", Args: cobra.ExactArgs(1),
@@ -59,5 +58,14 @@ func (a *app) slots() *cobra.Command {
 			return a.change(cmd, func(ctx cx, c *client.Client) (*client.Changed, error) { return c.RewipeSlot(ctx, id) })
 		},
 	}
-	return group("slots", "A GPU with its drive and its network each; SLOT is an id or HOST/INDEX", []string{"slot"}, list, quarantine, rewipe)
+	leases := plainList(a, "leases SLOT", "A slot's history: who had it, and each wipe; -o json has the evidence", cobra.ExactArgs(1), leaseColumns,
+		func(ctx cx, c *client.Client, args []string) (iter.Seq2[client.Lease, error], error) {
+			id, err := a.slotID(quiet(ctx), args[0])
+			if err != nil {
+				return nil, err
+			}
+			leases, err := c.SlotLeases(ctx, id)
+			return each(leases), err
+		})
+	return group("slots", "A GPU with its drive and its network each; SLOT is an id or HOST/INDEX", []string{"slot"}, list, quarantine, rewipe, leases)
 }

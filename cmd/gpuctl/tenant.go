@@ -56,27 +56,53 @@ func (a *app) tenants() *cobra.Command {
 			})
 		},
 	}
-	return group("tenants", "Tenants", []string{"tenant"}, create, listCommand(a, "Tenants", tenantColumns, func(ctx cx, c *client.Client) (iter.Seq2[client.Tenant, error], error) {
-		return c.Tenants(ctx), nil
+	return group("tenants", "Tenants", []string{"tenant"}, create, listCommand(a, "Tenants", tenantColumns, func(ctx cx, c *client.Client, o ...client.ListOption) (iter.Seq2[client.Tenant, error], error) {
+		return c.Tenants(ctx, o...), nil
 	}), get)
 }
 
-// listCommand is `list` of anything. request gets a context whose answers are
-// shown; names are resolved with the command's own.
-func listCommand[T any](a *app, short string, columns []column[T], request func(cx, *client.Client) (iter.Seq2[T, error], error)) *cobra.Command {
+// lister makes a list from a context whose answers are shown (names are found with
+// quiet) and the options that the flags stand for.
+type lister[T any] func(cx, *client.Client, ...client.ListOption) (iter.Seq2[T, error], error)
+
+// listCommand is `list` of anything.
+func listCommand[T any](a *app, short string, columns []column[T], request lister[T]) *cobra.Command {
 	c := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: short, Args: cobra.NoArgs}
 	return listing(a, c, columns, request)
 }
 
 // listing makes a command one that shows a list.
-func listing[T any](a *app, c *cobra.Command, columns []column[T], request func(cx, *client.Client) (iter.Seq2[T, error], error)) *cobra.Command {
+func listing[T any](a *app, c *cobra.Command, columns []column[T], request lister[T]) *cobra.Command {
 	var limit int
+	var newest bool
 	c.Flags().IntVar(&limit, "limit", 0, "show at most so many (0: all)")
+	c.Flags().BoolVar(&newest, "newest", false, "the newest first")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		if limit < 0 {
 			return usage("--limit: want 0 or more")
 		}
-		return many(a, cmd.Context(), limit, columns, request)
+		var options []client.ListOption
+		if limit > 0 {
+			options = append(options, client.PageSize(limit))
+		}
+		if newest {
+			options = append(options, client.NewestFirst())
+		}
+		return many(a, cmd.Context(), limit, columns, func(ctx cx, c *client.Client) (iter.Seq2[T, error], error) { return request(ctx, c, options...) })
+	}
+	return c
+}
+
+// plainList is a command that shows a list without pages.
+func plainList[T any](a *app, use, short string, check cobra.PositionalArgs, columns []column[T], request func(cx, *client.Client, []string) (iter.Seq2[T, error], error)) *cobra.Command {
+	c := &cobra.Command{
+		Use: use, Short: short, Args: check,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return many(a, cmd.Context(), 0, columns, func(ctx cx, c *client.Client) (iter.Seq2[T, error], error) { return request(ctx, c, args) })
+		},
+	}
+	if use == "list" {
+		c.Aliases = []string{"ls"}
 	}
 	return c
 }

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
-	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -61,8 +59,6 @@ func (a *app) waitFor(parent context.Context, id string, w waitFlags, state stri
 	}
 	return a.details(lines(*x, allocationColumns))
 }
-
-func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }
 
 func readBounded(r io.Reader, flag string, most int64) ([]byte, error) {
 	b, err := io.ReadAll(io.LimitReader(r, most+1))
