@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -150,16 +149,19 @@ func (s *site) startHosts(ctx context.Context, o devOptions, fleet []devHost) er
 		if err != nil {
 			return err
 		}
-		defer log.Close()
-		cmd := exec.Command(bin, append([]string{"run", "--machine", o.machine}, args...)...)
-		cmd.Stdout, cmd.Stderr = log, log
-		// SIGINT of the terminal goes to us, and we pass it on. If we are killed, so is
-		// hostd: the next start runs a new one, which adopts the VMs that run on.
-		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-		if err := startWithThread(cmd); err != nil {
+		s.closers = append(s.closers, func() { log.Close() })
+		c, err := startChild(name, s.log, func() *exec.Cmd {
+			cmd := exec.Command(bin, append([]string{"run", "--machine", o.machine}, args...)...)
+			cmd.Stdout, cmd.Stderr = log, log
+			// SIGINT of the terminal goes to us, and we pass it on. If we are killed, so is
+			// hostd: the next start runs a new one, which adopts the VMs that run on.
+			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+			return cmd
+		})
+		if err != nil {
 			return fmt.Errorf("hostd: %w", err)
 		}
-		s.children = append(s.children, cmd)
+		s.children = append(s.children, c)
 		return nil
 	}
 	if o.machine == "sim" {
@@ -184,18 +186,6 @@ func (s *site) startHosts(ctx context.Context, o devOptions, fleet []devHost) er
 		}
 	}
 	return nil
-}
-
-// startWithThread starts cmd from a thread that lives as long as the process: the
-// kernel sends Pdeathsig when the thread that started a child ends.
-func startWithThread(cmd *exec.Cmd) error {
-	started := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		started <- cmd.Start()
-		select {} // ends with the process
-	}()
-	return <-started
 }
 
 func hostdPath(given string) (string, error) {
@@ -255,22 +245,4 @@ func (s *site) approveMaps(ctx context.Context, fleet []devHost) error {
 		case <-t.C:
 		}
 	}
-}
-
-// stopChildren ends the hosts' processes: asked first, then killed.
-func (s *site) stopChildren() {
-	for _, c := range s.children {
-		_ = c.Process.Signal(syscall.SIGTERM)
-	}
-	for _, c := range s.children {
-		done := make(chan struct{})
-		go func() { _ = c.Wait(); close(done) }()
-		select {
-		case <-done:
-		case <-time.After(40 * time.Second): // a lab takes its VMs down first
-			_ = c.Process.Kill()
-			<-done
-		}
-	}
-	s.children = nil
 }

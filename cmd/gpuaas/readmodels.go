@@ -5,7 +5,10 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"net/url"
 	"path/filepath"
+	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
@@ -18,7 +21,9 @@ import (
 
 // readModels are the Postgres side of a site.
 type readModels struct {
-	server    *pglocal.Server
+	servers   []*pglocal.Server // ours, the running one last; or the outside one
+	options   pglocal.Options
+	down      atomic.Bool // ours has ended, and is not back yet
 	store     *projections.Store
 	projector *projections.Projector
 }
@@ -42,19 +47,20 @@ func (s *site) openReadModels(ctx context.Context) (err error) {
 func openDatabase(ctx context.Context, cfg config, s *site) (r *readModels, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*startTimeout)
 	defer cancel()
-	r = &readModels{}
-	r.server, err = pglocal.Start(ctx, pglocal.Options{DatabaseURL: cfg.DatabaseURL, DataDir: filepath.Join(cfg.DataDir, "postgres"), Settings: []string{"max_connections=60", "shared_buffers=256MB"}})
+	r = &readModels{options: pglocal.Options{DatabaseURL: cfg.DatabaseURL, DataDir: filepath.Join(cfg.DataDir, "postgres"), Settings: []string{"max_connections=60", "shared_buffers=256MB"}}}
+	server, err := pglocal.Start(ctx, r.options)
 	if err != nil {
 		return nil, fmt.Errorf("postgres: %w", err)
 	}
-	url := cfg.DatabaseURL
-	if url == "" {
-		if url, err = r.server.CreateDatabase(ctx, "gpuaas"); err != nil {
+	r.servers = append(r.servers, server)
+	address := cfg.DatabaseURL
+	if address == "" {
+		if address, err = server.CreateDatabase(ctx, databaseOfSite); err != nil {
 			r.close()
 			return nil, fmt.Errorf("postgres: %w", err)
 		}
 	}
-	if r.store, err = projections.Open(ctx, projections.Config{URL: url, Site: cfg.Site, CRNPrefix: cfg.CRNPrefix, Region: cfg.Region, Log: s.log.With("part", "read models")}); err != nil {
+	if r.store, err = projections.Open(ctx, projections.Config{URL: address, Site: cfg.Site, CRNPrefix: cfg.CRNPrefix, Region: cfg.Region, Log: s.log.With("part", "read models")}); err != nil {
 		r.close()
 		return nil, fmt.Errorf("read models: %w", err)
 	}
@@ -67,7 +73,49 @@ func (r *readModels) close() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
-	_ = r.server.Stop(ctx)
+	for i := len(r.servers) - 1; i >= 0; i-- { // the first one made the socket's directory
+		_ = r.servers[i].Stop(ctx)
+	}
+}
+
+// databaseOfSite is the database's name in a Postgres of our own.
+const databaseOfSite = "gpuaas"
+
+// url is how others connect to the database.
+func (r *readModels) url() string { return r.servers[0].URL("") }
+
+// keepDatabase starts a Postgres of our own again when it has ended. Until it is
+// back reads are refused; commands are not, since nothing is decided from tables.
+func (s *site) keepDatabase(ctx context.Context) error {
+	r := s.reads
+	for { // ends with ctx
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-r.servers[len(r.servers)-1].Done(): // never, of an outside one
+		}
+		r.down.Store(true)
+		s.log.Error("Postgres has ended, it will be started again")
+		again := r.options
+		if u, err := url.Parse(r.url()); err == nil {
+			again.SocketDir = u.Query().Get("host") // where everyone looks for it
+		}
+		for pause := childPause; ; pause = min(2*pause, childPauseMax) { // ends with ctx or success
+			server, err := pglocal.Start(ctx, again)
+			if err == nil {
+				r.servers = append(r.servers[:1], server)
+				break
+			}
+			s.log.Error("Postgres does not start", "err", err)
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(pause):
+			}
+		}
+		r.down.Store(false)
+		s.log.Info("Postgres is back")
+	}
 }
 
 // lag is how many events the read models are behind.
@@ -154,7 +202,7 @@ func rebuildReadModels(c *cobra.Command, cfg config) error {
 		return err
 	}
 	defer r.close()
-	done, err := domain.Head{}, errors.New("not yet")
+	done, err := r.store.Rebuild(c.Context(), logSource{l})
 	if err != nil {
 		return err
 	}

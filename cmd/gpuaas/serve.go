@@ -56,7 +56,7 @@ func serve(ctx context.Context, cfg config, ready func(context.Context, *site) e
 	if err := s.openReadModels(ctx); err != nil {
 		return err
 	}
-	for name, text := range map[string]string{natsName: s.natsURL, databaseName: s.reads.server.URL("gpuaas")} {
+	for name, text := range map[string]string{natsName: s.natsURL, databaseName: s.reads.url()} {
 		if err := writeFile(filepath.Join(cfg.DataDir, name), []byte(text+"\n")); err != nil {
 			return err
 		}
@@ -72,9 +72,11 @@ func serve(ctx context.Context, cfg config, ready func(context.Context, *site) e
 func (s *site) serveAPI(ctx context.Context) error {
 	s.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	s.registerMetrics()
+	cursors := derive(s.secret, "read cursors")
 	srv, handler := api.New(api.Options{
 		Site: s.cfg.Site, Region: s.cfg.Region, Vendor: s.cfg.CRNPrefix, Secret: derive(s.secret, "api"),
-		Decider: s.loop, Callers: s.loop.Directory(), History: history{s.commits}, Reads: s.reads.store,
+		Decider: s.loop, Callers: s.loop.Directory(), History: history{s.commits},
+		Reads: s.reads.store.Reader(cursors[:]), Wait: s.reads.projector,
 		Feed: feed{s.feed, s.names}, Vault: s.vault, Audit: audit{s.audit}, Consoles: consoles{s.requests},
 		Hosts: hostCredentials{s}, Images: s.images, NATSURL: s.natsURL, Ready: s.notReady, Version: build(),
 		Registry: s.reg, Slog: s.log.With("part", "api"), Clock: s.clock,
@@ -111,6 +113,9 @@ func (s *site) notReady(context.Context) (why []string) {
 	}
 	if e := s.gate.Load(); e != nil {
 		why = append(why, e.Message)
+	}
+	if s.reads.down.Load() {
+		why = append(why, "Postgres has ended and is being started again")
 	}
 	if lag := s.reads.projector.Lag(); lag.Events > 100_000 {
 		why = append(why, fmt.Sprintf("the read models are %d events behind", lag.Events))

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -59,7 +58,7 @@ type site struct {
 	started  time.Time
 	closers  []func()
 	listener net.Listener
-	children []*exec.Cmd
+	children []*child
 }
 
 // startTimeout bounds each part of the start-up that waits for another process.
@@ -277,6 +276,7 @@ func (s *site) startParts(part func(string, func(context.Context) error)) {
 	part("feed", s.fanout.Run)
 	part("drift watch", s.watchDrift)
 	part("disk watch", s.watchDisk)
+	part("database", s.keepDatabase)
 	part("read models", func(ctx context.Context) error { return s.reads.projector.Run(ctx) })
 	part("api", s.serveAPI)
 }
