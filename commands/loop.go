@@ -154,6 +154,13 @@ func (l *Loop) wait(ctx context.Context, it *item, system bool, tenant domain.Te
 	select {
 	case r := <-it.reply:
 		return r
+	case <-l.done:
+		select {
+		case r := <-it.reply:
+			return r
+		default:
+			return Reply{Err: errStopping()}
+		}
 	case <-ctx.Done():
 		return Reply{Err: domain.Errorf(domain.Unavailable, "request.timeout", "no answer in time; it may still happen: repeat the request with the same Idempotency-Key")}
 	}
@@ -203,8 +210,12 @@ func (l *Loop) run(ctx context.Context) error {
 			batch = l.q.pop(nil, domain.MaxCommitDecisions)
 		}
 		if len(batch) > 0 && !l.core.Full() {
+			taken := batch
 			var err error
 			if batch, err = l.decide(open, batch); err != nil {
+				for _, it := range taken {
+					it.reply <- Reply{Err: errStopping()} // not decided
+				}
 				return l.giveUp(err, inFlight, open)
 			}
 			if inFlight == nil {

@@ -44,6 +44,9 @@ func OpenSnapshots(dir string, log *slog.Logger) (*Snapshots, error) {
 	return &Snapshots{dir: dir, log: log, ch: make(chan snapshot, 1)}, nil
 }
 
+// Dir is where the files are.
+func (s *Snapshots) Dir() string { return s.dir }
+
 // Offer hands a snapshot to the writer; while one is being written the next is
 // dropped. It never blocks.
 func (s *Snapshots) Offer(head domain.Head, state []byte) {

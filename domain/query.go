@@ -269,3 +269,42 @@ func (w *World) MapOf(id HostID) (proposal Digest, approved bool, wiping int) {
 	}
 	return proposal, !h.MapID.IsZero(), wiping
 }
+
+// The world as a fold to compare read models with: projections.Fold.
+
+// Slots walks all slots.
+func (w *World) Slots(f func(id SlotID, state SlotState, generation uint32)) {
+	for _, s := range w.slots.rows() {
+		f(s.ID, s.State, s.Generation)
+	}
+}
+
+// Allocations walks the allocations that have not ended.
+func (w *World) Allocations(f func(AllocationID, AllocationState)) {
+	for _, a := range w.allocations.rows() {
+		f(a.ID, a.State)
+	}
+}
+
+// Balances walks the accounts that are not zero: each tenant's, its holds as one
+// sum, and the platform's under the zero tenant.
+func (w *World) Balances(f func(TenantID, Account, Currency, Micros)) {
+	put := func(t *Tenant, a Account, n Micros) {
+		if n != 0 {
+			f(t.ID, a, t.Currency, n)
+		}
+	}
+	for _, t := range w.tenants.rows() {
+		put(t, Account{Kind: AccountReceivable}, t.Receivable)
+		put(t, Account{Kind: AccountCustomerCredit}, t.Credit)
+		put(t, Account{Kind: AccountHold}, t.Held)
+	}
+	for _, g := range w.grants.rows() {
+		put(w.tenants.get(g.Tenant), Account{Kind: AccountLot, Ref: g.ID}, g.Balance)
+	}
+	for key, n := range w.platform {
+		if n != 0 {
+			f(TenantID{}, key.Account, key.Currency, n)
+		}
+	}
+}

@@ -1,0 +1,386 @@
+package commands_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/gpuaas/gpuaas/commands"
+	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/domain/domaintest"
+	"github.com/gpuaas/gpuaas/streams/streamstest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// gatedLog is a log whose appends wait for the test, or fail.
+type gatedLog struct {
+	mu   sync.Mutex
+	log  memoryLog
+	gate chan struct{} // nil: open
+	fail error
+}
+
+func (g *gatedLog) Append(ctx context.Context, seq uint64, b []byte) (uint64, error) {
+	g.mu.Lock()
+	gate := g.gate
+	g.mu.Unlock()
+	if gate != nil {
+		select {
+		case <-gate:
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.fail != nil {
+		return 0, g.fail
+	}
+	return g.log.Append(ctx, seq, b)
+}
+
+func (g *gatedLog) Seq(n uint64) uint64 { return n }
+
+func (g *gatedLog) set(gate chan struct{}, fail error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.gate, g.fail = gate, fail
+}
+
+func (g *gatedLog) commits() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.log.commits)
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.NewTimer(10 * time.Second)
+	defer deadline.Stop()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-deadline.C:
+			t.Fatalf("never: %s", what)
+		case <-tick.C:
+		}
+	}
+}
+
+// Nothing is answered before it is durable: not an acceptance, not a refusal that
+// read what is not durable yet, not a question.
+func TestNothingIsAnsweredBeforeItIsDurable(t *testing.T) {
+	t.Parallel()
+	log := &gatedLog{}
+	r := start(t, log, 1, 1, 1)
+	defer r.stop()
+	gate := make(chan struct{})
+	log.set(gate, nil)
+	before := log.commits()
+	tenant := r.tenants[0]
+	create := &domain.CreateAllocation{Project: tenant.Project, Name: "one", SKUName: "gpu-1x", Count: 1}
+	type answer struct {
+		what string
+		r    commands.Reply
+	}
+	answers := make(chan answer, 3)
+	go func() {
+		answers <- answer{"accepted", r.Submit(context.Background(), command(tenant.Key, create))}
+	}()
+	eventually(t, "the first command is decided", func() bool { return r.QueueLen() == 0 })
+	go func() {
+		answers <- answer{"refused", r.Submit(context.Background(), command(tenant.Key, create))}
+	}()
+	go func() {
+		n, err := r.Query(context.Background(), tenant.Key, func(*domain.World, domain.Time) {})
+		answers <- answer{"question", commands.Reply{N: n, Err: err}}
+	}()
+	eventually(t, "all are decided", func() bool { return r.QueueLen() == 0 })
+	select {
+	case a := <-answers:
+		t.Fatalf("%s was answered before the commit was durable: %+v", a.what, a.r)
+	case <-time.After(50 * time.Millisecond): // that nothing comes can only be waited for
+	}
+	close(gate)
+	for range 3 {
+		switch a := <-answers; {
+		case a.what == "refused" && (a.r.Err == nil || a.r.Err.Code != "allocation.name_taken"):
+			t.Errorf("refused: %+v", a.r)
+		case a.what != "refused" && a.r.Err != nil:
+			t.Errorf("%s: %v", a.what, a.r.Err)
+		}
+	}
+	if n := log.commits() - before; n != 1 {
+		t.Errorf("%d commits, a refusal and a question write nothing", n)
+	}
+}
+
+func TestRepeats(t *testing.T) {
+	t.Parallel()
+	r := start(t, &gatedLog{}, 2, 4, 4)
+	defer r.stop()
+	tenant, other := r.tenants[0], r.tenants[1]
+	body := &domain.CreateAllocation{Project: tenant.Project, SKUName: "gpu-1x", Count: 1}
+
+	// The same command id, many at once: one decision.
+	cmd := command(tenant.Key, body)
+	var accepted, repeats atomic.Int64
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Go(func() {
+			c := *cmd
+			reply := r.Submit(context.Background(), &c)
+			switch {
+			case reply.Err != nil:
+				t.Error(reply.Err)
+			case reply.Repeat.N != 0:
+				repeats.Add(1)
+			default:
+				accepted.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	if accepted.Load() != 1 || repeats.Load() != 49 {
+		t.Fatalf("%d accepted, %d repeats", accepted.Load(), repeats.Load())
+	}
+
+	// The same Idempotency-Key under new command ids.
+	keyed := func(a domain.Actor, key, bodyText string) commands.Reply {
+		c := command(a, body)
+		c.IdemKey, c.BodyHash = domain.DigestOf([]byte(key)), domain.DigestOf([]byte(bodyText))
+		return r.Submit(context.Background(), c)
+	}
+	first := keyed(tenant.Key, "k1", "b")
+	if again := keyed(tenant.Key, "k1", "b"); again.Repeat.N != first.N {
+		t.Errorf("a repeat under the key: %+v, first %+v", again, first)
+	}
+	if reply := keyed(tenant.Key, "k1", "another"); reply.Err == nil || reply.Err.Code != "idempotency.conflict" {
+		t.Errorf("another body under the key: %+v", reply)
+	}
+	if reply := keyed(other.Key, "k1", "another"); reply.Err == nil || reply.Err.Code != "project.not_found" {
+		t.Errorf("another tenant's key is its own: %+v", reply)
+	}
+
+	// Ids too old or from the future are refused.
+	for _, c := range []struct {
+		at   time.Time
+		code string
+	}{{time.Now().Add(-16 * time.Minute), "command.expired"}, {time.Now().Add(6 * time.Minute), "command.from_the_future"}} {
+		x := command(tenant.Key, body)
+		x.ID = commands.NewCommandID(c.at, domain.Entropy{})
+		if reply := r.Submit(context.Background(), x); reply.Err == nil || reply.Err.Code != c.code {
+			t.Errorf("%s: %+v", c.code, reply)
+		}
+	}
+}
+
+func TestDeadlinePassedInTheQueue(t *testing.T) {
+	t.Parallel()
+	log := &gatedLog{}
+	r := start(t, log, 1, 1, 1)
+	defer r.stop()
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	reply := r.Submit(ctx, command(r.tenants[0].Key, &domain.CreateProject{Tenant: r.tenants[0].ID, Name: "late"}))
+	if reply.Err == nil || reply.Err.Code != "request.timeout" {
+		t.Fatalf("%+v", reply)
+	}
+	if reply := r.Submit(context.Background(), command(r.tenants[0].Key, &domain.CreateProject{Tenant: r.tenants[0].ID, Name: "late"})); reply.Err != nil {
+		t.Fatalf("the one whose deadline had passed was decided: %v", reply.Err)
+	}
+}
+
+// One tenant's flood fills its own lane and nobody else's.
+func TestFairQueue(t *testing.T) {
+	t.Parallel()
+	log := &gatedLog{}
+	r := start(t, log, 2, 1, 1)
+	defer r.stop()
+	gate := make(chan struct{})
+	log.set(gate, nil)
+	flood, calm := r.tenants[0], r.tenants[1]
+	var wg sync.WaitGroup
+	var full atomic.Int64
+	for i := range 3000 {
+		wg.Go(func() {
+			reply := r.Submit(context.Background(), command(flood.Key, &domain.CreateProject{Tenant: flood.ID, Name: fmt.Sprintf("p%d", i)}))
+			if reply.Err != nil && reply.Err.Code == "queue.lane_full" {
+				full.Add(1)
+			}
+		})
+	}
+	eventually(t, "the lane is full", func() bool { return full.Load() > 0 })
+	done := make(chan commands.Reply, 1)
+	go func() {
+		done <- r.Submit(context.Background(), command(calm.Key, &domain.CreateProject{Tenant: calm.ID, Name: "mine"}))
+	}()
+	close(gate)
+	if reply := <-done; reply.Err != nil {
+		t.Fatalf("the other tenant: %v", reply.Err)
+	}
+	wg.Wait()
+}
+
+// An append that fails ends the loop; everyone who waits learns that the outcome
+// is not known, and nobody hears "not done".
+func TestUnknownOutcomeEndsTheLoop(t *testing.T) {
+	t.Parallel()
+	log := &gatedLog{}
+	l, err := commands.NewLoop(domain.NewWorld(), commands.Options{Site: "test1", Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- l.Run(context.Background()) }()
+	<-l.Started()
+	admin := domaintest.Admin(submitTo(t, l), "admin")
+	log.set(nil, errors.New("deposed"))
+	reply := l.Submit(context.Background(), command(admin, &domain.CreateTenant{Name: "x", Currency: "USD"}))
+	if reply.Err == nil || reply.Err.Code != "outcome.unknown" || !reply.Err.Retryable {
+		t.Fatalf("%+v", reply)
+	}
+	if err := <-done; err == nil {
+		t.Fatal("the loop went on after an append failed")
+	}
+	if reply := l.Submit(context.Background(), command(admin, &domain.CreateTenant{Name: "y", Currency: "USD"})); reply.Err == nil || reply.Err.Kind != domain.Unavailable {
+		t.Fatalf("after the end: %+v", reply)
+	}
+}
+
+func TestClockJumpStopsTheWriter(t *testing.T) {
+	t.Parallel()
+	var jump atomic.Int64
+	l, err := commands.NewLoop(domain.NewWorld(), commands.Options{Site: "test1", Log: &gatedLog{}, Clock: func() time.Time {
+		now := time.Now()
+		if d := time.Duration(jump.Load()); d != 0 {
+			// As the kernel does it: the wall clock moves, the monotonic one does not.
+			return jumped(now, d)
+		}
+		return now
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- l.Run(context.Background()) }()
+	<-l.Started()
+	admin := domaintest.Admin(submitTo(t, l), "admin")
+	jump.Store(int64(10 * time.Second))
+	reply := l.Submit(context.Background(), command(admin, &domain.CreateTenant{Name: "x", Currency: "USD"}))
+	if reply.Err == nil {
+		t.Fatal("decided after a jump of the clock")
+	}
+	if err := <-done; err == nil {
+		t.Fatal("the loop went on")
+	}
+}
+
+// Deadlines are handled without anyone asking.
+func TestTicksComeByThemselves(t *testing.T) {
+	t.Parallel()
+	r := start(t, &gatedLog{}, 1, 1, 1)
+	defer r.stop()
+	tenant := r.tenants[0]
+	reply := r.Submit(context.Background(), command(tenant.Key, &domain.CreateAllocation{
+		Project: tenant.Project, Name: "short", SKUName: "gpu-1x", Count: 1, Expires: domain.TimeOf(time.Now().Add(100 * time.Millisecond)),
+	}))
+	if reply.Err != nil {
+		t.Fatal(reply.Err)
+	}
+	eventually(t, "it expires", func() bool {
+		var wiping int
+		if _, err := r.Query(context.Background(), domain.System, func(w *domain.World, _ domain.Time) { wiping = w.Count().SlotStates["wiping"] }); err != nil {
+			t.Fatal(err)
+		}
+		return wiping == 1
+	})
+}
+
+// A log, a snapshot and a fold on a real server: what was answered is there.
+func TestRecover(t *testing.T) {
+	t.Parallel()
+	site := streamstest.New(t, 1)
+	log := site.Log()
+	snaps, err := commands.OpenSnapshots(t.TempDir(), slog.New(slog.NewTextHandler(io.Discard, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := start(t, log, 2, 4, 4)
+	for _, tn := range r.tenants {
+		for range 5 {
+			if reply := r.Submit(context.Background(), command(tn.Key, &domain.CreateAllocation{Project: tn.Project, SKUName: "gpu-1x", Count: 1})); reply.Err != nil {
+				t.Fatal(reply.Err)
+			}
+		}
+		var head domain.Head
+		var state []byte
+		if _, err := r.Query(context.Background(), domain.System, func(w *domain.World, _ domain.Time) { head, state = w.Head, w.Encode() }); err != nil {
+			t.Fatal(err)
+		}
+		if err := snaps.Save(head, state); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if reply := r.Submit(context.Background(), command(r.tenants[0].Key, &domain.CreateAllocation{Project: r.tenants[0].Project, SKUName: "gpu-2x", Count: 1})); reply.Err != nil {
+		t.Fatal(reply.Err)
+	}
+	r.stop()
+	ctx := streamstest.Context(t)
+	full := domain.NewWorld()
+	if err := commands.FoldLog(ctx, log, full); err != nil {
+		t.Fatal(err)
+	}
+	check := func(what string) {
+		t.Helper()
+		w, err := commands.Recover(ctx, log, snaps, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		if w.Hash() != full.Hash() {
+			t.Fatalf("%s: another world", what)
+		}
+	}
+	check("from the newest snapshot")
+	files := snaps.List()
+	path := filepath.Join(snaps.Dir(), files[0].Name)
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)/2] ^= 1
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	check("the newest snapshot is damaged")
+	if err := os.WriteFile(path, b[:40], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	check("the newest snapshot is cut short")
+	// A snapshot of another history: same number, another commit.
+	w := domain.NewWorld()
+	if err := commands.FoldLog(ctx, log, w); err != nil {
+		t.Fatal(err)
+	}
+	w.End(domain.Head{N: w.Head.N, Hash: domain.Digest{1}})
+	if err := snaps.Save(w.Head, w.Encode()); err != nil {
+		t.Fatal(err)
+	}
+	check("a snapshot that the log does not confirm")
+	v, err := commands.Verify(ctx, log)
+	if err != nil || v.Head != full.Head || v.State != full.Hash() {
+		t.Fatalf("%+v %v", v, err)
+	}
+}
