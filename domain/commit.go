@@ -130,5 +130,8 @@ func (d *Decision) wire(c *coder) {
 	if !c.enc {
 		d.Events = make([]Event, 0, 3) // most decisions have no more
 	}
+	if !c.enc && c.err == nil && d.Command.Body == nil && !d.Command.skipBody {
+		c.fail("a decision without a command")
+	}
 	msgs(c, 2, &d.Events)
 }

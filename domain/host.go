@@ -232,31 +232,31 @@ func (m *ActOnHost) wire(c *coder) {
 	c.time(3, &m.Since)
 }
 
-// hostChange is what the host.* action events share.
-type hostChange struct {
+// HostChange is what the host.* action events share.
+type HostChange struct {
 	ID    HostID `json:"id"`
 	Since Time   `json:"since,omitzero"`
 }
 
 // Owner implements EventBody.
-func (e *hostChange) Owner() string { return e.ID.String() }
+func (e *HostChange) Owner() string { return e.ID.String() }
 
 // Resource implements EventBody.
-func (e *hostChange) Resource() string { return e.ID.String() }
+func (e *HostChange) Resource() string { return e.ID.String() }
 
-func (e *hostChange) wire(c *coder) {
+func (e *HostChange) wire(c *coder) {
 	idField(c, 1, &e.ID)
 	c.time(2, &e.Since)
 }
 
 // The host.* events: one for each action.
 type (
-	HostCordoned   struct{ hostChange }
-	HostUncordoned struct{ hostChange }
-	HostDraining   struct{ hostChange }
-	HostWentSilent struct{ hostChange }
-	HostReturned   struct{ hostChange }
-	HostPowerOff   struct{ hostChange }
+	HostCordoned   struct{ HostChange }
+	HostUncordoned struct{ HostChange }
+	HostDraining   struct{ HostChange }
+	HostWentSilent struct{ HostChange }
+	HostReturned   struct{ HostChange }
+	HostPowerOff   struct{ HostChange }
 )
 
 // EventType implements EventBody.
@@ -289,7 +289,7 @@ func (m *ActOnHost) decide(w *World, x *Context) ([]EventBody, *Error) {
 	if h == nil {
 		return nil, notFound("host")
 	}
-	change := hostChange{ID: m.Host}
+	change := HostChange{ID: m.Host}
 	switch m.Action {
 	case HostCordon:
 		if h.Cordoned {

@@ -153,7 +153,7 @@ func (w *World) decidePowerOff(x *Context, h *Host) ([]EventBody, *Error) {
 	if h.Silent == 0 {
 		return nil, Errorf(Conflict, "host.in_touch", "the host still sends heartbeats: power it off first")
 	}
-	events := []EventBody{&HostPowerOff{hostChange{ID: h.ID, Since: h.Silent}}}
+	events := []EventBody{&HostPowerOff{HostChange{ID: h.ID, Since: h.Silent}}}
 	purses, done := map[uint32]*purse{}, map[uint32]bool{}
 	for _, row := range h.vms {
 		v := w.vms.row(row)

@@ -1,0 +1,176 @@
+package domain
+
+import (
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var update = flag.Bool("update", false, "write golden files of types that have none")
+
+// fill sets every field of v to something that is not zero and differs from field
+// to field, so that a field that is not encoded is missed.
+func fill(v reflect.Value, n *int) {
+	*n++
+	switch v.Kind() {
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		fill(v.Elem(), n)
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if f := v.Type().Field(i); f.IsExported() {
+				fill(v.Field(i), n)
+			}
+		}
+		if p, ok := v.Addr().Interface().(*PolicyValue); ok {
+			p.kind = policyList
+		}
+	case reflect.Array:
+		for i := range v.Len() {
+			v.Index(i).SetUint(uint64(*n+i)%251 + 1)
+		}
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 2, 2))
+		for i := range v.Len() {
+			fill(v.Index(i), n)
+		}
+	case reflect.String:
+		v.SetString(fmt.Sprintf("text-%d", *n))
+	case reflect.Bool:
+		v.SetBool(true)
+	case reflect.Int, reflect.Int32, reflect.Int64:
+		v.SetInt(int64(-1000 * *n))
+	case reflect.Uint8:
+		v.SetUint(uint64(*n)%3 + 1)
+	case reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		v.SetUint(uint64(1000 * *n))
+	default:
+		panic("fill: " + v.Kind().String())
+	}
+}
+
+// golden is a released form: these bytes must be read, for ever, as this.
+type golden struct {
+	Type  string          `json:"type"`
+	V     int             `json:"v"`
+	Bytes string          `json:"bytes"`
+	JSON  json.RawMessage `json:"json"`
+}
+
+// Every event and command type has a golden file of every released version. A file
+// is never changed: a changed event gets a new version and an upcaster.
+func TestGoldenFiles(t *testing.T) {
+	t.Parallel()
+	check := func(t *testing.T, dir, typ string, body message, decode func([]byte) (message, error)) {
+		n := 0
+		fill(reflect.ValueOf(body).Elem(), &n)
+		text, err := json.MarshalIndent(body, "  ", " ")
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := encodeMessage(nil, body)
+		path := filepath.Join("testdata", dir, typ+".v1.json")
+		file, err := os.ReadFile(path)
+		if os.IsNotExist(err) && *update {
+			out, _ := json.MarshalIndent(golden{typ, 1, hex.EncodeToString(b), text}, "", " ")
+			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, append(out, '\n'), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			return
+		}
+		if err != nil {
+			t.Fatalf("%s has no golden file: run go test ./domain -run Golden -update: %v", typ, err)
+		}
+		var g golden
+		if err := json.Unmarshal(file, &g); err != nil {
+			t.Fatal(err)
+		}
+		want, err := hex.DecodeString(g.Bytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := decode(want)
+		if err != nil {
+			t.Fatalf("%s: the released form is not read any more: %v", typ, err)
+		}
+		if diff := cmp.Diff(body, got, cmp.AllowUnexported(PolicyValue{})); diff != "" {
+			t.Errorf("%s: the released form is read as something else:\n%s", typ, diff)
+		}
+		if !bytes.Equal(b, want) {
+			t.Errorf("%s is encoded differently than it was released", typ)
+		}
+		var have, released any
+		_ = json.Unmarshal(text, &have)
+		_ = json.Unmarshal(g.JSON, &released)
+		if diff := cmp.Diff(released, have); diff != "" {
+			t.Errorf("%s: its JSON, which the outside reads, changed:\n%s", typ, diff)
+		}
+	}
+	for _, typ := range EventTypes() {
+		t.Run(typ, func(t *testing.T) {
+			check(t, "events", typ, eventTypes[typ](), func(b []byte) (message, error) { return decodeEvent(typ, 1, b) })
+		})
+	}
+	for _, typ := range CommandTypes() {
+		t.Run("command "+typ, func(t *testing.T) {
+			check(t, "commands", typ, commandTypes[typ](), func(b []byte) (message, error) { return decodeCommandBody(typ, b) })
+		})
+	}
+}
+
+func TestUnknownTypesStopTheReader(t *testing.T) {
+	t.Parallel()
+	if _, err := decodeEvent("slot.danced", 1, nil); err == nil || !bytes.Contains([]byte(err.Error()), []byte(`"slot.danced"`)) {
+		t.Errorf("unknown event: %v", err)
+	}
+	if _, err := decodeEvent("slot.wiped", 9, nil); err == nil {
+		t.Error("unknown version was read")
+	}
+	b := encodeMessage(nil, &TenantCreated{Name: "x"})
+	if _, err := decodeEvent("tenant.created", 1, append(b, 0x50, 0x01)); err == nil {
+		t.Error("an unknown field was skipped")
+	}
+	if _, err := decodeEvent("tenant.created", 1, b[:len(b)-1]); err == nil {
+		t.Error("a message that is cut short was read")
+	}
+}
+
+// Whatever bytes come: an error or a value, never a panic; and what is read is
+// written as it was.
+func FuzzDecode(f *testing.F) {
+	s := newSite(f)
+	s.check = false
+	h := s.host("h", 2, "r")
+	s.sku("gpu-1x", 1, 1)
+	s.launch(s.tenant("acme", 1e9), "", "gpu-1x", 1)
+	for _, b := range s.log {
+		f.Add(b)
+	}
+	f.Add(EncodePlacement(h.placement()))
+	f.Add(EncodeReport(&Report{Kind: ReportInventory, Inventory: h.m}))
+	f.Add(EncodeHeartbeat(&Heartbeat{Host: h.id, Version: "x"}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if c, err := DecodeCommit(bytes.Clone(b)); err == nil {
+			if _, err := DecodeCommit(EncodeCommit(c)); err != nil {
+				t.Fatalf("written, and not read again: %v", err)
+			}
+		}
+		_, _ = DecodeCommitEvents(bytes.Clone(b))
+		_, _ = DecodePlacement(b)
+		_, _ = DecodeReport(b)
+		_, _ = DecodeSignedReport(b)
+		_, _ = DecodeHeartbeat(b)
+		_, _ = DecodeWorld(b)
+	})
+}
