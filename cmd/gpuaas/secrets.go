@@ -24,6 +24,9 @@ func siteSecret(dir string) (secret [32]byte, err error) {
 	b, err := os.ReadFile(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
+		if _, err := os.Stat(filepath.Join(dir, "nats", "jetstream")); err == nil {
+			return secret, fmt.Errorf("%s is missing, but the site's log is there: restore it from the backup; with another one no document of the vault could be read", path)
+		}
 		if _, err := rand.Read(secret[:]); err != nil {
 			return secret, err
 		}

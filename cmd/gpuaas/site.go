@@ -68,9 +68,10 @@ const startTimeout = 30 * time.Second
 // deciding.
 func openSite(ctx context.Context, cfg config, log *slog.Logger) (s *site, err error) {
 	s = &site{cfg: cfg, log: log, clock: time.Now, reg: prometheus.NewRegistry(), started: time.Now()}
+	opened := s
 	defer func() {
 		if err != nil {
-			s.close()
+			opened.close() // s is nil by now
 		}
 	}()
 	if s.names, err = streams.ParseSite(cfg.Site); err != nil {
