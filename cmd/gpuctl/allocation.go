@@ -21,7 +21,6 @@ var allocationColumns = []column[client.Allocation]{
 	{name: "REASON", wide: true, cell: func(x client.Allocation) string { return x.Reason }},
 	{name: "IMAGE", wide: true, cell: func(x client.Allocation) string { return x.Image }},
 	{name: "GPUS A VM", wide: true, cell: func(x client.Allocation) string { return itoa(x.Shape) }},
-	{name: "HELD", wide: true, cell: func(x client.Allocation) string { return money(x.HoldMicros, "") }},
 	{name: "EXPIRES", wide: true, cell: func(x client.Allocation) string { return when(x.ExpiresAt) }},
 	{name: "RELEASED", wide: true, cell: func(x client.Allocation) string { return when(x.ReleasedAt) }},
 	{name: "HOSTS", wide: true, cell: hostsOf},

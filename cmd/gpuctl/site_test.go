@@ -1,0 +1,368 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+
+	"github.com/gpuaas/gpuaas/api"
+	"github.com/gpuaas/gpuaas/domain"
+)
+
+// The ids of the fake site's only ...
+const (
+	tenantKey = "gpk_06g3n4k8w2v5r9t1y7m0q4x8zc_tenant"
+	adminKey  = "gpk_06g3n4k8w2v5r9t1y7m0q4x8zc_admin"
+	tail      = "_06g3n4k8w2v5r9t1y7m0q4x8zc"
+	then      = "2026-01-31T12:00:00.5Z"
+)
+
+// fakeSite answers in the shapes of the api package. Each look at an allocation
+// brings it one step on.
+type fakeSite struct {
+	mu       sync.Mutex
+	allocs   []*api.Allocation
+	projects []api.Project
+	steps    map[string][]string
+	n        uint64
+	keys     map[string]bool // Idempotency-Keys
+}
+
+func newFakeSite() http.Handler {
+	s := &fakeSite{
+		projects: []api.Project{{ID: "prj" + tail, Name: "research", State: "active", TenantID: "ten" + tail, CreatedAt: then}},
+		steps:    map[string][]string{}, n: 100, keys: map[string]bool{},
+	}
+	m := http.NewServeMux()
+	for pattern, h := range map[string]func(r *http.Request, body map[string]any) (int, any){
+		"GET /v1/whoami":                          s.whoami,
+		"GET /v1/offers":                          s.offers,
+		"GET /v1/tenants":                         s.tenants,
+		"GET /v1/tenants/{t}/projects":            s.listProjects,
+		"POST /v1/tenants/{t}/projects":           s.createProject,
+		"POST /v1/projects/{p}/allocations":       s.launch,
+		"GET /v1/projects/{p}/allocations":        s.list,
+		"GET /v1/allocations/{a}":                 s.get,
+		"POST /v1/allocations/{a}/stop":           s.act("stopping", "stopped"),
+		"DELETE /v1/allocations/{a}":              s.act("releasing", "released"),
+		"GET /v1/allocations/{a}/erasure":         s.erasure,
+		"GET /v1/allocations/{a}/console":         s.console,
+		"GET /v1/allocations/{a}/events":          s.events,
+		"GET /v1/events":                          s.events,
+		"GET /v1/tenants/{t}/balance":             s.balance,
+		"GET /v1/tenants/{t}/ledger":              s.ledger,
+		"GET /v1/tenants/{t}/usage":               s.usage,
+		"POST /v1/tenants/{t}/credits":            s.credit,
+		"POST /v1/tenants/{t}/api-keys":           s.key,
+		"POST /v1/tenants/{t}/members":            s.member,
+		"PUT /v1/policies/tenants/{t}/{key}":      s.policy,
+		"GET /v1/projects/{p}/policies/effective": s.effective,
+		"GET /v1/hosts":                           s.hosts,
+		"POST /v1/hosts":                          s.addHost,
+		"GET /v1/hosts/{h}/slot-map":              s.slotMap,
+		"POST /v1/hosts/{h}/slot-map/approve":     s.approve,
+		"POST /v1/hosts/{h}/cordon":               s.cordon,
+		"GET /v1/slots":                           s.slots,
+		"POST /v1/slots/{s}/quarantine":           s.quarantine,
+		"POST /v1/skus/{s}/prices":                s.price,
+		"GET /v1/skus":                            s.skus,
+		"GET /v1/audit":                           s.audit,
+	} {
+		m.HandleFunc(pattern, s.answer(h))
+	}
+	m.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+		write(w, problem(404, "route.not_found", "no such route: see /docs"))
+	})
+	return m
+}
+
+func problem(status int, code, detail string) *api.Problem {
+	return &api.Problem{
+		Type: "urn:gpuaas:problem:" + code, Title: http.StatusText(status), Status: status, Code: code, Detail: detail, RequestID: "req_7",
+		Retryable: status == 503 || code == "capacity.exhausted",
+	}
+}
+
+func write(w http.ResponseWriter, p *api.Problem) {
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(p.Status)
+	_ = json.NewEncoder(w).Encode(p)
+}
+
+func (s *fakeSite) answer(h func(*http.Request, map[string]any) (int, any)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if key := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "); key != tenantKey && key != adminKey {
+			write(w, problem(401, "auth.invalid_key", "the API key is missing, unknown, expired or revoked"))
+			return
+		}
+		var body map[string]any
+		if r.Method != "GET" {
+			_ = json.NewDecoder(r.Body).Decode(&body)
+			if k := r.Header.Get("Idempotency-Key"); k == "" || s.keys[k] {
+				write(w, problem(422, "idempotency.key_invalid", "every command of gpuctl has a key of its own"))
+				return
+			}
+		}
+		status, v := h(r, body)
+		if p, ok := v.(*api.Problem); ok {
+			write(w, p)
+			return
+		}
+		if r.Method != "GET" {
+			s.keys[r.Header.Get("Idempotency-Key")] = true
+			s.n++
+		}
+		w.Header().Set("Log-Sequence", fmt.Sprint(s.n))
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(status)
+		_ = json.NewEncoder(w).Encode(v)
+	}
+}
+
+func admin(r *http.Request) bool { return strings.HasSuffix(r.Header.Get("Authorization"), adminKey) }
+
+func (s *fakeSite) whoami(r *http.Request, _ map[string]any) (int, any) {
+	if admin(r) {
+		return 200, api.WhoAmI{UserID: "usr" + tail, KeyID: "key" + tail, Roles: []string{"operator"}, Site: "auh1"}
+	}
+	return 200, api.WhoAmI{UserID: "usr" + tail, KeyID: "key" + tail, TenantID: "ten" + tail, TenantRole: "owner", Roles: []string{}, Site: "auh1"}
+}
+
+func (s *fakeSite) offers(*http.Request, map[string]any) (int, any) {
+	return 200, api.Offers{Items: []api.Offer{
+		{SKUID: "sku" + tail, SKU: "gpu-1x", Shape: 1, GPUClass: "h100-sxm5-80gb", Currency: "USD", Micros: 2_490_000, Quantity: 16},
+		{SKUID: "sku" + tail, SKU: "gpu-8x", Shape: 8, Currency: "USD", Micros: 2_000_001, WhyZero: "quota.exceeded"},
+	}}
+}
+
+func (s *fakeSite) tenants(*http.Request, map[string]any) (int, any) {
+	return 200, api.List[api.Tenant]{Items: []api.Tenant{{ID: "ten" + tail, Name: "acme", State: "active", Currency: "USD", CreditLine: 50_000_000, CreatedAt: then}}}
+}
+
+func (s *fakeSite) listProjects(*http.Request, map[string]any) (int, any) {
+	return 200, api.List[api.Project]{Items: s.projects}
+}
+
+func (s *fakeSite) createProject(_ *http.Request, b map[string]any) (int, any) {
+	for _, p := range s.projects {
+		if p.Name == b["name"] {
+			return 0, problem(409, "project.name_taken", "the tenant has a project of this name")
+		}
+	}
+	s.projects = append(s.projects, api.Project{ID: "prj_06g3n4k8w2v5r9t1y7m0q4x8z2", Name: fmt.Sprint(b["name"]), State: "active", TenantID: "ten" + tail, CreatedAt: then})
+	return 201, s.projects[len(s.projects)-1]
+}
+
+func (s *fakeSite) launch(r *http.Request, b map[string]any) (int, any) {
+	if r.PathValue("p") != "prj"+tail {
+		return 0, problem(404, "project.not_found", "no such project")
+	}
+	switch b["sku"] {
+	case "gpu-8x":
+		return 0, problem(409, "capacity.exhausted", "no room for 1 x gpu-8x now: see GET /v1/offers")
+	case "gpu-4x":
+		return 0, problem(402, "funds.insufficient", "a launch puts one hour's price aside")
+	case "gpu-2x":
+		return 0, problem(503, "queue.full", "the site is busy: try again in a second")
+	case "gpu-1x":
+	default:
+		p := problem(422, "request.invalid", "the request does not fit its schema: see errors")
+		p.Errors = []api.ProblemField{{Field: "body.sku", Message: "no such sku"}}
+		return 0, p
+	}
+	a := &api.Allocation{
+		ID: fmt.Sprintf("alloc_06g3n4k8w2v5r9t1y7m0q4x8z%d", len(s.allocs)), Name: fmt.Sprint(b["name"]), State: "provisioning", TenantID: "ten" + tail, ProjectID: "prj" + tail,
+		SKU: "gpu-1x", SKUID: "sku" + tail, Shape: 1, Count: 1, Image: "tiny", RequestedBy: "usr" + tail, HoldMicros: 2_490_000, CreatedAt: then,
+		VMs: []api.VM{{ID: "vm" + tail, State: "provisioning", HostID: "host" + tail, SlotIDs: []string{"slot" + tail}}},
+	}
+	if n, ok := b["count"].(float64); ok {
+		a.Count = uint32(n)
+	}
+	if b["dry_run"] == true {
+		a.ID, a.State, a.DryRun = "", "planned", true
+		return 200, a
+	}
+	s.steps[a.ID] = []string{"provisioning", "running"}
+	if a.Name == "broken" {
+		a.Reason, s.steps[a.ID] = "image-broken", []string{"failed"}
+	}
+	if a.Name == "slow" {
+		s.steps[a.ID] = nil
+	}
+	s.allocs = append(s.allocs, a)
+	return 201, a
+}
+
+func (s *fakeSite) list(*http.Request, map[string]any) (int, any) {
+	l := api.List[*api.Allocation]{Items: []*api.Allocation{}}
+	l.Items = append(l.Items, s.allocs...)
+	return 200, l
+}
+
+func (s *fakeSite) find(r *http.Request) *api.Allocation {
+	for _, a := range s.allocs {
+		if a.ID == r.PathValue("a") {
+			return a
+		}
+	}
+	return nil
+}
+
+func (s *fakeSite) get(r *http.Request, _ map[string]any) (int, any) {
+	a := s.find(r)
+	if a == nil {
+		return 0, problem(404, "allocation.not_found", "no such allocation")
+	}
+	if next := s.steps[a.ID]; len(next) > 0 {
+		a.State, s.steps[a.ID] = next[0], next[1:]
+		a.VMs[0].State = a.State
+	}
+	switch a.State {
+	case "running":
+		a.VMs[0].Address = "10.64.0.7"
+	case "released":
+		a.ReleasedAt, a.VMs[0].Address = then, ""
+	}
+	return 200, a
+}
+
+func (s *fakeSite) act(state, end string) func(*http.Request, map[string]any) (int, any) {
+	return func(r *http.Request, _ map[string]any) (int, any) {
+		a := s.find(r)
+		switch {
+		case a == nil:
+			return 0, problem(404, "allocation.not_found", "no such allocation")
+		case a.State == "released":
+			return 0, problem(409, "allocation.wrong_state", "the allocation is released")
+		}
+		a.State, s.steps[a.ID] = state, []string{state, end}
+		return 202, api.Changed{ID: a.ID, State: state}
+	}
+}
+
+func (s *fakeSite) erasure(r *http.Request, _ map[string]any) (int, any) {
+	return 200, api.Erasure{AllocationID: r.PathValue("a"), Erased: true, Items: []api.Lease{{
+		SlotID: "slot" + tail, Generation: 3, HostID: "host" + tail, VMID: "vm" + tail, StartedAt: then, EndedAt: then, Result: "verified", WipedAt: then,
+		Evidence: json.RawMessage(`{"nonce":"n1"}`),
+	}}}
+}
+
+func (s *fakeSite) console(*http.Request, map[string]any) (int, any) {
+	return 200, api.Console{VMID: "vm" + tail, Offset: 12, Data: "Ym9vdGVkLCBvawo="}
+}
+
+func (s *fakeSite) events(r *http.Request, _ map[string]any) (int, any) {
+	if r.URL.Query().Get("after") != "" {
+		return 200, api.Events{Items: []api.Event{}, NextCursor: "c2"}
+	}
+	return 200, api.Events{NextCursor: "c2", Items: []api.Event{
+		{SpecVersion: "1.0", ID: "c1", Source: "/sites/auh1", Type: "allocation.placed", Subject: "alloc" + tail, Time: then, Sequence: 101, Data: json.RawMessage(`{"count":1}`)},
+		{SpecVersion: "1.0", ID: "c2", Source: "/sites/auh1", Type: "ledger.posted", Subject: "tx" + tail, Time: then, Sequence: 101, Data: json.RawMessage(`{"amount":9007199254740993}`)},
+	}}
+}
+
+func (s *fakeSite) balance(r *http.Request, _ map[string]any) (int, any) {
+	return 200, api.Balance{Currency: "USD", Available: 97_510_000, Held: 2_490_000, Unbilled: 1, Receivable: 0, AsOf: then}
+}
+
+func (s *fakeSite) ledger(*http.Request, map[string]any) (int, any) {
+	return 200, api.List[api.LedgerEntry]{Items: []api.LedgerEntry{
+		{Sequence: 101, TxID: "tx" + tail, TenantID: "ten" + tail, Kind: "hold", Account: "lot:grant" + tail, Amount: -2_490_000, Currency: "USD", EffectiveAt: then, RecordedAt: then},
+		{Sequence: 101, TxID: "tx" + tail, TenantID: "ten" + tail, Kind: "hold", Account: "hold:1", Amount: 2_490_000, Currency: "USD", EffectiveAt: then, RecordedAt: then},
+	}}
+}
+
+func (s *fakeSite) usage(*http.Request, map[string]any) (int, any) {
+	return 200, api.List[api.UsageLine]{Items: []api.UsageLine{{VMID: "vm" + tail, AllocationID: "alloc" + tail, Allocation: "train-7", SKU: "gpu-1x", GPUs: 1, Start: then}}}
+}
+
+func (s *fakeSite) credit(r *http.Request, b map[string]any) (int, any) {
+	if !admin(r) {
+		return 0, problem(403, "auth.platform_only", "this needs one of the platform roles [finance]")
+	}
+	return 201, api.Credit{ID: "grant" + tail, TenantID: r.PathValue("t"), State: "active", Currency: fmt.Sprint(b["currency"]), Amount: int64(b["amount_micros"].(float64)), Kind: fmt.Sprint(b["kind"]), CreatedAt: then}
+}
+
+func (s *fakeSite) key(_ *http.Request, b map[string]any) (int, any) {
+	return 201, api.APIKey{ID: "key" + tail, Name: fmt.Sprint(b["name"]), State: "active", TenantID: "ten" + tail, UserID: "usr" + tail, CreatedAt: then, Secret: "gpk_newsecret"}
+}
+
+func (s *fakeSite) member(r *http.Request, b map[string]any) (int, any) {
+	return 201, api.Member{ID: "usr" + tail, UserID: "usr" + tail, TenantID: r.PathValue("t"), Role: fmt.Sprint(b["role"]), State: "active"}
+}
+
+func (s *fakeSite) policy(r *http.Request, b map[string]any) (int, any) {
+	v, _ := json.Marshal(b["value"])
+	return 200, api.Policy{ID: "tenant:" + r.PathValue("t") + ":" + r.PathValue("key"), Key: r.PathValue("key"), Value: v, Scope: "tenant", ScopeID: r.PathValue("t"), State: "set"}
+}
+
+func (s *fakeSite) effective(*http.Request, map[string]any) (int, any) {
+	return 200, api.EffectivePolicies{
+		Items: []api.EffectivePolicy{{Key: "quota.gpus", Kind: "guardrail", Value: json.RawMessage("64"), Scope: "tenant", ScopeID: "ten" + tail, Event: "c1", Overruled: []string{"global"}}},
+		Keys:  []api.PolicyMeaning{{Key: "quota.gpus", Kind: "guardrail", Meaning: "GPUs that may be held at once"}},
+	}
+}
+
+func (s *fakeSite) hosts(r *http.Request, _ map[string]any) (int, any) {
+	all := []api.Host{
+		{ID: "host" + tail, Name: "r1-h01", State: "in_service", Rack: "r1", GPUClass: "h100-sxm5-80gb", Slots: 8, Available: 7, InUse: 1, EnrolledAt: then},
+		{ID: "host_06g3n4k8w2v5r9t1y7m0q4x8z2", Name: "r1-h02", State: "proposed", Rack: "r1", EnrolledAt: then},
+	}
+	if r.URL.Query().Get("cursor") == "" {
+		return 200, api.List[api.Host]{Items: all[:1], NextCursor: "p2"}
+	}
+	return 200, api.List[api.Host]{Items: all[1:]}
+}
+
+func (s *fakeSite) addHost(_ *http.Request, b map[string]any) (int, any) {
+	return 201, api.Host{ID: "host" + tail, Name: fmt.Sprint(b["name"]), State: "enrolled", EnrolledAt: then, Token: "enr_token"}
+}
+
+func (s *fakeSite) slotMap(r *http.Request, _ map[string]any) (int, any) {
+	m := &domain.SlotMap{GPUClass: "h100-sxm5-80gb", Unsafe: []domain.UnsafeDevice{{Address: "0000:aa:00.0", Reason: "shares its IOMMU group\x1b[2J"}}, Slots: []domain.SlotSpec{{
+		GPU: domain.Device{Address: "0000:1b:00.0", Serial: "G1"}, NVMe: domain.Device{Address: "0000:1c:00.0", Serial: "N1"}, IBVF: domain.Device{Address: "0000:1d:00.1", Serial: "V1"},
+		Threads: []uint16{2, 3, 66, 67}, MemoryMiB: 196608, OnDisk: "ext4",
+	}}}
+	return 200, api.SlotMaps{HostID: r.PathValue("h"), State: "proposed", ProposalDigest: "sha256:" + strings.Repeat("ab", 32), Proposal: m, ProposedAt: then}
+}
+
+func (s *fakeSite) approve(r *http.Request, b map[string]any) (int, any) {
+	if b["digest"] != "sha256:"+strings.Repeat("ab", 32) || b["wipe_policy"] != "auto" {
+		return 0, problem(409, "host.wrong_digest", "this is not the proposal")
+	}
+	return 202, api.ApprovedMap{ID: r.PathValue("h"), State: "approved", Digest: fmt.Sprint(b["digest"]), Slots: []api.ApprovedSlot{{ID: "slot" + tail, State: "wiping", Policy: "auto"}}}
+}
+
+func (s *fakeSite) cordon(r *http.Request, _ map[string]any) (int, any) {
+	return 202, api.Changed{ID: r.PathValue("h"), State: "cordoned"}
+}
+
+func (s *fakeSite) slots(r *http.Request, _ map[string]any) (int, any) {
+	if !admin(r) {
+		return 0, problem(403, "auth.platform_only", "this needs a platform role")
+	}
+	return 200, api.List[api.Slot]{Items: []api.Slot{
+		{ID: "slot" + tail, Name: "r1-h01/0", State: "available", HostID: "host" + tail, GPUClass: "h100-sxm5-80gb", Generation: 3, ChangedAt: then},
+		{ID: "slot_06g3n4k8w2v5r9t1y7m0q4x8z2", Name: "r1-h01/1", State: "quarantined", HostID: "host" + tail, Index: 1, Component: "nvme", RepairScope: "device", Reason: "wipe-failed", ChangedAt: then},
+	}}
+}
+
+func (s *fakeSite) quarantine(r *http.Request, b map[string]any) (int, any) {
+	return 202, api.Changed{ID: r.PathValue("s"), State: "quarantined"}
+}
+
+func (s *fakeSite) skus(*http.Request, map[string]any) (int, any) {
+	return 200, api.List[api.SKU]{Items: []api.SKU{{ID: "sku" + tail, Name: "gpu-1x", State: "active", Shape: 1, Prices: []api.Price{{Currency: "USD", Micros: 2_490_000, Effective: then}}, CreatedAt: then}}}
+}
+
+func (s *fakeSite) price(r *http.Request, b map[string]any) (int, any) {
+	return 201, api.Price{ID: "price" + tail, SKUID: r.PathValue("s"), Currency: fmt.Sprint(b["currency"]), Micros: int64(b["micros_per_unit_hour"].(float64)), Effective: then, Recorded: then}
+}
+
+func (s *fakeSite) audit(*http.Request, map[string]any) (int, any) {
+	return 200, api.List[api.AuditEntry]{Items: []api.AuditEntry{{Sequence: 7, At: then, CommandID: "cmd" + tail, Type: "allocation.create", Actor: "api_key", UserID: "usr" + tail, Resource: "alloc" + tail, Events: 3}}}
+}
