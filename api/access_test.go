@@ -215,7 +215,7 @@ func withoutID(a *answer) []byte {
 func TestBadBodiesAreRefusedAndWriteNothing(t *testing.T) {
 	t.Parallel()
 	w := newTestWorld(t)
-	deep := strings.Repeat(`{"a":`, 200_000/5) + "1" + strings.Repeat("}", 40_000)
+	deep := strings.Repeat(`{"a":`, 40_000) + "1" + strings.Repeat("}", 40_000)
 	for _, r := range w.server.routes {
 		if !changes(r) {
 			continue
@@ -235,7 +235,8 @@ func TestBadBodiesAreRefusedAndWriteNothing(t *testing.T) {
 		before := w.log.last()
 		try(400, "request.malformed", `{"name":`)
 		try(400, "request.malformed", "\x00\xff")
-		try(400, "request.malformed", deep[:len(deep)/2])
+		try(400, "request.malformed", deep)
+		try(400, "request.malformed", strings.Repeat(`{"a":`, 20)+"1"+strings.Repeat("}", 20))
 		try(413, "request.too_large", `{"name":"`+strings.Repeat("x", 300<<10)+`"}`)
 		if !hasBody {
 			try(422, "request.unexpected_body", `{"surprise":1}`)

@@ -22,7 +22,7 @@ type sseClient struct {
 
 func (s *site) subscribe(key, query, lastID string) *sseClient {
 	s.t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	req, err := http.NewRequestWithContext(ctx, "GET", s.http.URL+"/v1/events"+query, nil)
 	if err != nil {
 		s.t.Fatal(err)
@@ -143,10 +143,14 @@ func TestAStreamLives(t *testing.T) {
 	for _, k := range s.pages(s.admin, "&types=tenant.api_key_created&tenant_id="+acme.id, 10) {
 		s.want(200, s.admin, "DELETE", "/v1/api-keys/"+k.Subject, "")
 	}
+	start := time.Now()
 	for {
 		if _, _, ok := c.next(); !ok {
 			break
 		}
+	}
+	if time.Since(start) > 10*time.Second {
+		t.Fatal("the stream of a revoked key goes on")
 	}
 }
 
