@@ -41,7 +41,7 @@ func newDirectory(w *domain.World) *Directory {
 		func(m domain.Member) { d.members[m.ID] = m },
 		func(h *domain.Host) {
 			if h.NATSKey != "" {
-				d.hosts[h.ID] = HostKeys{h.NATSKey, h.SignKey}
+				d.hosts[h.ID] = HostKeys{h.NATSKey, h.SignKey[:]}
 			}
 		},
 	)

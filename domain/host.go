@@ -15,18 +15,17 @@ type Host struct {
 	Rack    string
 	Leaf    string
 	Spine   string
-	TokenID Digest // hash of the one-time enrolment token; zero once used
-	NATSKey string // public nkey
-	SignKey []byte // Ed25519 public key its reports are signed with
+	TokenID Digest   // hash of the one-time enrolment token; zero once used
+	NATSKey string   // public nkey
+	SignKey [32]byte // Ed25519 public key its reports are signed with
 
-	Proposal   *SlotMap // waiting for approval
-	ProposalID Digest
-	MapID      Digest // approved
-	GPUClass   string
-	Cordoned   bool
-	Draining   bool
-	Silent     Time // no heartbeat since; 0: in touch
-	Faulted    bool // quarantined as a whole
+	Proposal *SlotMap // waiting for approval
+	MapID    Digest   // approved
+	GPUClass string
+	Cordoned bool
+	Draining bool
+	Silent   Time // no heartbeat since; 0: in touch
+	Faulted  bool // quarantined as a whole
 
 	Generation uint64    // of its desired state
 	Journal    JournalID // reports recorded so far
@@ -35,6 +34,14 @@ type Host struct {
 	vms        []uint32 // rows of VMs placed here, in the order of placing
 	rack       uint32   // row of its rack in the placement index
 	dirty      bool     // desired state changed since placements were last taken
+}
+
+// proposalID is the digest of the map that waits for approval; zero: none does.
+func (h *Host) proposalID() Digest {
+	if h.Proposal == nil {
+		return Digest{}
+	}
+	return h.Proposal.Digest()
 }
 
 // placeable reports whether new VMs may go there.
@@ -177,7 +184,7 @@ func (m *AdmitHost) decide(w *World, x *Context) ([]EventBody, *Error) {
 		return nil, invalidField("signing_public_key", "host.bad_key", "want a 32-byte Ed25519 key and a public user nkey (U...)")
 	}
 	if h.NATSKey != "" {
-		if h.NATSKey == m.NATSKey && slices.Equal(h.SignKey, m.SignKey) {
+		if h.NATSKey == m.NATSKey && slices.Equal(h.SignKey[:], m.SignKey) {
 			return nil, nil
 		}
 		return nil, Errorf(Unauthenticated, "host.token_used", "the enrolment token was used with other keys: if it was not you, remove the host")
@@ -187,7 +194,8 @@ func (m *AdmitHost) decide(w *World, x *Context) ([]EventBody, *Error) {
 
 func (e *HostAdmitted) apply(w *World, _ *Applied) {
 	h := w.hosts.get(e.ID)
-	h.NATSKey, h.SignKey = strings.Clone(e.NATSKey), slices.Clone(e.SignKey)
+	h.NATSKey = strings.Clone(e.NATSKey)
+	copy(h.SignKey[:], e.SignKey)
 	w.touch(h)
 }
 

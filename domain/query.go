@@ -259,9 +259,7 @@ func (w *World) MapOf(id HostID) (proposal Digest, approved bool, wiping int) {
 	if h == nil {
 		return
 	}
-	if h.Proposal != nil {
-		proposal = h.ProposalID
-	}
+	proposal = h.proposalID()
 	for _, row := range h.slots {
 		if w.slots.row(row).State == SlotIsWiping {
 			wiping++

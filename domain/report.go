@@ -112,7 +112,7 @@ func (w *World) judge(x *Context, hi uint32, r *Report) ([]EventBody, *Error) {
 
 func (w *World) judgeInventory(h *Host, m *SlotMap) ([]EventBody, *Error) {
 	d := m.Digest()
-	if d == h.ProposalID && h.Proposal != nil || d == h.MapID {
+	if d == h.proposalID() || d == h.MapID {
 		return nil, nil
 	}
 	if len(m.Slots) > maxSlotsOnMap || len(m.Nodes) > 64 || len(m.Unsafe) > 256 {

@@ -122,7 +122,7 @@ func (e *MapProposed) apply(w *World, _ *Applied) {
 	if err := decodeKept(encodeMessage(nil, &e.Map), m); err != nil { // a copy of its own: it stays until approval
 		panic(err)
 	}
-	h.Proposal, h.ProposalID = m, e.Digest
+	h.Proposal = m
 }
 
 // ApproveMap approves a proposed slot map by its digest. Every slot must have a
@@ -206,8 +206,8 @@ func (m *ApproveMap) decide(w *World, x *Context) ([]EventBody, *Error) {
 	if h.Proposal == nil {
 		return nil, Errorf(Conflict, "host.no_proposal", "the host has proposed no slot map yet: is its hostd running?")
 	}
-	if m.Digest != h.ProposalID {
-		return nil, Errorf(Conflict, "host.wrong_digest", "the host's present proposal has the digest %s: look at GET /v1/hosts/{h}/slot-map again", h.ProposalID)
+	if m.Digest != h.proposalID() {
+		return nil, Errorf(Conflict, "host.wrong_digest", "the host's present proposal has the digest %s: look at GET /v1/hosts/{h}/slot-map again", h.proposalID())
 	}
 	if len(h.slots) > 0 {
 		return nil, Errorf(Conflict, "host.map_exists", "the host has an approved map: changing the slots of a running host is not supported yet")
@@ -325,7 +325,7 @@ func checkMap(m *SlotMap) *Error {
 func (e *MapApproved) apply(w *World, _ *Applied) {
 	hi := w.hosts.find(e.Host)
 	h := w.hosts.row(hi)
-	h.MapID, h.GPUClass, h.Proposal, h.ProposalID = e.Digest, w.word(e.GPUClass), nil, Digest{}
+	h.MapID, h.GPUClass, h.Proposal = e.Digest, w.word(e.GPUClass), nil
 	for i := range e.Slots {
 		a := &e.Slots[i]
 		row, s := w.slots.add(a.ID)
