@@ -91,8 +91,20 @@ func write(w http.ResponseWriter, p *api.Problem) {
 	_ = json.NewEncoder(w).Encode(p)
 }
 
+// stream sends the two events that follow the cursor c2, one a connection.
+func (s *fakeSite) stream(w http.ResponseWriter, r *http.Request) {
+	n := map[string]string{"c2": "c3", "c3": "c4"}[r.Header.Get("Last-Event-ID")]
+	w.Header().Set("Content-Type", "text/event-stream")
+	e, _ := json.Marshal(api.Event{SpecVersion: "1.0", ID: n, Source: "/sites/auh1", Type: "allocation.vm_running", Subject: "alloc" + tail, Time: then, Sequence: 102, Data: json.RawMessage("{}")})
+	fmt.Fprintf(w, "retry: 1\n\nid: %s\nevent: allocation.vm_running\ndata: %s\n\n", n, e)
+}
+
 func (s *fakeSite) answer(h func(*http.Request, map[string]any) (int, any)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Accept") == "text/event-stream" {
+			s.stream(w, r)
+			return
+		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if key := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "); key != tenantKey && key != adminKey {
