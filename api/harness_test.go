@@ -1,7 +1,6 @@
 package api
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,6 +15,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
 
 	"github.com/gpuaas/gpuaas/commands"
 	"github.com/gpuaas/gpuaas/domain"
@@ -46,6 +47,11 @@ func testMain(m *testing.M) int {
 		if pg, err := postgres(); err == nil {
 			pg.Stop(context.Background())
 		}
+	}
+	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
 	}
 	return code
 }
@@ -82,218 +88,6 @@ func (s *site) readModel(o *Options) (stop func()) {
 		}
 		store.Close()
 	}
-}
-
-// Follow implements projections.Source.
-func (l *memoryLog) Follow(ctx context.Context, after domain.Head, fn func(*domain.Commit, domain.Head) error) error {
-	for n := after.N; ; {
-		l.mu.Lock()
-		rest, more := l.commits[n:], l.more
-		l.mu.Unlock()
-		for _, b := range rest {
-			c, err := domain.DecodeCommit(b)
-			if err != nil {
-				return err
-			}
-			if err := fn(c, domain.Head{N: c.N, Hash: domain.DigestOf(b)}); err != nil {
-				return err
-			}
-			n++
-		}
-		if len(rest) > 0 {
-			continue
-		}
-		select {
-		case <-more:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-// End implements projections.Source.
-func (l *memoryLog) End(context.Context) (projections.End, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(l.commits) == 0 {
-		return projections.End{}, nil
-	}
-	return projections.End{Head: domain.Head{N: uint64(len(l.commits)), Hash: domain.DigestOf(l.commits[len(l.commits)-1])}, Number: uint64(len(l.events))}, nil
-}
-
-// memoryLog is a log that is durable as long as the test: commits, and what the
-// feed and history make of them.
-type memoryLog struct {
-	mu      sync.Mutex
-	commits [][]byte
-	events  []FeedEvent
-	owners  []string
-	more    chan struct{} // closed and renewed with every commit
-}
-
-func newMemoryLog() *memoryLog { return &memoryLog{more: make(chan struct{})} }
-
-func (l *memoryLog) Seq(n uint64) uint64 { return n }
-
-func (l *memoryLog) Append(_ context.Context, expected uint64, commit []byte) (uint64, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if uint64(len(l.commits)) != expected {
-		return 0, errors.New("wrong last sequence")
-	}
-	b := bytes.Clone(commit)
-	c, err := domain.DecodeCommit(b)
-	if err != nil {
-		return 0, err
-	}
-	l.commits = append(l.commits, b)
-	for i := range c.Decisions {
-		for _, e := range c.Decisions[i].Events {
-			data, err := json.Marshal(e.Body)
-			if err != nil {
-				return 0, err
-			}
-			l.events = append(l.events, FeedEvent{Number: e.Number, Commit: c.N, Type: e.Body.EventType(), Resource: e.Body.Resource(), At: c.At, Data: data})
-			l.owners = append(l.owners, e.Body.Owner())
-		}
-	}
-	close(l.more)
-	l.more = make(chan struct{})
-	return uint64(len(l.commits)), nil
-}
-
-func (l *memoryLog) last() uint64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return uint64(len(l.commits))
-}
-
-func (l *memoryLog) Decision(_ context.Context, pos domain.Position) (domain.Decision, domain.Time, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	c, err := domain.DecodeCommit(l.commits[pos.N-1])
-	if err != nil {
-		return domain.Decision{}, 0, err
-	}
-	return c.Decisions[pos.Index], c.At, nil
-}
-
-func (l *memoryLog) from(after uint64, limit int, f FeedFilter) (out []FeedEvent, next uint64, more chan struct{}) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	next = after
-	for i := int(after); i < len(l.events) && len(out) < limit; i++ {
-		next = l.events[i].Number
-		if f.Tenant.IsZero() && f.Host.IsZero() || !f.Tenant.IsZero() && l.owners[i] == f.Tenant.String() || !f.Host.IsZero() && l.owners[i] == f.Host.String() {
-			out = append(out, l.events[i])
-		}
-	}
-	return out, next, l.more
-}
-
-func (l *memoryLog) Page(_ context.Context, after uint64, limit int, f FeedFilter) ([]FeedEvent, uint64, error) {
-	out, next, _ := l.from(after, limit, f)
-	return out, next, nil
-}
-
-func (l *memoryLog) Last(context.Context) (uint64, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return uint64(len(l.events)), nil
-}
-
-func (l *memoryLog) Subscribe(ctx context.Context, after uint64, f FeedFilter, fn func(FeedEvent) error) error {
-	for {
-		out, next, more := l.from(after, 100, f)
-		for _, e := range out {
-			if err := fn(e); err != nil {
-				return err
-			}
-		}
-		if next > after {
-			after = next
-			continue
-		}
-		select {
-		case <-more:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-type memoryVault struct {
-	mu   sync.Mutex
-	docs map[domain.Digest][]byte
-}
-
-func (v *memoryVault) Put(_ context.Context, subject string, plain []byte) (domain.Digest, error) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	d := domain.DigestOf(fmt.Appendf(nil, "%d %s %s", len(v.docs), subject, plain))
-	v.docs[d] = plain
-	return d, nil
-}
-
-func (v *memoryVault) Get(_ context.Context, d domain.Digest) ([]byte, error) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return v.docs[d], nil
-}
-
-func (v *memoryVault) len() int {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return len(v.docs)
-}
-
-type memoryAudit struct {
-	mu      sync.Mutex
-	records []AuditRecord
-}
-
-func (a *memoryAudit) Record(kind string, data []byte) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.records = append(a.records, AuditRecord{Cursor: uint64(len(a.records) + 1), Kind: kind, At: time.Now(), Data: data})
-	return true
-}
-
-func (a *memoryAudit) Page(_ context.Context, after uint64, limit int, _ ...string) ([]AuditRecord, uint64, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	rest := a.records[min(int(after), len(a.records)):]
-	rest = rest[:min(limit, len(rest))]
-	return append([]AuditRecord(nil), rest...), after + uint64(len(rest)), nil
-}
-
-func (a *memoryAudit) all() []AuditRecord {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return append([]AuditRecord(nil), a.records...)
-}
-
-type stubs struct{}
-
-func (stubs) Read(_ context.Context, _ domain.HostID, vm domain.VMID, offset int64, limit int) ([]byte, int64, error) {
-	text := "console of " + vm.String() + "\n"
-	if offset < 0 {
-		offset = max(0, int64(len(text))+offset)
-	}
-	part := text[min(int64(len(text)), offset):]
-	part = part[:min(limit, len(part))]
-	return []byte(part), offset + int64(len(part)), nil
-}
-
-func (stubs) Issue(host domain.HostID, key string) (string, error) {
-	return "jwt." + host.String() + "." + key, nil
-}
-
-func (stubs) Resolve(name string) (domain.Digest, error) {
-	if name == "tiny" || name == "ubuntu-24.04" {
-		return domain.DigestOf([]byte(name)), nil
-	}
-	return domain.Digest{}, domain.Errorf(domain.Invalid, "image.not_found", "no such image")
 }
 
 // site is a whole site in memory with a listener, an operator and what a test
