@@ -85,11 +85,39 @@ func TestRefusesToStart(t *testing.T) {
 		t.Parallel()
 		s := original.copy(t)
 		flipLogByte(t, s.dir)
-		s.refuses(t, "")
+		s.refuses(t, "LOG_alpha: message ")
 		if out, stderr, code := tool(t, "log", "verify", "--data-dir", s.dir, "--site", "alpha"); code == 0 {
 			t.Errorf("log verify found nothing: %s%s", out, stderr)
 		} else {
 			t.Logf("log verify: %s", stderr)
+		}
+	})
+	t.Run("older log", func(t *testing.T) {
+		t.Parallel()
+		s := original.copy(t)
+		log := logDir(t, s.dir)
+		backup := filepath.Join(dataDir(t), "log")
+		move := func(from, to string) {
+			if out, err := exec.Command("cp", "-a", from, to).CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+		}
+		move(log, backup)
+		s.start()
+		s.newTenant("later", 5)
+		s.interrupt()
+		if err := os.RemoveAll(log); err != nil {
+			t.Fatal(err)
+		}
+		move(backup, log)
+		before := blocks(t, s.dir)
+		s.refuses(t, "was made after commit")
+		if err := os.RemoveAll(filepath.Join(s.dir, "snapshots")); err != nil {
+			t.Fatal(err)
+		}
+		s.refuses(t, "but the feed holds event")
+		if after := blocks(t, s.dir); !bytes.Equal(before, after) {
+			t.Error("it wrote to a log that has lost its tail")
 		}
 	})
 	t.Run("another site", func(t *testing.T) {
@@ -210,25 +238,32 @@ func (s *site) appendUnknownEvent(t *testing.T) {
 	}
 }
 
-// flipLogByte changes one byte in the middle of the log's file.
-func flipLogByte(t *testing.T, dir string) {
+// logDir is where JetStream keeps the log.
+func logDir(t *testing.T, dir string) string {
 	t.Helper()
-	var files []string
-	err := filepath.WalkDir(filepath.Join(dir, "nats"), func(path string, _ os.DirEntry, err error) error {
-		if strings.Contains(path, "LOG_alpha") && strings.HasSuffix(path, ".blk") {
-			files = append(files, path)
-		}
-		return err
-	})
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no block of the log: %v", err)
+	found, err := filepath.Glob(filepath.Join(dir, "nats", "jetstream", "jetstream", "*", "streams", "LOG_alpha"))
+	if err != nil || len(found) != 1 {
+		t.Fatalf("no log in %s: %v", dir, err)
 	}
-	b, err := os.ReadFile(files[0])
+	return found[0]
+}
+
+// blocks are the log's messages as they are on disk.
+func blocks(t *testing.T, dir string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(logDir(t, dir), "msgs", "1.blk"))
 	if err != nil {
 		t.Fatal(err)
 	}
+	return b
+}
+
+// flipLogByte changes one byte in the middle of the log's file.
+func flipLogByte(t *testing.T, dir string) {
+	t.Helper()
+	b := blocks(t, dir)
 	b[len(b)/2] ^= 1
-	if err := os.WriteFile(files[0], b, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(logDir(t, dir), "msgs", "1.blk"), b, 0o600); err != nil {
 		t.Fatal(err)
 	}
 }

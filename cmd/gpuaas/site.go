@@ -195,6 +195,9 @@ func (s *site) run(ctx context.Context, ready func(context.Context) error) error
 	if err != nil {
 		return fmt.Errorf("fold the log: %w", err)
 	}
+	if err := s.refuseLostTail(ctx, world.Head.N); err != nil {
+		return err
+	}
 	s.log.Info("log folded", "commit", world.Head.N, "events", world.Number, "took", time.Since(s.started).Round(time.Millisecond))
 	if err := s.newLoop(ctx, world); err != nil {
 		return err
@@ -235,6 +238,32 @@ func (s *site) run(ctx context.Context, ready func(context.Context) error) error
 	close(done)
 	deciders.Wait()
 	return err
+}
+
+// refuseLostTail compares the log with what was made from it: a log that is older
+// than its feed or its snapshots (a backup, a disk that lied) must not be written
+// to, or two histories would bear the same numbers.
+func (s *site) refuseLostTail(ctx context.Context, end uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	const advice = "bring the newest log back before starting this site: nothing was written"
+	for _, f := range s.snaps.List() {
+		if f.N > end {
+			return fmt.Errorf("the log ends at commit %d, but snapshot %s in %s was made after commit %d: %s", end, f.Name, s.snaps.Dir(), f.N, advice)
+		}
+	}
+	last, err := s.feed.Last(ctx)
+	if err != nil || last == 0 {
+		return err
+	}
+	events, _, err := s.feed.Page(ctx, last-1, 1)
+	if err != nil || len(events) == 0 {
+		return err
+	}
+	if err := s.commits.Check(ctx, events[0].Commit); err != nil {
+		return fmt.Errorf("the log ends at commit %d, but the feed holds event %d of commit %d: %w: %s", end, last, events[0].Commit.N, err, advice)
+	}
+	return nil
 }
 
 func (s *site) newLoop(ctx context.Context, world *domain.World) error {
