@@ -72,6 +72,9 @@ func TestDocumentedCommands(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it builds and runs a whole site")
 	}
+	if _, err := exec.LookPath("curl"); err != nil {
+		t.Skipf("THE DOCUMENTED COMMANDS WERE NOT RUN: %v: apt-get install curl", err)
+	}
 	home := openTempDir(t)
 	bin := filepath.Join(home, "bin")
 	build, cancel := context.WithTimeout(t.Context(), buildTimeout)
@@ -100,7 +103,7 @@ func TestDocumentedCommands(t *testing.T) {
 		run.Dir = home
 		run.Env = append(slices.DeleteFunc(os.Environ(), func(v string) bool {
 			return strings.HasPrefix(v, "GPU") || strings.HasPrefix(v, "XDG_") || strings.HasPrefix(v, "HOME=")
-		}), "HOME="+home, "SERVER="+server)
+		}), "HOME="+home, "SERVER="+server, "NO_PROXY=127.0.0.1", "no_proxy=127.0.0.1")
 		run.WaitDelay = time.Second
 		if out, err := run.CombinedOutput(); err != nil {
 			t.Fatalf("%s: %v\n%s", doc.file, err, out)
