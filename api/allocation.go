@@ -69,6 +69,9 @@ func (s *Server) actOnAllocation(c *call, do domain.AllocationAction, state stri
 		return nil, err
 	}
 	d, err := c.submit(m)
+	if err != nil && err.Code == "allocation.not_found" {
+		return s.actOnEnded(c, do, m.Allocation, err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -87,6 +90,37 @@ func (s *Server) actOnAllocation(c *call, do domain.AllocationAction, state stri
 		return nil, err
 	}
 	return &Changed{ID: m.Allocation.String(), State: state}, nil
+}
+
+// actOnEnded answers for an allocation that the world does not have: it may have
+// ended, and live on in the read models. Releasing it again changes nothing. What
+// is not there and what is not the caller's take the same way.
+func (s *Server) actOnEnded(c *call, do domain.AllocationAction, id domain.AllocationID, refused *domain.Error) (*Changed, *domain.Error) {
+	r, n, err := s.o.Reads.Allocation(c.ctx(), c.scope(), id)
+	var project domain.ProjectID
+	if perr := project.UnmarshalText([]byte(r.ProjectID)); perr != nil {
+		return nil, domain.AsError(perr)
+	}
+	allowed := false
+	if qerr := c.query(func(w *domain.World, at domain.Time) *domain.Error {
+		_, live := w.AllocationState(id)
+		allowed = !live && w.MayAct(c.actor(), at, project) == nil
+		return nil
+	}); qerr != nil {
+		return nil, qerr
+	}
+	if err != nil || !allowed {
+		return nil, refused
+	}
+	c.sequence(n)
+	state := domain.Released.String()
+	if r.State == domain.Failed.String() {
+		state = r.State
+	}
+	if do != domain.ActionRelease {
+		return nil, domain.Errorf(domain.Conflict, "allocation.wrong_state", "the allocation is %s: create a new one", state)
+	}
+	return &Changed{ID: id.String(), State: state}, nil
 }
 
 func (s *Server) listAllocations(c *call) (*List[Allocation], *domain.Error) {

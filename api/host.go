@@ -217,7 +217,7 @@ func (s *Server) getSlotMap(c *call) (*SlotMaps, *domain.Error) {
 func showSlotMaps(r *projections.SlotMaps) *SlotMaps {
 	m := &SlotMaps{
 		HostID: r.HostID, State: "none", ProposalDigest: r.ProposalDigest, Proposal: slotMapOf(r.Proposal), ProposedAt: r.ProposedAt.String(),
-		ApprovedDigest: r.ApprovedDigest, Approved: slotMapOf(r.Approved), ApprovedAt: r.ApprovedAt.String(),
+		ApprovedDigest: r.ApprovedDigest, Approved: approvedMapOf(r.Approved), ApprovedAt: r.ApprovedAt.String(),
 	}
 	switch {
 	case r.ApprovedDigest != "":
@@ -232,6 +232,20 @@ func slotMapOf(raw json.RawMessage) *domain.SlotMap {
 	m := &domain.SlotMap{}
 	if len(raw) == 0 || json.Unmarshal(raw, m) != nil {
 		return nil
+	}
+	return m
+}
+
+// approvedMapOf shows the map that was approved, as it was proposed. The read model
+// keeps the event, which has each slot's id and policy beside it.
+func approvedMapOf(raw json.RawMessage) *domain.SlotMap {
+	e := &domain.MapApproved{}
+	if len(raw) == 0 || json.Unmarshal(raw, e) != nil {
+		return nil
+	}
+	m := &domain.SlotMap{GPUClass: e.GPUClass}
+	for i := range e.Slots {
+		m.Slots = append(m.Slots, e.Slots[i].Spec)
 	}
 	return m
 }

@@ -25,7 +25,7 @@ type Tenant struct {
 type createTenant struct {
 	_          struct{} `json:"-" additionalProperties:"false"`
 	Name       string   `json:"name" minLength:"1" maxLength:"63" pattern:"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$" example:"acme"`
-	Currency   string   `json:"currency" minLength:"3" maxLength:"3" example:"USD" doc:"ISO 4217; never changes"`
+	Currency   string   `json:"currency,omitempty" minLength:"3" maxLength:"3" example:"USD" default:"USD" doc:"ISO 4217; never changes"`
 	CreditLine int64    `json:"credit_line_micros,omitempty" minimum:"0"`
 }
 
@@ -57,6 +57,9 @@ func (s *Server) tenantRoutes() {
 }
 
 func (s *Server) createTenant(c *call, b *createTenant) (*Tenant, *domain.Error) {
+	if b.Currency == "" {
+		b.Currency = "USD"
+	}
 	d, err := c.submit(&domain.CreateTenant{Name: b.Name, Currency: domain.Currency(b.Currency), CreditLine: domain.Micros(b.CreditLine)})
 	if err != nil {
 		return nil, err

@@ -136,6 +136,12 @@ func (w *World) MayRead(actor Actor, at Time, tenant TenantID, project ProjectID
 	return err
 }
 
+// MayAct reports whether the actor may act on the project's allocations.
+func (w *World) MayAct(actor Actor, at Time, project ProjectID) *Error {
+	_, _, err := w.requireProject(&Context{At: at, Actor: actor}, project, ProjectMember)
+	return err
+}
+
 // EffectivePolicies lists every policy that is set for a project.
 func (w *World) EffectivePolicies(project ProjectID) []EffectivePolicy {
 	out := []EffectivePolicy{}
