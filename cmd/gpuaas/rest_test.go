@@ -201,11 +201,12 @@ type balance struct {
 	Receivable int64 `json:"receivable_micros"`
 }
 
-// launch asks for VMs and wants them.
-func (te tenant) launch(body obj) allocation {
+// launch asks for VMs and wants them; then every read has them.
+func (te tenant) launch(body obj) (a allocation) {
 	te.s.t.Helper()
-	var a allocation
-	te.do(201, "POST", "/v1/projects/"+te.project+"/allocations", body).into(te.s.t, &a)
+	made := te.do(201, "POST", "/v1/projects/"+te.project+"/allocations", body)
+	made.into(te.s.t, &a)
+	te.get(fmt.Sprintf("/v1/allocations/%s?at_least=%d", a.ID, made.seq), &a)
 	return a
 }
 

@@ -1,0 +1,228 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/gpuaas/gpuaas/commands"
+	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/domain/domaintest"
+)
+
+// BenchmarkREST launches 1-GPU allocations over 128 connections on a whole site in
+// this process: embedded JetStream with sync always, feed, projector into Postgres,
+// a fleet of 100,000 slots. Every answer comes after its fsync. The limit beside it
+// is echo's hello under the same load in the same minute; load generator, server
+// and Postgres share the machine. Afterwards the lag is drained and counted, no slot
+// may have been given away twice, and the read models must agree with the world.
+func BenchmarkREST(b *testing.B) {
+	const hosts, connections = 12_500, 128
+	s, stop := benchSite(b)
+	defer stop()
+	submit := func(a domain.Actor, body domain.CommandBody) []domain.EventBody {
+		r := s.loop.Submit(context.Background(), benchCommand(a, body))
+		if r.Err != nil {
+			b.Fatalf("%s: %v", body.CommandType(), r.Err)
+		}
+		return r.Events
+	}
+	admin := domaintest.Admin(submit, "bench admin")
+	domaintest.SKUs(submit, admin, devPrice)
+	var requests [][]byte
+	for i := range 16 {
+		secret := fmt.Sprintf("gpk_bench%d", i)
+		t := domaintest.NewTenant(submit, admin, fmt.Sprintf("t%d", i), secret, 1e15)
+		body := `{"sku":"gpu-1x","image":"tiny"}`
+		requests = append(requests, fmt.Appendf(nil, "POST /v1/projects/%s/allocations HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", t.Project, secret, len(body), body))
+	}
+	var wg sync.WaitGroup
+	for w := range 64 {
+		wg.Go(func() {
+			for i := w; i < hosts; i += 64 {
+				domaintest.NewHost(submit, admin, fmt.Sprintf("h%d", i), fmt.Sprintf("r%d", i/32), 8)
+			}
+		})
+	}
+	wg.Wait()
+	drained := s.drain(b)
+	hello := echo.New()
+	hello.POST("/hello", func(c echo.Context) error { return c.String(200, "hello") })
+	h := httptest.NewServer(hello)
+	defer h.Close()
+	greet := [][]byte{[]byte("POST /hello HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello")}
+	addr := s.listener.Addr().String()
+
+	one := benchLoad(b, addr, requests, 1, 2000, time.Minute)
+	before := benchLoad(b, h.Listener.Addr().String(), greet, connections, 1<<40, 3*time.Second)
+	burst := benchLoad(b, addr, requests, connections, 90_000, 30*time.Second)
+	lag := s.reads.lag()
+	after := benchLoad(b, h.Listener.Addr().String(), greet, connections, 1<<40, 3*time.Second)
+	took := s.drain(b)
+	limit := (before.rate() + after.rate()) / 2
+	b.ReportMetric(burst.rate(), "launches/s")
+	b.ReportMetric(limit, "hellos/s")
+	b.ReportMetric(burst.rate()/limit, "ratio")
+	b.ReportMetric(burst.percentile(99).Seconds()*1000, "p99-ms")
+	b.ReportMetric(one.percentile(50).Seconds()*1000, "one-client-p50-ms")
+	b.ReportMetric(one.percentile(99).Seconds()*1000, "one-client-p99-ms")
+	b.ReportMetric(float64(lag), "lag-events")
+	b.ReportMetric(took.Seconds(), "drain-s")
+	b.ReportMetric(drained.Seconds(), "fleet-drain-s")
+	if _, err := s.loop.Query(context.Background(), domain.System, func(w *domain.World, _ domain.Time) {
+		if err := w.CheckAll(); err != nil { // no slot twice among the rest
+			b.Error(err)
+		}
+		if n := w.Count().Allocations; n != len(one.took)+len(burst.took) {
+			b.Errorf("%d allocations live, %d answered", n, len(one.took)+len(burst.took))
+		}
+	}); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// benchSite runs a site in this process, without hosts.
+func benchSite(b *testing.B) (*site, func()) {
+	b.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	cfg := config{Site: "bench", Region: "local", CRNPrefix: "core42:aicloud", DataDir: b.TempDir(), NATSListen: "127.0.0.1:0", Replicas: 1, MinFree: 1, MaxLag: 2_000_000, Silent: 3600, Snapshot: 1 << 40}
+	s, err := openSite(ctx, cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := s.openReadModels(ctx); err != nil {
+		b.Fatal(err)
+	}
+	if s.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+		b.Fatal(err)
+	}
+	ready, done := make(chan struct{}), make(chan error, 1)
+	go func() { done <- s.run(ctx, func(context.Context) error { close(ready); return nil }) }()
+	select {
+	case <-ready:
+	case err := <-done:
+		b.Fatal(err)
+	}
+	return s, func() {
+		cancel()
+		if err := <-done; err != nil {
+			b.Error(err)
+		}
+		s.close()
+	}
+}
+
+// drain waits until the read models show everything.
+func (s *site) drain(b *testing.B) time.Duration {
+	b.Helper()
+	start := time.Now()
+	n, err := s.loop.Query(context.Background(), domain.System, func(*domain.World, domain.Time) {})
+	if err != nil {
+		b.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	if err := s.reads.projector.WaitFor(ctx, n); err != nil {
+		b.Fatal(err)
+	}
+	return time.Since(start)
+}
+
+var benchCount atomic.Uint64
+
+func benchCommand(a domain.Actor, body domain.CommandBody) *domain.Command {
+	e := domain.Entropy(domain.DigestOf(strconv.AppendUint(nil, benchCount.Add(1), 10)))
+	return &domain.Command{ID: commands.NewCommandID(time.Now(), e), Actor: a, Body: body}
+}
+
+// burstResult is what a load saw.
+type burstResult struct {
+	took    []time.Duration
+	elapsed time.Duration
+}
+
+func (r burstResult) rate() float64 { return float64(len(r.took)) / r.elapsed.Seconds() }
+
+func (r burstResult) percentile(p int) time.Duration { return r.took[(len(r.took)-1)*p/100] }
+
+// benchLoad sends requests over connections until n are answered or the time is up.
+func benchLoad(b *testing.B, addr string, requests [][]byte, connections, n int, limit time.Duration) (out burstResult) {
+	b.Helper()
+	var left atomic.Int64
+	left.Store(int64(n))
+	all := make([][]time.Duration, connections)
+	start := time.Now()
+	var wg sync.WaitGroup
+	for i := range connections {
+		wg.Go(func() {
+			c, err := net.Dial("tcp", addr)
+			if err != nil {
+				b.Error(err)
+				return
+			}
+			defer c.Close()
+			r, request := bufio.NewReader(c), requests[i%len(requests)]
+			for left.Add(-1) >= 0 && time.Since(start) < limit {
+				sent := time.Now()
+				if _, err := c.Write(request); err != nil {
+					b.Error(err)
+					return
+				}
+				if err := benchAnswer(r); err != nil {
+					b.Error(err)
+					return
+				}
+				all[i] = append(all[i], time.Since(sent))
+			}
+		})
+	}
+	wg.Wait()
+	out.elapsed = time.Since(start)
+	out.took = slices.Concat(all...)
+	slices.Sort(out.took)
+	if len(out.took) == 0 {
+		b.Fatal("nothing was answered")
+	}
+	return out
+}
+
+// benchAnswer reads one answer; only 2xx is one.
+func benchAnswer(r *bufio.Reader) error {
+	line, err := r.ReadSlice('\n')
+	if err != nil {
+		return err
+	}
+	if len(line) < 12 || line[9] != '2' {
+		rest, _ := r.Peek(min(r.Buffered(), 600))
+		return fmt.Errorf("%s%s", line, rest)
+	}
+	length := 0
+	for {
+		if line, err = r.ReadSlice('\n'); err != nil {
+			return err
+		}
+		if len(line) <= 2 {
+			break
+		}
+		if v, ok := bytes.CutPrefix(line, []byte(http.CanonicalHeaderKey("content-length")+": ")); ok {
+			if length, err = strconv.Atoi(string(bytes.TrimSpace(v))); err != nil {
+				return err
+			}
+		}
+	}
+	_, err = r.Discard(length)
+	return err
+}
