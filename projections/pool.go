@@ -2,102 +2,31 @@ package projections
 
 import (
 	"context"
-	"errors"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// pool is a bounded set of connections for reads. The projector has its own.
-type pool struct {
-	config *pgx.ConnConfig
-	slots  chan struct{}
+// patience is how long a connection may take to open, or one that lay idle to say
+// that it lives: then its place in the pool is free again. A caller's own context
+// may end sooner.
+const patience = 10 * time.Second
 
-	mu     sync.Mutex
-	idle   []*pgx.Conn
-	closed bool
-}
-
-var errPoolClosed = errors.New("projections: the store is closed")
-
-func newPool(config *pgx.ConnConfig, size int) *pool {
-	return &pool{config: config, slots: make(chan struct{}, size)}
-}
-
-// acquire waits for a connection; give it back with release.
-func (p *pool) acquire(ctx context.Context) (*pgx.Conn, error) {
-	select {
-	case p.slots <- struct{}{}:
-	case <-ctx.Done():
-		return nil, ctx.Err()
+// newPool makes the bounded set of connections for reads. The projector has its own.
+func newPool(config *pgxpool.Config, size int32) (*pgxpool.Pool, error) {
+	config.MaxConns, config.MinConns, config.MinIdleConns = size, 0, 0
+	config.PingTimeout = patience
+	// A connection looks at the schema that is current when it opens; a view finds
+	// out when it is not that any more.
+	config.AfterConnect = func(ctx context.Context, c *pgx.Conn) error {
+		registerTypes(c.TypeMap())
+		ctx, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		_, err := c.Exec(ctx, `SELECT set_config('search_path', (SELECT schema_name FROM gpuaas.current), false)`)
+		return err
 	}
-	p.mu.Lock()
-	if p.closed {
-		p.mu.Unlock()
-		<-p.slots
-		return nil, errPoolClosed
-	}
-	if n := len(p.idle); n > 0 {
-		c := p.idle[n-1]
-		p.idle = p.idle[:n-1]
-		p.mu.Unlock()
-		return c, nil
-	}
-	p.mu.Unlock()
-	c, err := p.open(ctx)
-	if err != nil {
-		<-p.slots
-		return nil, err
-	}
-	return c, nil
-}
-
-// open connects, and looks at the current schema; a view finds out when it is not
-// that any more.
-func (p *pool) open(ctx context.Context) (*pgx.Conn, error) {
-	c, err := connect(ctx, p.config)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := c.Exec(ctx, `SELECT set_config('search_path', (SELECT schema_name FROM gpuaas.current), false)`); err != nil {
-		closeConn(c)
-		return nil, err
-	}
-	return c, nil
-}
-
-// release gives a connection back; one that is broken or still inside a
-// transaction is closed.
-func (p *pool) release(c *pgx.Conn) {
-	defer func() { <-p.slots }()
-	p.mu.Lock()
-	keep := !p.closed && !c.IsClosed() && c.PgConn().TxStatus() == 'I'
-	if keep {
-		p.idle = append(p.idle, c)
-	}
-	p.mu.Unlock()
-	if !keep {
-		closeConn(c)
-	}
-}
-
-// flush closes what is idle: after a server went away none of it is good.
-func (p *pool) flush() {
-	p.mu.Lock()
-	idle := p.idle
-	p.idle = nil
-	p.mu.Unlock()
-	for _, c := range idle {
-		closeConn(c)
-	}
-}
-
-func (p *pool) close() {
-	p.mu.Lock()
-	p.closed = true
-	p.mu.Unlock()
-	p.flush()
+	return pgxpool.NewWithConfig(context.Background(), config) // the first read connects
 }
 
 func connect(ctx context.Context, config *pgx.ConnConfig) (*pgx.Conn, error) {

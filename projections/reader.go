@@ -73,7 +73,7 @@ func (r *Reader) view(ctx context.Context, scope Scope, fn func(ctx context.Cont
 		if attempt == readAttempts {
 			return 0, unavailable(err)
 		}
-		r.s.reads.flush()
+		r.s.reads.Reset() // after a server went away none of its connections is good
 	}
 }
 
@@ -85,21 +85,19 @@ func swapped(err error) bool {
 }
 
 func (r *Reader) viewOnce(ctx context.Context, scope Scope, fn func(ctx context.Context, v *view) error) (uint64, error) {
-	conn, err := r.s.reads.acquire(ctx)
+	pooled, err := r.s.reads.Acquire(ctx)
 	if err != nil {
 		return 0, err
 	}
-	defer r.s.reads.release(conn)
+	defer pooled.Release() // closes it, if it is still in a transaction
+	conn := pooled.Conn()
 	defer func() {
 		if !conn.IsClosed() && conn.PgConn().TxStatus() != 'I' {
-			_, _ = conn.Exec(context.WithoutCancel(ctx), `ROLLBACK`)
+			_, _ = conn.Exec(ctx, `ROLLBACK`)
 		}
 	}()
 	v := &view{r: r, conn: conn, user: scope.User.String()}
 	if err := v.enter(ctx, scope); err != nil {
-		if swapped(err) {
-			closeConn(conn)
-		}
 		return 0, err
 	}
 	return v.n, fn(ctx, v)
@@ -110,7 +108,7 @@ var errMoved = errors.New("projections: the read model moved")
 
 // enter opens the snapshot, finds what the scope may see in it, and drops to the
 // reading role. A connection keeps its search path; where that is not the current
-// schema's any more, all idle ones are replaced.
+// schema's any more, all of them are replaced.
 func (v *view) enter(ctx context.Context, scope Scope) error {
 	var operator, moved bool
 	var tenant, role string

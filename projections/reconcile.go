@@ -51,16 +51,17 @@ const maxFindings = 1000
 // itself. It answers unavailable (read_model.other_commit) when the read models are
 // at another commit: wait for it and ask again.
 func (s *Store) Reconcile(ctx context.Context, head domain.Head, fold Fold) (*Report, error) {
-	conn, err := s.reads.acquire(ctx)
+	pooled, err := s.reads.Acquire(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer s.reads.release(conn)
+	defer pooled.Release()
+	conn := pooled.Conn()
 	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	defer func() { _ = tx.Rollback(ctx) }()
 	if _, err := tx.Exec(ctx, `SELECT set_config('search_path', (SELECT schema_name FROM gpuaas.current), true)`); err != nil {
 		return nil, err
 	}

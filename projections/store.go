@@ -2,6 +2,7 @@ package projections
 
 import (
 	"context"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/gpuaas/gpuaas/migrations"
 )
@@ -25,7 +27,7 @@ type Config struct {
 	CRNPrefix string
 	Region    string
 	// ReadConns bounds the connections used for reads; 16 if zero.
-	ReadConns int
+	ReadConns int32
 	// Log hears of retries; nil drops it.
 	Log *slog.Logger
 }
@@ -34,7 +36,7 @@ type Config struct {
 type Store struct {
 	c      Config
 	config *pgx.ConnConfig
-	reads  *pool
+	reads  *pgxpool.Pool
 }
 
 // Open connects, waiting for a database that does not answer yet until ctx ends,
@@ -55,17 +57,23 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	config, err := pgx.ParseConfig(c.URL)
+	config, err := pgxpool.ParseConfig(c.URL)
 	if err != nil {
 		return nil, fmt.Errorf("database URL: %w", err)
 	}
-	config.RuntimeParams["application_name"] = "gpuaas"
-	config.RuntimeParams["timezone"] = "UTC"
-	s := &Store{c: c, config: config, reads: newPool(config, c.ReadConns)}
+	config.ConnConfig.RuntimeParams["application_name"] = "gpuaas"
+	config.ConnConfig.RuntimeParams["timezone"] = "UTC"
+	if config.ConnConfig.ConnectTimeout == 0 {
+		config.ConnConfig.ConnectTimeout = patience
+	}
+	s := &Store{c: c, config: config.ConnConfig}
 	pause := newBackoff()
 	for { // ends with ctx, success, or an error that lasts
 		err := s.prepare(ctx)
 		if err == nil {
+			if s.reads, err = newPool(config, c.ReadConns); err != nil {
+				return nil, err
+			}
 			return s, nil
 		}
 		if !transient(err) {
@@ -78,8 +86,9 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	}
 }
 
-// Close ends the store's idle connections. A projector ends with its context.
-func (s *Store) Close() { s.reads.close() }
+// Close waits for reads under way, which end with their contexts, and ends their
+// connections. A projector ends with its context.
+func (s *Store) Close() { s.reads.Close() }
 
 const (
 	// Advisory locks of the database: one projector, one schema change.
@@ -146,7 +155,7 @@ func transient(err error) bool {
 		var refused *pgconn.ConnectError
 		var network net.Error
 		return errors.As(err, &refused) || errors.As(err, &network) || pgconn.SafeToRetry(err) || errors.Is(err, errRetired) ||
-			errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, context.DeadlineExceeded)
+			errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, driver.ErrBadConn) || errors.Is(err, context.DeadlineExceeded)
 	}
 	switch pg.Code[:2] {
 	case "08", "40", "53", "55", "57", "58": // connection, conflict, resources, lock, shutdown, I/O

@@ -1,0 +1,76 @@
+package projections
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// A server that ends in the middle of a migration is waited for; then every file
+// has been run once, by the table of its own schema.
+func TestKilledMidMigration(t *testing.T) {
+	t.Parallel()
+	url := newDatabase(t)
+	admin, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close(context.Background())
+	watch, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer watch.Close(context.Background())
+	if _, err := admin.Exec(t.Context(), `CREATE SCHEMA rm_1`); err != nil {
+		t.Fatal(err)
+	}
+	for _, obstacle := range []string{
+		`CREATE TABLE rm_1.organizations ()`, // in the middle of a file
+		`LOCK TABLE gpuaas.goose_db_version`, // before any
+		`LOCK TABLE gpuaas.current`,          // between the two sets
+	} {
+		tx, err := admin.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tx.Exec(t.Context(), obstacle); err != nil {
+			t.Fatal(err)
+		}
+		opened := make(chan error, 1)
+		go func() {
+			s, err := Open(t.Context(), Config{URL: url, Site: "test"})
+			if err == nil {
+				s.Close()
+			}
+			opened <- err
+		}()
+		for killed := 0; killed == 0; {
+			if err := watch.QueryRow(t.Context(), `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`).Scan(&killed); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := tx.Rollback(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-opened; err != nil {
+			t.Fatalf("%s: %v", obstacle, err)
+		}
+	}
+	for _, schema := range []string{"gpuaas", "rm_1"} {
+		want(t, schema, query(t, url, `SELECT version_id FROM `+schema+`.goose_db_version ORDER BY id`), "0\n1")
+	}
+}
+
+// An older build keeps its hands off a newer schema.
+func TestNewerSchema(t *testing.T) {
+	t.Parallel()
+	url := newDatabase(t)
+	openStore(t, url)
+	query(t, url, `INSERT INTO rm_1.goose_db_version (version_id, is_applied) VALUES (1000, true)`)
+	_, err := Open(t.Context(), Config{URL: url, Site: "test"})
+	if err == nil || !strings.Contains(err.Error(), "rm_1 is at version 1000, this build knows 1:") {
+		t.Fatal(err)
+	}
+}
