@@ -277,16 +277,18 @@ func (s *site) gone() {
 	})
 }
 
-// processesOf finds the processes whose command line names the directory.
+// processesOf finds the processes whose command line names the directory, and a
+// lab's daemons, which carry it in their environment.
 func processesOf(dir string) map[int]string {
 	out := map[int]string{}
 	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, f := range files {
-		b, _ := os.ReadFile(f)
+		line, _ := os.ReadFile(f)
+		env, _ := os.ReadFile(filepath.Join(filepath.Dir(f), "environ"))
 		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(f)))
-		line := strings.ReplaceAll(string(b), "\x00", " ")
-		if err == nil && pid != os.Getpid() && strings.Contains(line, dir) {
-			out[pid] = strings.TrimSpace(line)
+		ours := bytes.Contains(line, []byte(dir)) || bytes.Contains(env, []byte("GPUAAS_LAB="+dir))
+		if err == nil && pid != os.Getpid() && ours && len(line) > 0 {
+			out[pid] = strings.TrimSpace(strings.ReplaceAll(string(line), "\x00", " "))
 		}
 	}
 	return out

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -284,8 +285,7 @@ func TestDiskNearlyFull(t *testing.T) {
 		return errNo(a.status == 503 && a.code == "site.disk_nearly_full", string(a.body))
 	})
 	te.refused(503, "site.disk_nearly_full", "POST", "/v1/tenants/"+te.id+"/projects", obj{"name": "more"})
-	te.get("/v1/projects/"+te.project, &struct{}{})
-	te.get("/v1/tenants/"+te.id+"/balance", &struct{}{})
+	te.get(fmt.Sprintf("/v1/projects/%s?at_least=%d", te.project, te.head()), &struct{}{})
 	res, err := httpClient.Get(s.address() + "/readyz")
 	if err != nil {
 		t.Fatal(err)
