@@ -187,7 +187,7 @@ func (m *AdmitHost) decide(w *World, x *Context) ([]EventBody, *Error) {
 		if h.NATSKey == m.NATSKey && slices.Equal(h.SignKey[:], m.SignKey) {
 			return nil, nil
 		}
-		return nil, Errorf(Unauthenticated, "host.token_used", "the enrolment token was used with other keys: if it was not you, remove the host")
+		return nil, Errorf(Unauthenticated, "host.token_used", "the enrolment token was used with other keys: if it was not you, enrol the host anew under another name")
 	}
 	return []EventBody{&HostAdmitted{ID: id, NATSKey: m.NATSKey, SignKey: m.SignKey}}, nil
 }
@@ -205,7 +205,7 @@ type HostAction uint8
 // The actions.
 const (
 	HostCordon     HostAction = iota + 1 // no new VMs
-	HostUncordon                         // ends cordon and drain
+	HostUncordon                         // ends cordon, drain, and the quarantine after a confirmed power-off
 	HostDrain                            // no new VMs; what runs is left to end
 	HostSilent                           // no heartbeat: its allocations are unreachable
 	HostInTouch                          // heartbeats are back
@@ -305,8 +305,11 @@ func (m *ActOnHost) decide(w *World, x *Context) ([]EventBody, *Error) {
 		}
 		return []EventBody{&HostCordoned{change}}, nil
 	case HostUncordon:
-		if !h.Cordoned && !h.Draining {
+		if !h.Cordoned && !h.Draining && !h.Faulted {
 			return nil, nil
+		}
+		if h.Faulted && h.Silent != 0 {
+			return nil, Errorf(Conflict, "host.silent", "the host's power-off was confirmed and it has not been heard since: it must send heartbeats before it can serve again")
 		}
 		return []EventBody{&HostUncordoned{change}}, nil
 	case HostDrain:
@@ -339,7 +342,7 @@ func (e *HostCordoned) apply(w *World, _ *Applied) {
 }
 
 func (e *HostUncordoned) apply(w *World, _ *Applied) {
-	w.changeHost(e.ID, func(h *Host) { h.Cordoned, h.Draining = false, false })
+	w.changeHost(e.ID, func(h *Host) { h.Cordoned, h.Draining, h.Faulted = false, false, false })
 }
 
 func (e *HostDraining) apply(w *World, _ *Applied) {

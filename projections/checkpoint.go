@@ -19,6 +19,18 @@ func readCheckpoint(ctx context.Context, conn *pgx.Conn) (at position, err error
 	return checkpointIn(ctx, conn, schema)
 }
 
+// Head is the commit that the read models show; the zero Head for new ones. It asks
+// the database, which a projector need not have reached yet.
+func (s *Store) Head(ctx context.Context) (domain.Head, error) {
+	conn, err := connect(ctx, s.config)
+	if err != nil {
+		return domain.Head{}, err
+	}
+	defer closeConn(conn)
+	at, err := readCheckpoint(ctx, conn)
+	return at.Head, err
+}
+
 func checkpointIn(ctx context.Context, conn *pgx.Conn, schema string) (at position, err error) {
 	var hash []byte
 	err = conn.QueryRow(ctx, `SELECT n, hash, number, at FROM `+pgx.Identifier{schema, "checkpoint"}.Sanitize()).

@@ -46,7 +46,7 @@ func (b *batch) project(x *at, e domain.EventBody) {
 	case *domain.HostCordoned:
 		b.hostChanged(e.ID, "cordoned = true")
 	case *domain.HostUncordoned:
-		b.hostChanged(e.ID, "cordoned = false, draining = false")
+		b.hostChanged(e.ID, "cordoned = false, draining = false, faulted = false")
 	case *domain.HostDraining:
 		b.hostChanged(e.ID, "draining = true")
 	case *domain.HostWentSilent:

@@ -28,6 +28,7 @@ setup_build() {
   local want=()
   command -v gcc >/dev/null || want+=(gcc libc6-dev)
   command -v git >/dev/null || want+=(git)
+  command -v curl >/dev/null || want+=(curl)
   [ -e /etc/ssl/certs/ca-certificates.crt ] || want+=(ca-certificates)
   have_postgres || want+=(postgresql)
   if [ "${#want[@]}" -gt 0 ]; then echo "setup: installing ${want[*]}"; install "${want[@]}"; fi

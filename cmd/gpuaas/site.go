@@ -252,6 +252,13 @@ func (s *site) refuseLostTail(ctx context.Context, end uint64) error {
 			return fmt.Errorf("the log ends at commit %d, but snapshot %s in %s was made after commit %d: %s", end, f.Name, s.snaps.Dir(), f.N, advice)
 		}
 	}
+	shown, err := s.reads.store.Head(ctx)
+	if err != nil {
+		return fmt.Errorf("read models: %w", err)
+	}
+	if err := s.commits.Check(ctx, shown); err != nil {
+		return fmt.Errorf("the log ends at commit %d, but the read models show commit %d: %w: %s, or drop the database if the log is right", end, shown.N, err, advice)
+	}
 	last, err := s.feed.Last(ctx)
 	if err != nil || last == 0 {
 		return err
