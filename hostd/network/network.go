@@ -18,16 +18,17 @@ type Run func(ctx context.Context, name string, args ...string) ([]byte, error)
 
 // Network is the lab's network. See [New].
 type Network struct {
-	dir string
-	run Run
+	dir     string
+	run     Run
+	bridges Bridges
 
 	mu    sync.Mutex
 	ports []Port
 }
 
 // New reads the wanted ports from dir. It runs nothing: see [Network.Start].
-func New(dir string, run Run) (*Network, error) {
-	n := &Network{dir: dir, run: run}
+func New(dir string, run Run, bridges Bridges) (*Network, error) {
+	n := &Network{dir: dir, run: run, bridges: bridges}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("network: %w", err)
 	}
@@ -150,7 +151,7 @@ func (n *Network) store(ports []Port) error {
 
 // apply makes the namespace equal to the wanted ports.
 func (n *Network) apply(ctx context.Context) error {
-	if err := n.applyBridges(ctx); err != nil {
+	if err := n.applyBridges(); err != nil {
 		return err
 	}
 	if err := n.write("rules.nft", []byte(rules(n.ports))); err != nil {
@@ -162,42 +163,29 @@ func (n *Network) apply(ctx context.Context) error {
 	return n.applyDHCP(ctx)
 }
 
-func (n *Network) applyBridges(ctx context.Context) error {
-	out, err := n.run(ctx, "ip", "-json", "link", "show", "type", "bridge")
+func (n *Network) applyBridges() error {
+	have, err := n.bridges.List()
 	if err != nil {
 		return fmt.Errorf("network: %w", err)
-	}
-	var have []struct {
-		Name string `json:"ifname"`
-	}
-	if len(strings.TrimSpace(string(out))) > 0 {
-		if err := json.Unmarshal(out, &have); err != nil {
-			return fmt.Errorf("network: ip link: %w", err)
-		}
 	}
 	want := map[string]int{}
 	for _, p := range n.ports {
 		want[p.Bridge()] = p.Subnet
 	}
-	var steps [][]string
-	for _, h := range have {
-		if _, ok := want[h.Name]; !ok && strings.HasPrefix(h.Name, "gbr") {
-			steps = append(steps, []string{"link", "del", h.Name})
+	for _, name := range have {
+		if _, ok := want[name]; !ok && strings.HasPrefix(name, "gbr") {
+			if err := n.bridges.Delete(name); err != nil {
+				return fmt.Errorf("network: delete bridge %s: %w", name, err)
+			}
 		}
-		delete(want, h.Name)
+		delete(want, name)
 	}
 	for _, p := range n.ports {
 		if _, ok := want[p.Bridge()]; ok {
 			delete(want, p.Bridge())
-			steps = append(steps,
-				[]string{"link", "add", p.Bridge(), "type", "bridge", "stp_state", "0", "mcast_snooping", "0"},
-				[]string{"addr", "add", gateway(p.Subnet) + "/24", "dev", p.Bridge()},
-				[]string{"link", "set", p.Bridge(), "up"})
-		}
-	}
-	for _, s := range steps {
-		if _, err := n.run(ctx, "ip", s...); err != nil {
-			return fmt.Errorf("network: %w", err)
+			if err := n.bridges.Add(p.Bridge(), gateway(p.Subnet)+"/24"); err != nil {
+				return fmt.Errorf("network: add bridge %s: %w", p.Bridge(), err)
+			}
 		}
 	}
 	return nil

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,7 +17,7 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// fake records what is run and answers for ip.
+// fake records what is run and has the bridges.
 type fake struct {
 	dir     string
 	ran     []string
@@ -28,24 +30,27 @@ func (f *fake) run(_ context.Context, name string, args ...string) ([]byte, erro
 	if f.fail != "" && strings.Contains(line, f.fail) {
 		return nil, errors.New("scripted failure")
 	}
-	if strings.HasPrefix(line, "ip -json") {
-		var names []string
-		for b := range f.bridges {
-			names = append(names, `{"ifname":"`+b+`"}`)
-		}
-		return []byte("[" + strings.Join(names, ",") + "]"), nil
-	}
 	if name == "dnsmasq" {
 		line = "dnsmasq"
 	}
-	switch {
-	case strings.HasPrefix(line, "ip link add "):
-		f.bridges[args[2]] = true
-	case strings.HasPrefix(line, "ip link del "):
-		delete(f.bridges, args[2])
-	}
 	f.ran = append(f.ran, line)
 	return nil, nil
+}
+
+func (f *fake) List() ([]string, error) { return slices.Collect(maps.Keys(f.bridges)), nil }
+
+func (f *fake) Add(name, cidr string) error {
+	if _, err := f.run(context.Background(), "bridge", "add", name, cidr); err != nil {
+		return err
+	}
+	f.bridges[name] = true
+	return nil
+}
+
+func (f *fake) Delete(name string) error {
+	delete(f.bridges, name)
+	_, err := f.run(context.Background(), "bridge", "delete", name)
+	return err
 }
 
 func (f *fake) took() []string {
@@ -57,7 +62,7 @@ func (f *fake) took() []string {
 func newFake(t *testing.T) (*Network, *fake) {
 	t.Helper()
 	f := &fake{dir: t.TempDir(), bridges: map[string]bool{}}
-	n, err := New(f.dir, f.run)
+	n, err := New(f.dir, f.run, f)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +89,7 @@ func TestAttachAndDetach(t *testing.T) {
 		t.Fatalf("%+v, %v", a, err)
 	}
 	wantRan(t, f,
-		"ip link add gbr0 type bridge stp_state 0 mcast_snooping 0", "ip addr add 10.77.0.1/24 dev gbr0", "ip link set gbr0 up",
+		"bridge add gbr0 10.77.0.1/24",
 		"nft -f DIR/rules.nft", "dnsmasq")
 
 	// The same tenant shares the bridge, another gets its own.
@@ -100,7 +105,7 @@ func TestAttachAndDetach(t *testing.T) {
 	f.took()
 
 	// Again, by a process that knows only the file: the same port.
-	n, err = New(f.dir, f.run)
+	n, err = New(f.dir, f.run, f)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +129,7 @@ func TestAttachAndDetach(t *testing.T) {
 	if err := n.Detach(ctx, "b"); err != nil {
 		t.Fatal(err)
 	}
-	wantRan(t, f, "ip link del gbr0", "nft -f DIR/rules.nft", "dnsmasq")
+	wantRan(t, f, "bridge delete gbr0", "nft -f DIR/rules.nft", "dnsmasq")
 	if err := n.Detach(ctx, "b"); err != nil {
 		t.Fatal(err)
 	}

@@ -112,11 +112,19 @@ func (d *daemons) configure() error {
 
 // inside runs a program in the namespaces.
 func (d *daemons) inside(ctx context.Context, name string, args ...string) ([]byte, error) {
-	pid := d.namespace()
-	if pid == 0 {
-		return nil, errors.New("lab: the namespaces are gone")
+	pid, err := d.holder()
+	if err != nil {
+		return nil, err
 	}
 	return d.run(ctx, "env", append([]string{d.mark(), "nsenter", "--target", strconv.Itoa(pid), "--net", "--mount", "--", name}, args...)...)
+}
+
+// holder is namespace, or why there is none.
+func (d *daemons) holder() (int, error) {
+	if pid := d.namespace(); pid != 0 {
+		return pid, nil
+	}
+	return 0, errors.New("lab: the namespaces are gone")
 }
 
 // namespace is a process whose namespaces are the lab's: the holder, or whoever is
