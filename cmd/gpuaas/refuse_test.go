@@ -105,7 +105,8 @@ func TestRefusesToStart(t *testing.T) {
 		}
 		move(log, backup)
 		s.start()
-		s.newTenant("later", 5)
+		te := s.newTenant("later", 5)
+		te.get(fmt.Sprintf("/v1/projects/%s?at_least=%d", te.project, te.head()), &struct{}{}) // the read models have it too
 		s.interrupt()
 		if err := os.RemoveAll(log); err != nil {
 			t.Fatal(err)
