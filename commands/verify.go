@@ -33,6 +33,9 @@ func Verify(ctx context.Context, log LogReader) (Verified, error) {
 		if c.N != w.Head.N+1 || c.Prev != w.Head.Hash {
 			return fmt.Errorf("message %d: commit %d does not follow commit %d: the chain is broken", seq, c.N, w.Head.N)
 		}
+		if c.At < w.At {
+			return fmt.Errorf("message %d: commit %d is of %s, earlier than the one before it, %s", seq, c.N, c.At, w.At)
+		}
 		for i := range c.Decisions {
 			d := &c.Decisions[i]
 			if err := reexecute(w, c.At, d); err != nil {

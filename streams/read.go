@@ -28,7 +28,7 @@ func (l *Log) Read(ctx context.Context, fromSeq uint64, fn func(seq uint64, data
 	if info.State.Msgs == 0 || next > end {
 		return nil
 	}
-	t := tail{js: l.js, stream: l.stream, next: next, end: end, fn: func(m message) error { return fn(m.seq, m.data) }}
+	t := tail{js: l.js, stream: l.stream, next: next, end: end, grace: l.c.LostTailGrace, fn: func(m message) error { return fn(m.seq, m.data) }}
 	return t.run(ctx)
 }
 
@@ -142,6 +142,9 @@ func (t *tail) session(ctx context.Context) error {
 		return err
 	}
 	defer t.forget(c)
+	if t.whole() && c.CachedInfo().NumPending == 0 {
+		return t.missing()
+	}
 	it, err := c.Messages(jetstream.PullMaxBytes(pullBytes), jetstream.PullHeartbeat(tailHeartbeat), jetstream.PullExpiry(3*tailHeartbeat))
 	if err != nil {
 		return fmt.Errorf("read %s: %w", t.stream, err)
@@ -241,10 +244,31 @@ func (t *tail) take(m jetstream.Msg, meta *jetstream.MsgMetadata, overlap bool) 
 	if t.caughtUp != nil && meta.NumPending == 0 {
 		t.caughtUp()
 	}
-	if t.end != 0 && t.next > t.end {
+	switch {
+	case t.end == 0:
+		return nil
+	case t.next > t.end:
 		return errDone
+	case t.whole() && meta.NumPending == 0:
+		return t.missing()
 	}
 	return nil
+}
+
+// whole reports whether every message up to a known end is wanted.
+func (t *tail) whole() bool { return t.end != 0 && len(t.filters) == 0 }
+
+// missing is a stream that says it ends at t.end and does not have t.next: its file
+// is damaged there. A new leader may say so for a moment.
+func (t *tail) missing() error {
+	if t.short.IsZero() {
+		t.short = time.Now()
+	}
+	err := fmt.Errorf("%s says that it ends at message %d, message %d cannot be read", t.stream, t.end, t.next)
+	if time.Since(t.short) < t.grace {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrLostTail, err)
 }
 
 func (t *tail) compare(seq uint64, data []byte) error {

@@ -56,6 +56,7 @@ type site struct {
 	gates    sync.Mutex
 	why      map[string]*domain.Error
 	started  time.Time
+	foldedTo uint64 // the commit the log ended at when this process started
 	closers  []func()
 	listener net.Listener
 	children []*child
@@ -198,6 +199,7 @@ func (s *site) run(ctx context.Context, ready func(context.Context) error) error
 	if err := s.refuseLostTail(ctx, world.Head.N); err != nil {
 		return err
 	}
+	s.foldedTo = world.Head.N
 	s.log.Info("log folded", "commit", world.Head.N, "events", world.Number, "took", time.Since(s.started).Round(time.Millisecond))
 	if err := s.newLoop(ctx, world); err != nil {
 		return err
@@ -333,6 +335,13 @@ func (s *site) whenStarted(ctx context.Context, part func(string, func(context.C
 		return err
 	}
 	s.startHostProcesses(part)
+	// Whoever reads after "ready" sees what was written before the restart. A database
+	// that is away does not keep the site from deciding.
+	caughtUp, cancel := context.WithTimeout(ctx, startTimeout)
+	if err := s.reads.projector.WaitFor(caughtUp, s.foldedTo); err != nil {
+		s.log.Warn("the read models are still catching up", "err", err)
+	}
+	cancel()
 	if ready != nil {
 		return ready(ctx)
 	}
