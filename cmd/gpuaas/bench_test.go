@@ -68,7 +68,11 @@ func BenchmarkREST(b *testing.B) {
 
 	one := benchLoad(b, addr, requests, 1, 2000, time.Minute)
 	before := benchLoad(b, h.Listener.Addr().String(), greet, connections, 1<<40, 3*time.Second)
+	appends0, seconds0 := s.histogram(b, "gpuaas_append_seconds")
 	burst := benchLoad(b, addr, requests, connections, 90_000, 30*time.Second)
+	appends, seconds := s.histogram(b, "gpuaas_append_seconds")
+	b.ReportMetric((seconds-seconds0)/(appends-appends0)*1000, "append-ms")
+	b.ReportMetric(float64(len(burst.took))/(appends-appends0), "decisions/commit")
 	lag := s.reads.lag()
 	after := benchLoad(b, h.Listener.Addr().String(), greet, connections, 1<<40, 3*time.Second)
 	took := s.drain(b)
@@ -92,6 +96,23 @@ func BenchmarkREST(b *testing.B) {
 	}); err != nil {
 		b.Fatal(err)
 	}
+}
+
+// histogram reads a histogram's count and sum.
+func (s *site) histogram(b *testing.B, name string) (count, sum float64) {
+	b.Helper()
+	families, err := s.reg.Gather()
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			h := f.GetMetric()[0].GetHistogram()
+			return float64(h.GetSampleCount()), h.GetSampleSum()
+		}
+	}
+	b.Fatalf("no metric %s", name)
+	return 0, 0
 }
 
 // benchSite runs a site in this process, without hosts.

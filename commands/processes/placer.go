@@ -25,8 +25,13 @@ type Placer struct {
 	wake chan struct{}
 }
 
-// placerWorkers publish side by side.
-const placerWorkers = 8
+const (
+	// placerWorkers publish side by side.
+	placerWorkers = 8
+	// placerLinger is how long a placement may wait for a newer one of its host:
+	// packing puts neighbouring launches onto one host, and one message serves them all.
+	placerLinger = 2 * time.Millisecond
+)
 
 // NewPlacer makes a placer; Run starts it.
 func NewPlacer(publish func(ctx context.Context, host domain.HostID, data []byte) error, obsolete func(error) bool, log *slog.Logger) *Placer {
@@ -86,6 +91,7 @@ func (p *Placer) Run(ctx context.Context) {
 					select {
 					case <-ctx.Done():
 					case <-p.wake:
+						time.Sleep(placerLinger)
 					}
 					continue
 				}
