@@ -135,6 +135,9 @@ func (p *placer) gang(c *classIndex) {
 func (p *placer) fillRack(c *classIndex, r uint32) {
 	hosts := p.w.fleet.racks[r].hosts
 	for f := p.req.shape; f <= maxSlotsOnMap; f++ {
+		if c.byFree[f].next(0) == none {
+			continue // nowhere, so not in this rack
+		}
 		for _, host := range hosts {
 			at := p.w.fleet.free[host]
 			if at.class != c || uint32(at.free) != f {
