@@ -1,26 +1,21 @@
 package api
 
 import (
-	"bufio"
-	"bytes"
 	"fmt"
-	"io"
-	"net"
 	"net/http/httptest"
-	"strconv"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/labstack/echo/v4"
+
+	"github.com/gpuaas/gpuaas/api/loadtest"
 )
 
 // BenchmarkLaunchBesideHello measures POST allocations through HTTP, the loop and a
 // log in memory, and echo's hello in the same minute by the same load: what counts
 // is the ratio.
 func BenchmarkLaunchBesideHello(b *testing.B) {
-	const hosts, slots, connections, launches = 320, 64, 128, 16_000
+	const hosts, slots, connections, launches, limit = 320, 64, 128, 16_000, 5 * time.Minute
 	s := newSite(b)
 	s.sku("gpu-1x", 1, 1)
 	ten := s.tenant("acme", 1_000_000_000_000)
@@ -37,9 +32,9 @@ func BenchmarkLaunchBesideHello(b *testing.B) {
 	b.ResetTimer()
 	var ratio, rate float64
 	for range b.N {
-		before := load(b, h.Listener.Addr().String(), greet, connections, 4*launches)
-		rate = load(b, s.http.Listener.Addr().String(), launch, connections, launches)
-		after := load(b, h.Listener.Addr().String(), greet, connections, 4*launches)
+		before := loadtest.Run(b, h.Listener.Addr().String(), [][]byte{greet}, connections, 4*launches, limit).Rate()
+		rate = loadtest.Run(b, s.http.Listener.Addr().String(), [][]byte{launch}, connections, launches, limit).Rate()
+		after := loadtest.Run(b, h.Listener.Addr().String(), [][]byte{greet}, connections, 4*launches, limit).Rate()
 		ratio = rate / ((before + after) / 2)
 		if b.N > 1 {
 			break // the fleet is full
@@ -48,73 +43,4 @@ func BenchmarkLaunchBesideHello(b *testing.B) {
 	b.ReportMetric(rate, "launches/s")
 	b.ReportMetric(rate/ratio, "hellos/s")
 	b.ReportMetric(ratio, "ratio")
-}
-
-// load sends the request n times over some connections and returns how many were
-// answered a second.
-func load(b *testing.B, addr string, request []byte, connections, n int) float64 {
-	b.Helper()
-	var left atomic.Int64
-	left.Store(int64(n))
-	var wg sync.WaitGroup
-	start := time.Now()
-	for range connections {
-		wg.Go(func() {
-			c, err := net.Dial("tcp", addr)
-			if err != nil {
-				b.Error(err)
-				return
-			}
-			defer c.Close()
-			r := bufio.NewReader(c)
-			for left.Add(-1) >= 0 {
-				if _, err := c.Write(request); err != nil {
-					b.Error(err)
-					return
-				}
-				if err := skipAnswer(r); err != nil {
-					b.Error(err)
-					return
-				}
-			}
-		})
-	}
-	wg.Wait()
-	return float64(n) / time.Since(start).Seconds()
-}
-
-// skipAnswer reads one answer; only 2xx is one.
-func skipAnswer(r *bufio.Reader) error {
-	line, err := r.ReadSlice('\n')
-	if err != nil {
-		return err
-	}
-	if len(line) < 12 || line[9] != '2' {
-		rest, _ := r.Peek(min(r.Buffered(), 600))
-		return fmt.Errorf("%s%s", line, rest)
-	}
-	length := 0
-	chunked := false
-	for {
-		if line, err = r.ReadSlice('\n'); err != nil {
-			return err
-		}
-		if len(line) <= 2 {
-			break
-		}
-		if v, ok := bytes.CutPrefix(line, []byte("Content-Length: ")); ok {
-			if length, err = strconv.Atoi(string(bytes.TrimSpace(v))); err != nil {
-				return err
-			}
-		}
-		chunked = chunked || bytes.HasPrefix(line, []byte("Transfer-Encoding: chunked"))
-	}
-	if chunked {
-		return fmt.Errorf("chunked")
-	}
-	_, err = r.Discard(length)
-	if err == io.EOF {
-		err = io.ErrUnexpectedEOF
-	}
-	return err
 }

@@ -65,7 +65,7 @@ func (c *Core) Full() bool {
 // Empty reports whether nothing was decided in the open group.
 func (c *Core) Empty() bool { return c.open.decisions == 0 }
 
-// At is the open group's time, stamped when its first command is decided.
+// at is the open group's time, stamped when its first command is decided.
 func (c *Core) at(now domain.Time) domain.Time {
 	if c.open.decisions == 0 {
 		c.open.at = max(now, c.world.At)

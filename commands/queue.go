@@ -24,10 +24,7 @@ type item struct {
 	reply chan Reply // buffered, 1
 }
 
-type lane struct {
-	items  []*item
-	active bool
-}
+type lane struct{ items []*item }
 
 type queue struct {
 	mu     sync.Mutex
@@ -56,8 +53,9 @@ func (q *queue) push(it *item, system bool, tenant domain.TenantID) *domain.Erro
 	l := &q.system
 	if !system {
 		if l = q.lanes[tenant]; l == nil {
-			l = &lane{}
+			l = &lane{} // a lane is there as long as it has items, and then it has its turn
 			q.lanes[tenant] = l
+			q.turn = append(q.turn, tenant)
 		}
 	}
 	if len(l.items) >= maxLane {
@@ -65,10 +63,6 @@ func (q *queue) push(it *item, system bool, tenant domain.TenantID) *domain.Erro
 	}
 	l.items = append(l.items, it)
 	q.n++
-	if !system && !l.active {
-		l.active = true
-		q.turn = append(q.turn, tenant)
-	}
 	if q.n == 1 {
 		select {
 		case q.wake <- struct{}{}:

@@ -705,7 +705,7 @@ func (e *AllocationReleased) apply(w *World, _ *Applied) {
 	w.allocations.remove(e.ID)
 }
 
-// checkDetails is what the edge checks of free text before it goes to the vault.
+// CheckDetails is what the edge checks of free text before it goes to the vault.
 func CheckDetails(sshKeys []string, userData []byte, tags map[string]string) *Error {
 	if len(userData) > maxUserData {
 		return invalidField("user_data", "user_data.too_large", "user_data: %d bytes, at most %d", len(userData), maxUserData)

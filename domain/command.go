@@ -74,7 +74,6 @@ type Context struct {
 	At      Time
 	Entropy Entropy
 	Actor   Actor
-	Command CommandID
 }
 
 func (m *Command) wire(c *coder) {
@@ -145,7 +144,6 @@ type EventBody interface {
 // Applied is what apply knows besides the world and the event.
 type Applied struct {
 	At     Time
-	N      uint64 // the commit's number
 	Number uint64 // the event's number
 }
 

@@ -28,7 +28,7 @@ func (w *World) Decide(at Time, c *Command) (out Outcome) {
 			return Outcome{Repeat: pos, Err: err}
 		}
 	}
-	x := &Context{At: at, Entropy: c.Entropy, Actor: c.Actor, Command: c.ID}
+	x := &Context{At: at, Entropy: c.Entropy, Actor: c.Actor}
 	events, err := c.Body.decide(w, x)
 	if err != nil {
 		return Outcome{Err: err}

@@ -16,7 +16,7 @@ type Position struct {
 	Index uint32 // decision in it
 }
 
-// Time is when the id was made: the first 48 bits of a UUIDv7 (RFC 9562, 5.7).
+// commandTime is when the id was made: the first 48 bits of a UUIDv7 (RFC 9562, 5.7).
 func commandTime(id CommandID) Time {
 	return Time(id[0])<<40 | Time(id[1])<<32 | Time(id[2])<<24 | Time(id[3])<<16 | Time(id[4])<<8 | Time(id[5])
 }

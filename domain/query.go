@@ -157,7 +157,7 @@ func (w *World) EffectivePolicies(project ProjectID) []EffectivePolicy {
 	return out
 }
 
-// Generations lists every admitted host with the generation it should be at, for
+// AdmittedHosts lists every admitted host, for
 // a writer that publishes what its predecessor may not have.
 func (w *World) AdmittedHosts() []HostID {
 	var out []HostID
@@ -180,7 +180,7 @@ func (w *World) VMPlaceOf(id VMID) (host HostID, alloc AllocationID, project Pro
 	return w.hosts.row(v.host).ID, a.ID, a.Project, true
 }
 
-// FirstVM is the i-th VM of an allocation.
+// VMOf is the i-th VM of an allocation.
 func (w *World) VMOf(id AllocationID, i int) (VMID, bool) {
 	a := w.allocations.get(id)
 	if a == nil || i < 0 || i >= len(a.vms) {

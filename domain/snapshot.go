@@ -360,7 +360,7 @@ func (v *VM) wire(c *coder) {
 	c.str(18, &v.Address)
 }
 
-// pair is one entry of a map.
+// memberRow is one entry of the map of project members.
 type memberRow struct {
 	key  projectMember
 	role ProjectRole

@@ -149,8 +149,8 @@ func (c *coder) uvar(n protowire.Number, v *uint64) {
 	}
 }
 
-// num32, num8 and int are varints of narrower or signed Go types; a value that
-// does not fit is an error.
+// uintField is a varint of a narrower Go type; a value that does not fit is an
+// error.
 func uintField[T ~uint8 | ~uint16 | ~uint32](c *coder, n protowire.Number, v *T) {
 	u := uint64(*v)
 	c.uvar(n, &u)

@@ -78,7 +78,7 @@ func (w *World) Begin(at Time) {
 // never fails; a panic in it means that the world can no longer be trusted, and
 // the process must end.
 func (w *World) Apply(d *Decision, pos Position) {
-	x := Applied{At: w.At, N: pos.N}
+	x := Applied{At: w.At}
 	for i := range d.Events {
 		e := &d.Events[i]
 		x.Number = e.Number

@@ -9,5 +9,6 @@ run "decision loop"              -bench 'Loop/(fdatasync|1slot)' -benchtime 5000
 run "decision loop, gangs"       -bench 'Loop/gang' -benchtime 1500x ./commands/
 run "log and feed"               -bench . -benchtime 1s ./streams/
 run "read models"                -bench . -benchtime 3x ./projections/
-run "REST"                       -bench . -benchtime 3x ./api/
+run "REST, log in memory"        -bench . -benchtime 3x ./api/
+run "REST, whole site"           -bench REST -benchtime 1x ./cmd/gpuaas/
 run "host daemon"                -bench . -benchtime 1x ./hostd/...

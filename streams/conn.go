@@ -10,17 +10,8 @@ import (
 
 // Dial opens a connection with one credential of the control plane, whose only
 // inboxes are below [ControlInbox]. streams/server gives one for each
-// of its roles; [DialURL] makes one from a URL and a credential.
+// of its roles; [DialCreds] makes one from a URL and a credentials file.
 type Dial func(opts ...nats.Option) (*nats.Conn, error)
-
-// DialURL connects to a running server with a user JWT and the seed of its nkey.
-// urls is a comma-separated list.
-func DialURL(urls, jwt string, seed []byte, more ...nats.Option) Dial {
-	return func(opts ...nats.Option) (*nats.Conn, error) {
-		all := append([]nats.Option{nats.CustomInboxPrefix(ControlInbox), nats.UserJWTAndSeed(jwt, string(seed))}, more...)
-		return nats.Connect(urls, append(all, opts...)...)
-	}
-}
 
 // DialCreds connects with a credentials file as written by streams/server.
 func DialCreds(urls, file string, more ...nats.Option) Dial {

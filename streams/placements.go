@@ -180,16 +180,6 @@ func (p *Placements) CreateHostConsumer(ctx context.Context, host domain.HostID)
 	return nil
 }
 
-// DeleteHostConsumer removes it when a host leaves for good. What is not there is
-// no error.
-func (p *Placements) DeleteHostConsumer(ctx context.Context, host domain.HostID) error {
-	err := p.js.DeleteConsumer(ctx, p.site.Placements(), host.String())
-	if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
-		return fmt.Errorf("consumer of host %s: %w", host, err)
-	}
-	return nil
-}
-
 // Hosts are those that have a placement: what a writer that starts compares with its
 // world.
 func (p *Placements) Hosts(ctx context.Context) ([]domain.HostID, error) {

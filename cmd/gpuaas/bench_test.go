@@ -1,15 +1,11 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"net/http/httptest"
-	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -18,6 +14,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/gpuaas/gpuaas/api/loadtest"
 	"github.com/gpuaas/gpuaas/commands"
 	"github.com/gpuaas/gpuaas/domain"
 	"github.com/gpuaas/gpuaas/domain/domaintest"
@@ -66,23 +63,23 @@ func BenchmarkREST(b *testing.B) {
 	greet := [][]byte{[]byte("POST /hello HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello")}
 	addr := s.listener.Addr().String()
 
-	one := benchLoad(b, addr, requests, 1, 2000, time.Minute)
-	before := benchLoad(b, h.Listener.Addr().String(), greet, connections, 1<<40, 3*time.Second)
+	one := loadtest.Run(b, addr, requests, 1, 2000, time.Minute)
+	before := loadtest.Run(b, h.Listener.Addr().String(), greet, connections, 1<<40, 3*time.Second)
 	appends0, seconds0 := s.histogram(b, "gpuaas_append_seconds")
-	burst := benchLoad(b, addr, requests, connections, 90_000, 30*time.Second)
+	burst := loadtest.Run(b, addr, requests, connections, 90_000, 30*time.Second)
 	appends, seconds := s.histogram(b, "gpuaas_append_seconds")
 	b.ReportMetric((seconds-seconds0)/(appends-appends0)*1000, "append-ms")
-	b.ReportMetric(float64(len(burst.took))/(appends-appends0), "decisions/commit")
+	b.ReportMetric(float64(len(burst.Took))/(appends-appends0), "decisions/commit")
 	lag := s.reads.lag()
-	after := benchLoad(b, h.Listener.Addr().String(), greet, connections, 1<<40, 3*time.Second)
+	after := loadtest.Run(b, h.Listener.Addr().String(), greet, connections, 1<<40, 3*time.Second)
 	took := s.drain(b)
-	limit := (before.rate() + after.rate()) / 2
-	b.ReportMetric(burst.rate(), "launches/s")
+	limit := (before.Rate() + after.Rate()) / 2
+	b.ReportMetric(burst.Rate(), "launches/s")
 	b.ReportMetric(limit, "hellos/s")
-	b.ReportMetric(burst.rate()/limit, "ratio")
-	b.ReportMetric(burst.percentile(99).Seconds()*1000, "p99-ms")
-	b.ReportMetric(one.percentile(50).Seconds()*1000, "one-client-p50-ms")
-	b.ReportMetric(one.percentile(99).Seconds()*1000, "one-client-p99-ms")
+	b.ReportMetric(burst.Rate()/limit, "ratio")
+	b.ReportMetric(burst.Percentile(99).Seconds()*1000, "p99-ms")
+	b.ReportMetric(one.Percentile(50).Seconds()*1000, "one-client-p50-ms")
+	b.ReportMetric(one.Percentile(99).Seconds()*1000, "one-client-p99-ms")
 	b.ReportMetric(float64(lag), "lag-events")
 	b.ReportMetric(took.Seconds(), "drain-s")
 	b.ReportMetric(drained.Seconds(), "fleet-drain-s")
@@ -90,8 +87,8 @@ func BenchmarkREST(b *testing.B) {
 		if err := w.CheckAll(); err != nil { // no slot twice among the rest
 			b.Error(err)
 		}
-		if n := w.Count().Allocations; n != len(one.took)+len(burst.took) {
-			b.Errorf("%d allocations live, %d answered", n, len(one.took)+len(burst.took))
+		if n := w.Count().Allocations; n != len(one.Took)+len(burst.Took) {
+			b.Errorf("%d allocations live, %d answered", n, len(one.Took)+len(burst.Took))
 		}
 	}); err != nil {
 		b.Fatal(err)
@@ -167,83 +164,4 @@ var benchCount atomic.Uint64
 func benchCommand(a domain.Actor, body domain.CommandBody) *domain.Command {
 	e := domain.Entropy(domain.DigestOf(strconv.AppendUint(nil, benchCount.Add(1), 10)))
 	return &domain.Command{ID: commands.NewCommandID(time.Now(), e), Actor: a, Body: body}
-}
-
-// burstResult is what a load saw.
-type burstResult struct {
-	took    []time.Duration
-	elapsed time.Duration
-}
-
-func (r burstResult) rate() float64 { return float64(len(r.took)) / r.elapsed.Seconds() }
-
-func (r burstResult) percentile(p int) time.Duration { return r.took[(len(r.took)-1)*p/100] }
-
-// benchLoad sends requests over connections until n are answered or the time is up.
-func benchLoad(b *testing.B, addr string, requests [][]byte, connections, n int, limit time.Duration) (out burstResult) {
-	b.Helper()
-	var left atomic.Int64
-	left.Store(int64(n))
-	all := make([][]time.Duration, connections)
-	start := time.Now()
-	var wg sync.WaitGroup
-	for i := range connections {
-		wg.Go(func() {
-			c, err := net.Dial("tcp", addr)
-			if err != nil {
-				b.Error(err)
-				return
-			}
-			defer c.Close()
-			r, request := bufio.NewReader(c), requests[i%len(requests)]
-			for left.Add(-1) >= 0 && time.Since(start) < limit {
-				sent := time.Now()
-				if _, err := c.Write(request); err != nil {
-					b.Error(err)
-					return
-				}
-				if err := benchAnswer(r); err != nil {
-					b.Error(err)
-					return
-				}
-				all[i] = append(all[i], time.Since(sent))
-			}
-		})
-	}
-	wg.Wait()
-	out.elapsed = time.Since(start)
-	out.took = slices.Concat(all...)
-	slices.Sort(out.took)
-	if len(out.took) == 0 {
-		b.Fatal("nothing was answered")
-	}
-	return out
-}
-
-// benchAnswer reads one answer; only 2xx is one.
-func benchAnswer(r *bufio.Reader) error {
-	line, err := r.ReadSlice('\n')
-	if err != nil {
-		return err
-	}
-	if len(line) < 12 || line[9] != '2' {
-		rest, _ := r.Peek(min(r.Buffered(), 600))
-		return fmt.Errorf("%s%s", line, rest)
-	}
-	length := 0
-	for {
-		if line, err = r.ReadSlice('\n'); err != nil {
-			return err
-		}
-		if len(line) <= 2 {
-			break
-		}
-		if v, ok := bytes.CutPrefix(line, []byte(http.CanonicalHeaderKey("content-length")+": ")); ok {
-			if length, err = strconv.Atoi(string(bytes.TrimSpace(v))); err != nil {
-				return err
-			}
-		}
-	}
-	_, err = r.Discard(length)
-	return err
 }

@@ -2,14 +2,12 @@ package image
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 
-	"github.com/gpuaas/gpuaas/domain"
 	"github.com/gpuaas/gpuaas/hostd/machine"
 )
 
@@ -96,18 +94,4 @@ func inspectRaw(h []byte, size int64) (Info, error) {
 
 func refuse(code, format string, args ...any) error {
 	return &machine.Fault{Code: code, Theirs: true, Err: fmt.Errorf(format, args...)}
-}
-
-// Digest is the SHA-256 of the file.
-func Digest(path string) (domain.Digest, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return domain.Digest{}, fmt.Errorf("image: %w", err)
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return domain.Digest{}, fmt.Errorf("image: %w", err)
-	}
-	return domain.Digest(h.Sum(nil)), nil
 }
