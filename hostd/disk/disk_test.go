@@ -51,6 +51,15 @@ func gpt() string {
 	return string(b)
 }
 
+// gpt4k is gpt on a drive with logical blocks of 4 KiB.
+func gpt4k() string {
+	g := gpt()
+	b := make([]byte, 16<<10)
+	copy(b[4096:], g[512:1024])
+	copy(b[8192:], g[1024:])
+	return string(b)
+}
+
 func mbr() string {
 	b := make([]byte, 512)
 	b[446+4], b[446+20] = 0x83, 0x82
@@ -76,6 +85,22 @@ func TestIdentify(t *testing.T) {
 		if err != nil || (got != want && !(want == "GPT" && strings.HasPrefix(got, want))) {
 			t.Errorf("got %q, %v; want %q", got, err, want)
 		}
+	}
+	for want, content := range map[string]string{
+		"empty":                       strings.Repeat("\x00", 3<<20),
+		"data of an unknown kind":     strings.Repeat("\x00", 3<<20) + "x",
+		"GPT, 2 partitions: esp, a b": gpt4k(),
+	} {
+		got, err := IdentifyReader(strings.NewReader(content), int64(len(content)))
+		if err != nil || got != want {
+			t.Errorf("got %q, %v; want %q", got, err, want)
+		}
+		if got, err := IdentifyReader(strings.NewReader(content), int64(len(content))+512); err == nil && got == "empty" {
+			t.Error("a drive that could not be read to its end is called empty")
+		}
+	}
+	if _, err := IdentifyReader(strings.NewReader(""), 0); err == nil {
+		t.Error("a drive without a size was named")
 	}
 	zeros := drive(t, map[int64]string{4096: strings.Repeat("\x00", 1<<20)})
 	if got, err := Identify(zeros); got != "empty" || err != nil {

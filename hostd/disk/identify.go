@@ -34,25 +34,35 @@ var signatures = []signature{
 	{32769, "CD001", "iso9660"},
 }
 
-// Identify says in a few words what is on the drive, for a person who decides
-// whether it may be erased: "empty" is said only when every stored byte is zero.
-// It reads the drive's beginning, or all that is stored when that says nothing.
+// Identify is [IdentifyReader] of the file at path, which may be a block device.
 func Identify(path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return "", fmt.Errorf("disk: %w", err)
 	}
 	defer f.Close()
-	st, err := f.Stat()
+	size, err := f.Seek(0, io.SeekEnd) // a block device's Stat says 0
 	if err != nil {
 		return "", fmt.Errorf("disk: %w", err)
 	}
-	head := make([]byte, 128<<10)
-	n, err := f.ReadAt(head, 0)
-	if err != nil && err != io.EOF {
+	return IdentifyReader(f, size)
+}
+
+// IdentifyReader says in a few words what is on the drive of size bytes, for a
+// person who decides whether it may be erased: "empty" is said only when every
+// byte is zero. It reads the drive's beginning, or all of it when that says
+// nothing (of a file: all that is stored), in pieces of at most 1 MiB at multiples
+// of 1 MiB. It never interprets more than names and counts, so hostile content
+// gets at worst a wrong name. A reader that has to be bounded in time returns an
+// error of its own.
+func IdentifyReader(r io.ReaderAt, size int64) (string, error) {
+	if size <= 0 {
+		return "", fmt.Errorf("disk: a drive of %d bytes: has it a medium?", size)
+	}
+	head := make([]byte, min(128<<10, size))
+	if n, err := r.ReadAt(head, 0); n < len(head) {
 		return "", fmt.Errorf("disk: %w", err)
 	}
-	head = head[:n]
 	if s := partitions(head); s != "" {
 		return s, nil
 	}
@@ -61,7 +71,7 @@ func Identify(path string) (string, error) {
 			return s.name, nil
 		}
 	}
-	blank, err := storedZero(f, st.Size())
+	blank, err := storedZero(r, size)
 	switch {
 	case err != nil:
 		return "", err
@@ -71,10 +81,13 @@ func Identify(path string) (string, error) {
 	return "data of an unknown kind", nil
 }
 
-// partitions names the partition table and what is in it, "" if there is none.
+// partitions names the partition table and what is in it, "" if there is none. A
+// GPT's header is in the second logical block, of 512 or 4096 bytes.
 func partitions(h []byte) string {
-	if len(h) >= 1024 && string(h[512:520]) == "EFI PART" {
-		return "GPT" + gptNames(h)
+	for _, lba := range []int{512, 4096} {
+		if len(h) >= lba+512 && string(h[lba:lba+8]) == "EFI PART" {
+			return "GPT" + gptNames(h, lba)
+		}
 	}
 	if len(h) < 512 || h[510] != 0x55 || h[511] != 0xaa {
 		return ""
@@ -92,10 +105,10 @@ func partitions(h []byte) string {
 }
 
 // gptNames lists the first partitions' names (UEFI specification, 5.3.3).
-func gptNames(h []byte) string {
+func gptNames(h []byte, lba int) string {
 	le := binary.LittleEndian
-	table := int(min(le.Uint64(h[512+72:]), 64)) * 512
-	count, size := int(min(le.Uint32(h[512+80:]), 128)), int(min(le.Uint32(h[512+84:]), 4096))
+	table := int(min(le.Uint64(h[lba+72:]), 64)) * lba
+	count, size := int(min(le.Uint32(h[lba+80:]), 128)), int(min(le.Uint32(h[lba+84:]), 4096))
 	if size < 128 {
 		return ""
 	}
@@ -132,14 +145,18 @@ func printable(r rune) rune {
 	return r
 }
 
-// storedZero says whether all that the file system stores of f is zero; it stops
-// at the first byte that is not.
-func storedZero(f *os.File, size int64) (bool, error) {
+// storedZero says whether all of r is zero; it stops at the first byte that is
+// not. Of a file only what the file system stores is read.
+func storedZero(r io.ReaderAt, size int64) (bool, error) {
+	stored := []extent{{0, size}}
+	if f, ok := r.(*os.File); ok {
+		stored = extents(f, size)
+	}
 	buf := make([]byte, chunkBytes)
-	for _, e := range extents(f, size) {
+	for _, e := range stored {
 		for at := e.from; at < e.to; {
 			n := min(int64(len(buf)), e.to-at)
-			if _, err := f.ReadAt(buf[:n], at); err != nil {
+			if got, err := r.ReadAt(buf[:n], at); int64(got) < n {
 				return false, fmt.Errorf("disk: %w", err)
 			}
 			if firstNonZero(buf[:n]) >= 0 {
