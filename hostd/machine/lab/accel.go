@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/gpuaas/gpuaas/hostd/durable"
 )
 
 // trial is what was found out about KVM, kept for as long as the kernel runs.
@@ -29,7 +31,7 @@ func (m *Machine) tryKVM(ctx context.Context) bool {
 	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	path := filepath.Join(m.o.Dir, "accel.json")
 	var t trial
-	if readJSON(path, &t) == nil && t.BootID != "" && t.BootID == string(bytes.TrimSpace(boot)) {
+	if durable.ReadJSON(path, &t) == nil && t.BootID != "" && t.BootID == string(bytes.TrimSpace(boot)) {
 		return t.KVM
 	}
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second) // it never ends by itself when it works
@@ -39,7 +41,7 @@ func (m *Machine) tryKVM(ctx context.Context) bool {
 		"-drive", "if=pflash,format=raw,readonly=on,file="+firmware,
 		"-drive", "if=pflash,format=raw,snapshot=on,file="+firmwareVars)
 	t = trial{BootID: string(bytes.TrimSpace(boot)), KVM: bytes.Contains(out, []byte("BdsDxe"))}
-	if err := writeJSON(path, t); err != nil {
+	if err := durable.WriteJSON(path, t); err != nil {
 		m.o.Log.Warn("the trial of KVM is not remembered", "err", err)
 	}
 	return t.KVM

@@ -13,10 +13,16 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/gpuaas/gpuaas/hostd/durable"
+	"github.com/gpuaas/gpuaas/hostd/program"
 )
 
 //go:embed namespace.sh
 var namespaceScript []byte
+
+// consoleFileBytes is the size at which virtlogd begins a new file of a console.
+const consoleFileBytes = 512 << 10
 
 // libvirtd's configuration. With another user than root each define takes most of
 // a minute, while capabilities are probed again; the rest switches off what needs
@@ -51,7 +57,7 @@ log_outputs = "3:file:/var/log/libvirt/virtlogd.log"
 // variable with the lab's folder tells ours from others.
 type daemons struct {
 	dir string // absolute: DIR/lv
-	run Run
+	run program.Run
 }
 
 func (d *daemons) path(elem ...string) string {
@@ -73,7 +79,7 @@ func (d *daemons) ensure(ctx context.Context) error {
 		}
 		if err := wait(ctx, 10*time.Second, func() bool { return d.namespace() != 0 }); err != nil {
 			b, _ := os.ReadFile(d.path("namespace.log"))
-			return fmt.Errorf("lab: namespace: %w: %s", err, lastWords(string(b)))
+			return fmt.Errorf("lab: namespace: %w: %s", err, program.LastWords(string(b)))
 		}
 	}
 	for _, name := range []string{"virtlogd", "libvirtd"} {
@@ -99,11 +105,11 @@ func (d *daemons) configure() error {
 			return fmt.Errorf("lab: %w", err)
 		}
 	}
-	if err := writeFile(d.path("namespace.sh"), namespaceScript); err != nil {
+	if err := durable.WriteFile(d.path("namespace.sh"), namespaceScript); err != nil {
 		return err
 	}
 	for name, text := range configuration {
-		if err := writeFile(d.path("etc", name), []byte(text)); err != nil {
+		if err := durable.WriteFile(d.path("etc", name), []byte(text)); err != nil {
 			return err
 		}
 	}

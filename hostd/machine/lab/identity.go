@@ -11,6 +11,7 @@ import (
 
 	"github.com/gpuaas/gpuaas/domain"
 	"github.com/gpuaas/gpuaas/hostd/disk"
+	"github.com/gpuaas/gpuaas/hostd/durable"
 )
 
 // identity is what makes this lab host the same host tomorrow: made once, kept in
@@ -26,14 +27,14 @@ type identity struct {
 func loadIdentity(dir string, o Options) (identity, error) {
 	path := filepath.Join(dir, "host.json")
 	var id identity
-	err := readJSON(path, &id)
+	err := durable.ReadJSON(path, &id)
 	if errors.Is(err, os.ErrNotExist) {
 		b := make([]byte, 6)
 		if _, err := rand.Read(b); err != nil {
 			return id, fmt.Errorf("lab: %w", err)
 		}
 		id = identity{Serial: hex.EncodeToString(b), Slots: o.Slots, DriveBytes: o.DriveBytes}
-		err = writeJSON(path, id)
+		err = durable.WriteJSON(path, id)
 	}
 	if err != nil {
 		return id, err

@@ -4,18 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/gpuaas/gpuaas/domain"
 	"github.com/gpuaas/gpuaas/hostd/disk"
+	"github.com/gpuaas/gpuaas/hostd/guest"
 	"github.com/gpuaas/gpuaas/hostd/machine"
 	"github.com/gpuaas/gpuaas/hostd/network"
 	"github.com/gpuaas/gpuaas/hostd/vm"
@@ -26,28 +24,17 @@ var _ machine.Machine = (*Machine)(nil)
 // Machine is the lab host. It is safe for concurrent use. Acts on one VM are done
 // one after the other, on different VMs at the same time.
 type Machine struct {
-	o    Options
-	id   identity
-	kvm  bool
-	lock *os.File
-	d    *daemons
-	host *vm.Host
-	net  *network.Network
+	o      Options
+	id     identity
+	kvm    bool
+	lock   *os.File
+	d      *daemons
+	host   *vm.Host
+	net    *network.Network
+	guests *guest.Guests
 
-	events chan machine.Event
-	nudge  chan struct{} // look now
-	cancel context.CancelFunc
-	done   sync.WaitGroup
-
-	consoles sync.Mutex // rotations are followed one reader at a time
-
-	mu       sync.Mutex
-	closed   bool
-	changes  uint64 // counts updates, so that a look that began before one is not believed
-	vms      map[domain.VMID]*vmState
-	acts     map[domain.VMID]chan struct{} // held while something is done to the VM
-	erasing  map[string]bool               // drives being wiped
-	watchers map[domain.VMID]context.CancelFunc
+	closing sync.Once
+	closed  error // of the first Close
 }
 
 // New brings the lab host up, or finds it as it was left: VMs that run are adopted.
@@ -60,13 +47,7 @@ func New(ctx context.Context, o Options) (_ *Machine, err error) {
 	if why := Missing(); why != "" {
 		return nil, errors.New(why)
 	}
-	m := &Machine{
-		o:      o,
-		events: make(chan machine.Event, 256),
-		nudge:  make(chan struct{}, 1),
-		vms:    map[domain.VMID]*vmState{}, acts: map[domain.VMID]chan struct{}{},
-		erasing: map[string]bool{}, watchers: map[domain.VMID]context.CancelFunc{},
-	}
+	m := &Machine{o: o}
 	for _, sub := range []string{"drives", "vms", "lv", "net"} {
 		if err := os.MkdirAll(filepath.Join(o.Dir, sub), 0o700); err != nil {
 			return nil, fmt.Errorf("lab: %w", err)
@@ -83,10 +64,6 @@ func New(ctx context.Context, o Options) (_ *Machine, err error) {
 	if err := m.open(ctx); err != nil {
 		return nil, err
 	}
-	watching, cancel := context.WithCancel(context.Background())
-	m.cancel = cancel
-	m.done.Add(1)
-	go func() { defer m.done.Done(); m.watch(watching) }()
 	return m, nil
 }
 
@@ -104,9 +81,6 @@ func (m *Machine) open(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if err := m.loadStates(); err != nil {
-		return err
-	}
 	m.kvm = m.tryKVM(ctx)
 	m.d = &daemons{dir: filepath.Join(m.o.Dir, "lv"), run: m.o.Run}
 	if err := m.d.ensure(ctx); err != nil {
@@ -122,11 +96,46 @@ func (m *Machine) open(ctx context.Context) (err error) {
 	if err := m.host.Ping(ctx); err != nil {
 		return errors.Join(err, m.host.Close())
 	}
-	if err := m.refresh(ctx); err != nil {
+	m.guests, err = guest.Open(ctx, guest.Options{
+		Dir: filepath.Join(m.o.Dir, "vms"), Host: m.host, Signs: m.signs, Dial: m.dialReady,
+		Tend: m.tend, Repair: m.repair, RebootWait: m.o.RebootWait, ConsoleFileBytes: consoleFileBytes, Log: m.o.Log,
+	})
+	if err != nil {
 		return errors.Join(err, m.host.Close())
 	}
-	m.o.Log.Info("lab host is up", "dir", m.o.Dir, "slots", m.id.Slots, "kvm", m.kvm, "vms", len(m.vms))
+	m.o.Log.Info("lab host is up", "dir", m.o.Dir, "slots", m.id.Slots, "kvm", m.kvm, "vms", len(m.guests.States()))
 	return nil
+}
+
+// signs are the last DHCP leases: a guest's sign of life.
+func (m *Machine) signs() (map[string]guest.Sign, error) {
+	leases, err := m.net.Leases()
+	if err != nil {
+		return nil, err
+	}
+	signs := make(map[string]guest.Sign, len(leases))
+	for mac, l := range leases {
+		signs[mac] = guest.Sign{At: l.At, Address: l.Address}
+	}
+	return signs, nil
+}
+
+func (m *Machine) dialReady(ctx context.Context, id domain.VMID) (net.Conn, error) {
+	return m.d.dial(ctx, "gpuaas/"+readySocket(id))
+}
+
+// tend starts dnsmasq again when it is gone.
+func (m *Machine) tend(ctx context.Context) error {
+	if m.net.Running() {
+		return nil
+	}
+	m.o.Log.Warn("dnsmasq is gone: starting it")
+	return m.net.Start(ctx)
+}
+
+// repair starts what is missing when libvirtd does not answer.
+func (m *Machine) repair(ctx context.Context) error {
+	return errors.Join(m.d.ensure(ctx), m.net.Start(ctx))
 }
 
 // lockDir keeps a second process out. The kernel frees it with the process.
@@ -145,118 +154,38 @@ func lockDir(dir string) (*os.File, error) {
 func (m *Machine) Accelerated() bool { return m.kvm }
 
 // Events is the machine's own news.
-func (m *Machine) Events() <-chan machine.Event { return m.events }
+func (m *Machine) Events() <-chan machine.Event { return m.guests.Events() }
 
 // Close lets go of the host; VMs, libvirtd and network go on running.
 func (m *Machine) Close() error {
-	m.mu.Lock()
-	if m.closed {
-		m.mu.Unlock()
-		return nil
-	}
-	m.closed = true
-	for _, cancel := range m.watchers {
-		cancel()
-	}
-	m.mu.Unlock()
-	m.cancel()
-	m.done.Wait()
-	err := m.host.Close()
-	close(m.events) // nobody emits any more: emit looks at closed
-	return errors.Join(err, m.lock.Close())
+	m.closing.Do(func() {
+		m.guests.Close()
+		m.closed = errors.Join(m.host.Close(), m.lock.Close())
+	})
+	return m.closed
 }
 
 // Shutdown pulls the plug of every VM, ends everything that the lab started and
 // closes the machine. What stays are the files in Dir: drives, definitions,
 // states. A later New starts from there, with all VMs off.
 func (m *Machine) Shutdown(ctx context.Context) error {
-	m.mu.Lock()
-	ids := slices.Collect(maps.Keys(m.vms))
-	for _, s := range m.vms {
-		s.ours = true
-	}
-	m.mu.Unlock()
-	errs := make([]error, len(ids))
-	var off sync.WaitGroup
-	for i, id := range ids {
-		off.Go(func() { errs[i] = m.unplug(ctx, id) })
-	}
-	off.Wait()
-	errs = append(errs, m.Close(), m.net.Stop(ctx), m.d.stop(ctx))
-	return errors.Join(errs...)
+	return errors.Join(m.guests.CutPower(ctx), m.Close(), m.net.Stop(ctx), m.d.stop(ctx))
 }
 
-// unplug ends the domain for Shutdown.
-func (m *Machine) unplug(ctx context.Context, id domain.VMID) error {
-	if err := m.host.Destroy(ctx, id.String()); err != nil {
-		return err
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	s := m.vms[id]
-	if s == nil || !s.Running {
-		return nil
-	}
-	// As after a power cut of the host: this boot was not ended by anyone who meant
-	// it, so the VM is to be started into it again.
-	s.Running, s.Since, s.Boot = false, now(), s.Boot-1
-	return m.save(s)
-}
-
-// Observe says which VMs exist, by libvirt's word and the lab's own states.
+// Observe says which VMs exist, by libvirt's word and what is remembered.
 func (m *Machine) Observe(ctx context.Context) ([]machine.Observed, error) {
-	if err := m.refresh(ctx); err != nil {
-		return nil, err
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	out := make([]machine.Observed, 0, len(m.vms))
-	for _, s := range m.vms {
-		out = append(out, machine.Observed{
-			VM: s.VM, Running: s.Running, Boot: s.Boot, Slots: slices.Clone(s.Slots),
-			Since: s.Since, Alive: s.Alive, Ready: s.Ready, Address: s.Address,
-		})
-	}
-	slices.SortFunc(out, func(a, b machine.Observed) int { return slices.Compare(a.VM[:], b.VM[:]) })
-	return out, nil
+	return m.guests.Observe(ctx)
 }
 
-// act takes the VM for one act, so that acts on it follow one another.
-func (m *Machine) act(ctx context.Context, id domain.VMID) (release func(), err error) {
-	m.mu.Lock()
-	c, ok := m.acts[id]
-	if !ok {
-		c = make(chan struct{}, 1)
-		m.acts[id] = c
-	}
-	m.mu.Unlock()
-	select {
-	case c <- struct{}{}:
-		return func() { <-c }, nil
-	case <-ctx.Done():
-		return nil, fmt.Errorf("lab: %s is busy: %w", id, ctx.Err())
-	}
+// Stop presses the power button and, when grace has passed, pulls the plug.
+func (m *Machine) Stop(ctx context.Context, id domain.VMID, grace domain.Duration) error {
+	return m.guests.Stop(ctx, id, grace)
 }
 
-// exists says whether the lab has such a VM.
-func (m *Machine) exists(id domain.VMID) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.vms[id] != nil
-}
+// Reboot has the guest go down and come up again. Fault: domain.not_running.
+func (m *Machine) Reboot(ctx context.Context, id domain.VMID) error { return m.guests.Reboot(ctx, id) }
 
-// update changes the VM's state and writes it down.
-func (m *Machine) update(id domain.VMID, change func(*vmState)) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	s := m.vms[id]
-	if s == nil {
-		return fmt.Errorf("lab: no VM %s", id)
-	}
-	change(s)
-	m.changes++
-	s.changed = m.changes
-	return m.save(s)
+// Console reads the serial console; see guest.Guests.
+func (m *Machine) Console(ctx context.Context, id domain.VMID, offset int64, limit int) (b []byte, next int64, err error) {
+	return m.guests.Console(ctx, id, offset, limit)
 }
-
-func now() domain.Time { return domain.TimeOf(time.Now()) }

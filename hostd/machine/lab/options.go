@@ -5,10 +5,11 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/gpuaas/gpuaas/hostd/program"
 )
 
 // maxSlots is what the serials' single digit and a guest's bus have room for.
@@ -25,7 +26,7 @@ type Options struct {
 	RebootWait time.Duration // how long a guest may take to go down for a reboot; 0: 30 s
 
 	Log *slog.Logger // nil: none
-	Run Run          // nil: run programs of this host
+	Run program.Run  // nil: run programs of this host
 }
 
 func (o Options) withDefaults() (Options, error) {
@@ -59,7 +60,7 @@ func (o Options) withDefaults() (Options, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	if o.Run == nil {
-		o.Run = execute
+		o.Run = program.Execute
 	}
 	switch {
 	case o.Slots < 1 || o.Slots > maxSlots:
@@ -83,12 +84,7 @@ func Missing() string {
 	if os.Geteuid() != 0 {
 		return "the lab needs root: it makes namespaces and network interfaces"
 	}
-	var missing []string
-	for _, p := range []string{"dnsmasq", "env", "ip", "libvirtd", "nft", "nsenter", "qemu-img", "qemu-system-x86_64", "setsid", "sysctl", "unshare", "virtlogd"} {
-		if !onPath(p) {
-			missing = append(missing, p)
-		}
-	}
+	missing := program.Missing("dnsmasq", "env", "ip", "libvirtd", "nft", "nsenter", "qemu-img", "qemu-system-x86_64", "setsid", "sysctl", "unshare", "virtlogd")
 	for _, f := range []string{firmware, firmwareVars} {
 		if _, err := os.Stat(f); err != nil {
 			missing = append(missing, f)
@@ -98,16 +94,4 @@ func Missing() string {
 		return ""
 	}
 	return "the lab misses " + strings.Join(missing, ", ") + ": install the packages of deploy/lab/packages.txt"
-}
-
-func onPath(program string) bool {
-	if _, err := exec.LookPath(program); err == nil {
-		return true
-	}
-	for _, dir := range []string{"/usr/sbin", "/sbin"} {
-		if _, err := os.Stat(filepath.Join(dir, program)); err == nil {
-			return true
-		}
-	}
-	return false
 }

@@ -11,6 +11,8 @@ import (
 
 	"github.com/gpuaas/gpuaas/domain"
 	"github.com/gpuaas/gpuaas/hostd/disk"
+	"github.com/gpuaas/gpuaas/hostd/guest"
+	"github.com/gpuaas/gpuaas/hostd/guest/guesttest"
 	"github.com/gpuaas/gpuaas/hostd/machine"
 )
 
@@ -24,11 +26,7 @@ func bare(t *testing.T, o Options) *Machine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &Machine{
-		o: o, vms: map[domain.VMID]*vmState{}, acts: map[domain.VMID]chan struct{}{},
-		erasing: map[string]bool{}, watchers: map[domain.VMID]context.CancelFunc{},
-		events: make(chan machine.Event, 16),
-	}
+	m := &Machine{o: o}
 	for _, sub := range []string{"drives", "vms"} {
 		if err := os.MkdirAll(filepath.Join(o.Dir, sub), 0o700); err != nil {
 			t.Fatal(err)
@@ -37,6 +35,12 @@ func bare(t *testing.T, o Options) *Machine {
 	if m.id, err = loadIdentity(o.Dir, o); err != nil {
 		t.Fatal(err)
 	}
+	signs := func() (map[string]guest.Sign, error) { return nil, nil }
+	m.guests, err = guest.Open(t.Context(), guest.Options{Dir: filepath.Join(o.Dir, "vms"), Host: guesttest.New(), Signs: signs})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(m.guests.Close)
 	for i := range m.id.Slots {
 		path, err := m.drive(m.id.nvme(i))
 		if err != nil {
@@ -164,128 +168,6 @@ func code(err error) string {
 		return f.Code
 	}
 	return ""
-}
-
-// TestStatesAfterCrash: what a start that was cut short leaves behind.
-func TestStatesAfterCrash(t *testing.T) {
-	t.Parallel()
-	for name, c := range map[string]struct {
-		was, want vmState
-		runs      bool
-		event     machine.EventKind
-	}{
-		"died before the start": {was: vmState{Boot: 1, Starting: 2}, want: vmState{Boot: 1}},
-		"died after the start":  {was: vmState{Boot: 1, Starting: 2}, runs: true, want: vmState{Boot: 2, Running: true}},
-		"guest went off":        {was: vmState{Boot: 2, Running: true}, want: vmState{Boot: 2}, event: machine.GuestStopped},
-		"nothing happened":      {was: vmState{Boot: 2, Running: true}, runs: true, want: vmState{Boot: 2, Running: true}},
-	} {
-		m := bare(t, Options{DriveBytes: 64 << 20})
-		s := c.was
-		s.VM = domain.VMID{1}
-		if err := m.observe(&s, c.runs); err != nil {
-			t.Fatal(err)
-		}
-		if s.Boot != c.want.Boot || s.Running != c.want.Running || s.Starting != 0 {
-			t.Errorf("%s: %+v, want %+v", name, s, c.want)
-		}
-		var got machine.EventKind
-		select {
-		case e := <-m.events:
-			got = e.Kind
-		default:
-		}
-		if got != c.event {
-			t.Errorf("%s: event %q, want %q", name, got, c.event)
-		}
-	}
-}
-
-// TestAliveOfThisBoot: a lease of the boot before is no sign of life.
-func TestAliveOfThisBoot(t *testing.T) {
-	t.Parallel()
-	m := bare(t, Options{DriveBytes: 64 << 20})
-	s := &vmState{VM: domain.VMID{1}, Running: true, Since: 100_500}
-	for _, c := range []struct{ at, want domain.Time }{{99_000, 0}, {100_000, 100_500}, {104_000, 100_500}} {
-		if err := m.alive(s, c.at, "10.77.0.10"); err != nil || s.Alive != c.want {
-			t.Errorf("lease at %d: alive %d, %v; want %d", c.at, s.Alive, err, c.want)
-		}
-	}
-}
-
-func TestResetOfReboot(t *testing.T) {
-	t.Parallel()
-	m := bare(t, Options{DriveBytes: 64 << 20})
-	id := domain.VMID{1}
-	m.vms[id] = &vmState{VM: id, Running: true, Boot: 1, Ready: 5, Alive: 4}
-	m.reset(id) // by the guest itself
-	if s := m.vms[id]; s.Boot != 1 || s.Ready != 5 {
-		t.Errorf("a guest's own reboot: %+v", s)
-	}
-	m.setRebooting(id, true)
-	m.reset(id)
-	if s := m.vms[id]; s.Boot != 2 || s.Ready != 0 || s.Alive != 0 || s.rebooting {
-		t.Errorf("a reboot of ours: %+v", s)
-	}
-	again := bare(t, Options{Dir: m.o.Dir})
-	if err := again.loadStates(); err != nil || again.vms[id].Boot != 2 {
-		t.Errorf("after a restart: %+v, %v", again.vms[id], err)
-	}
-}
-
-func TestConsole(t *testing.T) {
-	t.Parallel()
-	m := bare(t, Options{DriveBytes: 64 << 20})
-	id := domain.VMID{1}
-	m.vms[id] = &vmState{VM: id}
-	if b, next, err := m.Console(t.Context(), id, 7, 10); len(b) != 0 || next != 7 || err != nil {
-		t.Errorf("no console yet: %q, %d, %v", b, next, err)
-	}
-	if err := m.save(m.vms[id]); err != nil {
-		t.Fatal(err)
-	}
-	log := m.vmFile(id, "console.log")
-	write := func(s string) {
-		t.Helper()
-		f, err := os.OpenFile(log, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := f.WriteString(s); err != nil {
-			t.Fatal(err)
-		}
-		_ = f.Close()
-	}
-	rotate := func() {
-		_ = os.Rename(log+".0", log+".1")
-		_ = os.Rename(log, log+".0")
-	}
-	read := func(at int64, limit int, want string, next int64) {
-		t.Helper()
-		b, n, err := m.Console(t.Context(), id, at, limit)
-		if string(b) != want || n != next || err != nil {
-			t.Errorf("from %d: %q, %d, %v; want %q, %d", at, b, n, err, want, next)
-		}
-	}
-	write("0123456789")
-	read(0, 4, "0123", 4)
-	read(4, 100, "456789", 10)
-	read(10, 100, "", 10)
-	rotate()
-	write("abc")
-	read(8, 100, "89abc", 13) // over the border
-	rotate()
-	write("de")
-	read(0, 100, "0123456789abcde", 15)
-	rotate()
-	write("f")
-	read(0, 100, "abcdef", 16)                          // the oldest is gone: the rest keeps its place
-	for _, more := range []string{"g", "h", "i", "j"} { // nobody read: all that was known is gone
-		rotate()
-		write(more)
-	}
-	gap := int64(15 + consoleFileBytes) // behind the file that held f, which was full when it was rotated
-	read(16, 100, "hij", gap+3)
-	read(gap+1, 1, "i", gap+2)
 }
 
 func TestDaemonsArguments(t *testing.T) {

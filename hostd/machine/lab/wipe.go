@@ -6,7 +6,6 @@ import (
 
 	"github.com/gpuaas/gpuaas/domain"
 	"github.com/gpuaas/gpuaas/hostd/disk"
-	"github.com/gpuaas/gpuaas/hostd/machine"
 )
 
 // Wipe erases the slot's drive and proves it; the stand-ins of GPU and VF have
@@ -18,24 +17,11 @@ func (m *Machine) Wipe(ctx context.Context, slot domain.SlotSpec, w domain.Place
 	if err != nil {
 		return nil, err
 	}
-	m.mu.Lock()
-	by, held := m.holder(serial)
-	busy := m.erasing[serial]
-	if !held && !busy {
-		m.erasing[serial] = true
+	release, err := m.guests.Erase(serial)
+	if err != nil {
+		return nil, err
 	}
-	m.mu.Unlock()
-	switch {
-	case held:
-		return nil, &machine.Fault{Code: "slot.in_use", Err: fmt.Errorf("drive %s is held by %s", serial, by)}
-	case busy:
-		return nil, &machine.Fault{Code: "slot.in_use", Err: fmt.Errorf("drive %s is being wiped", serial)}
-	}
-	defer func() {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		delete(m.erasing, serial)
-	}()
+	defer release()
 	standIn := func(component string, d domain.Device) domain.DeviceWipe {
 		return domain.DeviceWipe{Component: component, Serial: d.Serial, Method: "stand-in-reset", Result: domain.WipeVerified,
 			Detail: "stand-in: its memory was the VM's process, which has ended"}

@@ -1,4 +1,4 @@
-package lab
+package guest
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/hostd/durable"
 )
 
 // consoleMark ties a file to its place in the console's whole history: the byte at
@@ -43,9 +44,6 @@ func identify(fd int, path string) (fileID, int64, error) {
 // console.log to console.log.0 and that to console.log.1 when it is full.
 var consoleFiles = []string{"console.log.1", "console.log.0", "console.log"}
 
-// consoleFileBytes is the size at which virtlogd begins a new file.
-const consoleFileBytes = 512 << 10
-
 // maxConsoleRead bounds one answer.
 const maxConsoleRead = 1 << 20
 
@@ -58,15 +56,16 @@ type piece struct {
 }
 
 // Console reads the serial console. Offsets count all bytes since the VM was made,
-// over stops and reboots; of those the last half to one and a half MiB are kept. An offset
+// over stops and reboots; virtlogd keeps the last of
+// them, two to three files full. An offset
 // that is gone answers with the oldest byte there is.
-func (m *Machine) Console(ctx context.Context, id domain.VMID, offset int64, limit int) (b []byte, next int64, err error) {
-	if !m.exists(id) {
-		return nil, 0, fmt.Errorf("lab: no VM %s", id)
+func (g *Guests) Console(ctx context.Context, id domain.VMID, offset int64, limit int) (b []byte, next int64, err error) {
+	if !g.known(id) {
+		return nil, 0, fmt.Errorf("guest: no VM %s", id)
 	}
-	m.consoles.Lock()
-	defer m.consoles.Unlock()
-	pieces, err := m.pieces(id)
+	g.consoles.Lock()
+	defer g.consoles.Unlock()
+	pieces, err := g.pieces(id)
 	if err != nil || len(pieces) == 0 {
 		return nil, max(offset, 0), err
 	}
@@ -89,40 +88,40 @@ func (m *Machine) Console(ctx context.Context, id domain.VMID, offset int64, lim
 
 // pieces finds the console's files and where each begins, and remembers it for the
 // newest.
-func (m *Machine) pieces(id domain.VMID) ([]piece, error) {
+func (g *Guests) pieces(id domain.VMID) ([]piece, error) {
 	var mark consoleMark
-	path := m.vmFile(id, "console.json")
-	if err := readJSON(path, &mark); err != nil && !errors.Is(err, os.ErrNotExist) {
+	path := g.File(id, "console.json")
+	if err := durable.ReadJSON(path, &mark); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
 	var pieces []piece
 	for _, name := range consoleFiles {
-		p := piece{path: m.vmFile(id, name)}
+		p := piece{path: g.File(id, name)}
 		var err error
 		p.id, p.size, err = identify(unix.AT_FDCWD, p.path)
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("lab: %w", err)
+			return nil, fmt.Errorf("guest: %w", err)
 		}
 		pieces = append(pieces, p)
 	}
 	if len(pieces) == 0 {
 		return nil, nil
 	}
-	place(pieces, mark)
+	place(pieces, mark, g.o.ConsoleFileBytes)
 	last := pieces[len(pieces)-1]
 	if mark == (consoleMark{last.id, last.base}) {
 		return pieces, nil
 	}
-	return pieces, writeJSON(path, consoleMark{last.id, last.base})
+	return pieces, durable.WriteJSON(path, consoleMark{last.id, last.base})
 }
 
 // place gives each piece its base. The marked file is the fixed point. If it is
 // gone, rotated away while nobody read, then it was full, and the oldest piece
 // left begins behind it: what was lost between the two is not counted.
-func place(pieces []piece, mark consoleMark) {
+func place(pieces []piece, mark consoleMark, fileBytes int64) {
 	fixed := -1
 	for i, p := range pieces {
 		if p.id == mark.File {
@@ -132,7 +131,7 @@ func place(pieces []piece, mark consoleMark) {
 	if fixed < 0 {
 		fixed = 0
 		if mark.File != (fileID{}) {
-			mark.Base += consoleFileBytes
+			mark.Base += fileBytes
 		}
 	}
 	pieces[fixed].base = mark.Base
@@ -152,7 +151,7 @@ func readAt(path string, want fileID, at, n int64) ([]byte, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("lab: %w", err)
+		return nil, fmt.Errorf("guest: %w", err)
 	}
 	defer f.Close()
 	if got, _, err := identify(int(f.Fd()), ""); err != nil || got != want {
@@ -161,7 +160,7 @@ func readAt(path string, want fileID, at, n int64) ([]byte, error) {
 	b := make([]byte, n)
 	k, err := f.ReadAt(b, at)
 	if err != nil && err != io.EOF {
-		return nil, fmt.Errorf("lab: %w", err)
+		return nil, fmt.Errorf("guest: %w", err)
 	}
 	return b[:k], nil
 }
