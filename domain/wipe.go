@@ -1,0 +1,192 @@
+package domain
+
+// A wipe stands between two tenants of a slot: it is ordered, reported with
+// evidence, and judged. Only verified evidence frees the slot.
+
+// How long a wipe may take before the slot is quarantined. An overwrite of a
+// large drive takes hours; a crypto erase or a format seconds to minutes.
+const (
+	wipeDeadlineFast = 2 * Hour
+	wipeDeadlineSlow = 24 * Hour
+)
+
+func wipeDeadline(p WipePolicy) Duration {
+	if p == WipeOverwrite || p == WipeAuto {
+		return wipeDeadlineSlow
+	}
+	return wipeDeadlineFast
+}
+
+// WipingSlot is one slot of a SlotWipeStarted.
+type WipingSlot struct {
+	Slot       SlotID `json:"slot_id"`
+	Generation uint32 `json:"generation"` // of the ended lease; 0: the first wipe
+	Attempt    uint32 `json:"attempt"`
+	Deadline   Time   `json:"deadline"`
+}
+
+func (s *WipingSlot) wire(c *coder) {
+	idField(c, 1, &s.Slot)
+	uintField(c, 2, &s.Generation)
+	uintField(c, 3, &s.Attempt)
+	c.time(4, &s.Deadline)
+}
+
+// SlotWipeStarted sends slots of one host to be erased. A seed is given when the
+// lease had none (the first wipe).
+type SlotWipeStarted struct {
+	Host  HostID       `json:"host_id"`
+	Cause string       `json:"cause"` // "approved", "released", "rewipe"
+	Slots []WipingSlot `json:"slots"`
+	Seed  [16]byte     `json:"-"`
+}
+
+// EventType implements EventBody.
+func (*SlotWipeStarted) EventType() string { return "slot.wipe_started" }
+
+// Owner implements EventBody.
+func (e *SlotWipeStarted) Owner() string { return e.Host.String() }
+
+// Resource implements EventBody.
+func (e *SlotWipeStarted) Resource() string { return e.Slots[0].Slot.String() }
+
+func (e *SlotWipeStarted) wire(c *coder) {
+	idField(c, 1, &e.Host)
+	c.str(2, &e.Cause)
+	msgs(c, 3, &e.Slots)
+	c.fixedBytes(4, e.Seed[:])
+}
+
+func (e *SlotWipeStarted) apply(w *World, _ *Applied) {
+	for _, ws := range e.Slots {
+		row := w.slots.find(ws.Slot)
+		s := w.slots.row(row)
+		// A slot that was released keeps its VM's row until that is gone.
+		s.State, s.Attempt, s.Deadline = SlotIsWiping, ws.Attempt, ws.Deadline
+		if e.Seed != [16]byte{} {
+			s.seed = e.Seed
+		}
+		w.timers.add(ws.Deadline, timerWipe, row)
+	}
+	w.touchHostSlots(e.Host)
+}
+
+// SlotWiped frees a slot: every device's erasure was proven.
+type SlotWiped struct {
+	Host       HostID       `json:"host_id"`
+	Slot       SlotID       `json:"slot_id"`
+	Generation uint32       `json:"generation"`
+	Nonce      Digest       `json:"nonce"`
+	StartedAt  Time         `json:"started_at"`
+	EndedAt    Time         `json:"ended_at"`
+	Devices    []DeviceWipe `json:"devices"`
+}
+
+// EventType implements EventBody.
+func (*SlotWiped) EventType() string { return "slot.wiped" }
+
+// Owner implements EventBody.
+func (e *SlotWiped) Owner() string { return e.Host.String() }
+
+// Resource implements EventBody.
+func (e *SlotWiped) Resource() string { return e.Slot.String() }
+
+func (e *SlotWiped) wire(c *coder) {
+	idField(c, 1, &e.Host)
+	idField(c, 2, &e.Slot)
+	uintField(c, 3, &e.Generation)
+	c.digest(4, &e.Nonce)
+	c.time(5, &e.StartedAt)
+	c.time(6, &e.EndedAt)
+	msgs(c, 7, &e.Devices)
+}
+
+func (e *SlotWiped) apply(w *World, _ *Applied) {
+	s := w.slots.get(e.Slot)
+	s.State, s.Deadline, s.Attempt = SlotIsAvailable, 0, 0
+	w.touchHostSlots(e.Host)
+}
+
+// RewipeSlot sends a quarantined slot through another wipe.
+type RewipeSlot struct {
+	Slot SlotID `json:"slot_id"`
+}
+
+// CommandType implements CommandBody.
+func (*RewipeSlot) CommandType() string { return "slot.rewipe" }
+
+func (m *RewipeSlot) wire(c *coder) { idField(c, 1, &m.Slot) }
+
+func (m *RewipeSlot) decide(w *World, x *Context) ([]EventBody, *Error) {
+	if err := w.requirePlatform(x, RoleOperator); err != nil {
+		return nil, err
+	}
+	s := w.slots.get(m.Slot)
+	if s == nil {
+		return nil, notFound("slot")
+	}
+	if s.State == SlotIsWiping {
+		return nil, nil
+	}
+	if s.State != SlotIsQuarantined {
+		return nil, Errorf(Conflict, "slot.not_quarantined", "the slot is %s: only a quarantined slot is wiped again", s.State)
+	}
+	return []EventBody{&SlotWipeStarted{Host: w.hosts.row(s.host).ID, Cause: "rewipe", Slots: []WipingSlot{
+		{Slot: s.ID, Generation: s.Generation, Attempt: s.Attempt + 1, Deadline: x.At.Add(wipeDeadline(s.Policy))},
+	}}}, nil
+}
+
+// judgeWipe decides what a host's wipe evidence is worth. Everything has to be
+// right; the first doubt quarantines the slot.
+func (w *World) judgeWipe(x *Context, host uint32, r *WipeReport) ([]EventBody, *Error) {
+	row := w.slots.find(r.Slot)
+	if row == none || w.slots.row(row).host != host {
+		return nil, Errorf(Invalid, "report.foreign_slot", "the slot is not on this host")
+	}
+	s := w.slots.row(row)
+	if s.State != SlotIsWiping {
+		return nil, Errorf(Conflict, "report.late", "the slot is %s: no wipe is awaited", s.State)
+	}
+	if r.Generation != s.Generation || r.Attempt != s.Attempt {
+		return nil, Errorf(Conflict, "report.stale", "wipe of generation %d attempt %d, awaited is %d attempt %d", r.Generation, r.Attempt, s.Generation, s.Attempt)
+	}
+	// A host wipes a slot only when no VM holds it any more: if it never said so
+	// (it may never have seen the VM), its evidence does.
+	var before []EventBody
+	if s.vm != none {
+		before, _ = w.vmRemoved(x, s.vm, w.vms.row(s.vm))
+	}
+	quarantine := func(component, reason string) ([]EventBody, *Error) {
+		return append(before, w.takeOut(row, component, "device", reason, r.Devices)...), nil
+	}
+	if r.Nonce != s.lease().Nonce {
+		return quarantine("host", "wipe.wrong_nonce")
+	}
+	seen := [3]bool{}
+	for _, d := range r.Devices {
+		k := -1
+		for i, name := range deviceComponents {
+			if d.Component == name {
+				k = i
+			}
+		}
+		switch {
+		case k < 0 || seen[k]:
+			return quarantine("host", "wipe.unknown_component")
+		case deviceKey(k, d.Serial) != s.devices[k]:
+			return quarantine(d.Component, "wipe.wrong_serial")
+		case d.Result != WipeVerified:
+			return quarantine(d.Component, "wipe."+d.Result.String())
+		}
+		seen[k] = true
+	}
+	for k, key := range s.devices {
+		if key != 0 && !seen[k] {
+			return quarantine(deviceComponents[k], "wipe.missing_device")
+		}
+	}
+	if s.Condemned {
+		return append(before, &SlotQuarantined{Host: w.hosts.row(host).ID, Slot: s.ID, Component: "", Scope: "device", Reason: "condemned", Devices: r.Devices}), nil
+	}
+	return append(before, &SlotWiped{Host: w.hosts.row(host).ID, Slot: s.ID, Generation: s.Generation, Nonce: r.Nonce, StartedAt: r.StartedAt, EndedAt: r.EndedAt, Devices: r.Devices}), nil
+}
