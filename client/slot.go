@@ -42,6 +42,43 @@ type Device struct {
 	Serial    string `json:"serial"`
 	Model     string `json:"model,omitempty"`
 	SizeBytes uint64 `json:"size_bytes,omitempty"`
+
+	Firmware   string           `json:"firmware,omitempty"`
+	PCIID      string           `json:"pci_id,omitempty"`      // vendor:device
+	Subsystem  string           `json:"subsystem,omitempty"`   // vendor:device of the board
+	SerialFrom string           `json:"serial_from,omitempty"` // what vouches for the serial: device, pci, pf, location
+	PCISerial  string           `json:"pci_serial,omitempty"`
+	UUID       string           `json:"uuid,omitempty"`      // of a GPU
+	ModuleID   int              `json:"module_id,omitempty"` // of a GPU: its place on the NVLink baseboard
+	LBABytes   int              `json:"lba_bytes,omitempty"` // of a drive
+	GUID       string           `json:"guid,omitempty"`      // of an InfiniBand VF
+	MAC        string           `json:"mac,omitempty"`       // of an Ethernet VF
+	Port       int              `json:"port,omitempty"`
+	PKeys      []int            `json:"pkeys,omitempty"`
+	PF         string           `json:"pf,omitempty"` // of a VF: address of its physical function
+	VFIndex    int              `json:"vf_index,omitempty"`
+	Resets     []string         `json:"resets,omitempty"`
+	BARs       []BAR            `json:"bars,omitempty"`
+	Functions  []DeviceFunction `json:"functions,omitempty"` // they go wherever the device goes
+	IOMMUGroup int              `json:"iommu_group,omitempty"`
+	Root       string           `json:"root,omitempty"`   // root complex
+	Switch     string           `json:"switch,omitempty"` // address of the nearest PCIe switch
+}
+
+// BAR is one base address register of a device.
+type BAR struct {
+	Index        int    `json:"index"`
+	SizeBytes    uint64 `json:"size_bytes"`
+	Wide         bool   `json:"wide,omitempty"` // 64 bits
+	Prefetchable bool   `json:"prefetchable,omitempty"`
+	IO           bool   `json:"io,omitempty"`
+}
+
+// DeviceFunction is another function of a device.
+type DeviceFunction struct {
+	Address string `json:"address"`
+	PCIID   string `json:"pci_id"`
+	Class   string `json:"class"`
 }
 
 // Slots lists the fleet's slots; host and state may be empty.

@@ -23,6 +23,11 @@ type SlotMap struct {
 	Nodes    []NUMANode     `json:"numa_nodes"`
 	Slots    []SlotSpec     `json:"slots"`
 	Unsafe   []UnsafeDevice `json:"unsafe,omitempty"` // devices that discovery refused to propose
+	Spares   []SpareDevice  `json:"spares,omitempty"` // devices that could be rented and are in no slot
+
+	ACSProfile string `json:"acs_profile,omitempty"` // by which rule devices count as isolated
+	Kernel     string `json:"kernel,omitempty"`
+	Firmware   string `json:"firmware,omitempty"` // of the machine
 }
 
 // NUMANode is what one node of a host has.
@@ -30,6 +35,9 @@ type NUMANode struct {
 	Node      int    `json:"node"`
 	Threads   []int  `json:"threads"`
 	MemoryMiB uint64 `json:"memory_mib"`
+
+	HugepageKiB int    `json:"hugepage_kib,omitempty"` // size of one, if the node has any
+	Hugepages   uint64 `json:"hugepages,omitempty"`
 }
 
 // SlotSpec is one slot of a map.
@@ -43,12 +51,22 @@ type SlotSpec struct {
 	Threads     []int  `json:"threads"`
 	MemoryMiB   uint64 `json:"memory_mib"`
 	OnDisk      string `json:"on_disk,omitempty"` // what the host found on the drive
+	Why         string `json:"why,omitempty"`     // why these devices belong together
 }
 
 // UnsafeDevice is a device that cannot be given to a tenant.
 type UnsafeDevice struct {
 	Address string `json:"address"`
 	Reason  string `json:"reason"`
+}
+
+// SpareDevice is a device that could be rented and is in no slot.
+type SpareDevice struct {
+	Kind     string `json:"kind"` // gpu, nvme, ib_vf
+	Device   Device `json:"device"`
+	NUMANode int    `json:"numa_node"`
+	OnDisk   string `json:"on_disk,omitempty"`
+	Why      string `json:"why,omitempty"` // why it is in no slot
 }
 
 // SlotMaps reads what a host proposes and what was approved. Look at it before
