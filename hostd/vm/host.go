@@ -2,6 +2,7 @@ package vm
 
 import (
 	"context"
+	"encoding/xml"
 	"errors"
 	"fmt"
 	"net"
@@ -55,6 +56,31 @@ func (h *Host) Close() error {
 func (h *Host) Ping(ctx context.Context) error {
 	_, err := call(ctx, h, "ping", func(l *libvirt.Libvirt) (uint64, error) { return l.ConnectGetLibVersion() })
 	return err
+}
+
+// Machine is the versioned machine type that q35 stands for in the QEMU that is
+// installed, for instance "pc-q35-7.2". See [Pins].
+func (h *Host) Machine(ctx context.Context, kvm bool) (string, error) {
+	virt := "qemu"
+	if kvm {
+		virt = "kvm"
+	}
+	return call(ctx, h, "machine type", func(l *libvirt.Libvirt) (string, error) {
+		text, err := l.ConnectGetDomainCapabilities(libvirt.OptString{emulator}, libvirt.OptString{"x86_64"}, libvirt.OptString{"q35"}, libvirt.OptString{virt}, 0)
+		if err != nil {
+			return "", err
+		}
+		var caps struct {
+			Machine string `xml:"machine"`
+		}
+		if err := xml.Unmarshal([]byte(text), &caps); err != nil {
+			return "", err
+		}
+		if !versioned.MatchString(caps.Machine) {
+			return "", fmt.Errorf("QEMU calls q35 %q, want a versioned machine type", caps.Machine)
+		}
+		return caps.Machine, nil
+	})
 }
 
 // List returns all domains, running or not.
@@ -144,11 +170,11 @@ func (h *Host) Destroy(ctx context.Context, name string) error {
 	})
 }
 
-// Undefine forgets the domain and deletes its variable store. An absent one is
-// left alone.
+// Undefine forgets the domain and deletes its variable store and the state of its
+// TPM. An absent one is left alone.
 func (h *Host) Undefine(ctx context.Context, name string) error {
 	return h.ifExists(ctx, "undefine "+name, name, func(l *libvirt.Libvirt, d libvirt.Domain) error {
-		return l.DomainUndefineFlags(d, libvirt.DomainUndefineNvram)
+		return l.DomainUndefineFlags(d, libvirt.DomainUndefineNvram|libvirt.DomainUndefineTpm)
 	})
 }
 
