@@ -36,6 +36,7 @@ type Device struct {
 	Multifunction    bool
 	ACS              ACS
 	SerialNumber     uint64 // Device Serial Number capability; 0: none, or config space not readable
+	Dead             bool   // config space reads as all ones: it has fallen off the bus
 	Path             string // its directory in the tree
 }
 
@@ -48,8 +49,9 @@ type BAR struct {
 	Prefetchable bool
 }
 
-// Bridge reports whether it is a PCI bridge of any kind (class 0604 and its like).
-func (d *Device) Bridge() bool { return d.Class>>16 == 0x06 }
+// Bridge reports whether it is a PCI-to-PCI bridge: a root port, a port of a
+// switch. Other bridges (class 06xx), such as an NVSwitch, are devices like any.
+func (d *Device) Bridge() bool { return d.Class>>8 == 0x0604 }
 
 // IDs is "vendor:device", as in "10de:2330".
 func (d *Device) IDs() string { return fmt.Sprintf("%04x:%04x", d.Vendor, d.ID) }
@@ -241,6 +243,7 @@ func (s *Sysfs) config(d *Device) error {
 		return err
 	}
 	c := space(b)
+	d.Dead = c.u16(0) == 0xffff && !d.VF // a VF has no vendor id of its own there
 	d.Type, d.Multifunction, d.ACS, d.SerialNumber = c.portType(), c.multifunction(), c.acs(), c.serial()
 	return nil
 }
