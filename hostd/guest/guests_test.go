@@ -145,4 +145,3 @@ func TestConsole(t *testing.T) {
 	read(16, 100, "hij", gap+3)
 	read(gap+1, 1, "i", gap+2)
 }
-

@@ -1,0 +1,92 @@
+package vfio
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gpuaas/gpuaas/hostd/pci"
+)
+
+// Reset methods as sysfs names them (Documentation/ABI/testing/sysfs-bus-pci).
+const (
+	ResetFLR = "flr" // function level reset: this function alone
+	ResetBus = "bus" // secondary bus reset: everything below the bridge
+)
+
+// ErrNoReset: the function does not have the method.
+var ErrNoReset = errors.New("the function has no such reset")
+
+// resetWait bounds a reset: the kernel itself waits up to 60 s for a device to come
+// back (PCIE_RESET_READY_POLL_MS).
+const resetWait = 70 * time.Second
+
+// Reset resets an approved function by exactly that method. A bus reset is refused
+// when anything that is not in the set is below the same bridge. The device has to
+// answer afterwards. The order of methods that the kernel preferred is put back.
+func (b *Binder) Reset(ctx context.Context, s Set, a pci.Address, method string) (err error) {
+	d, err := b.sys.Device(a)
+	if err != nil {
+		return fmt.Errorf("vfio: reset: %w", err)
+	}
+	switch {
+	case !s.owns(a):
+		return fmt.Errorf("vfio: reset: %s is not approved", a)
+	case !slices.Contains(d.Resets, method):
+		return fmt.Errorf("vfio: reset %s by %s: %w: it has %q", a, method, ErrNoReset, strings.Join(d.Resets, " "))
+	}
+	if method == ResetBus {
+		if err := b.private(s, d); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, resetWait)
+	defer cancel()
+	set := func(ctx context.Context, methods string) error {
+		return b.writes.do(ctx, b.kernel, a.String(), path.Join(d.Path, "reset_method"), methods+"\n")
+	}
+	if err := set(ctx, method); err != nil {
+		return fmt.Errorf("vfio: reset: %w", err)
+	}
+	defer func() {
+		back, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeWait)
+		defer cancel()
+		err = errors.Join(err, set(back, strings.Join(d.Resets, " ")))
+	}()
+	if err := b.writes.do(ctx, b.kernel, a.String(), path.Join(d.Path, "reset"), "1\n"); err != nil {
+		return fmt.Errorf("vfio: reset %s by %s: %w", a, method, err)
+	}
+	return b.await(ctx, resetWait, fmt.Sprintf("vfio: %s does not answer after its reset", a), func() (bool, error) {
+		c, err := b.sys.Tree.Bytes(path.Join(d.Path, "config"))
+		if err != nil {
+			return false, fmt.Errorf("vfio: %s is gone after its reset: %w", a, err)
+		}
+		return len(c) >= 4 && !(c[0] == 0xff && c[1] == 0xff), nil // all ones: nobody answers
+	})
+}
+
+// private refuses when the bridge above the function has others below it.
+func (b *Binder) private(s Set, d *pci.Device) error {
+	if len(d.Above) == 0 {
+		return fmt.Errorf("vfio: bus reset of %s: it is on a root bus, with others", d.Address)
+	}
+	bridge := d.Above[len(d.Above)-1]
+	all, err := b.sys.Addresses()
+	if err != nil {
+		return fmt.Errorf("vfio: %w", err)
+	}
+	for _, a := range all {
+		other, err := b.sys.Device(a)
+		if err != nil {
+			return fmt.Errorf("vfio: %w", err)
+		}
+		if slices.Contains(other.Above, bridge) && !other.Bridge() && !s.owns(a) {
+			return fmt.Errorf("vfio: bus reset of %s: %s is below the same bridge %s and is not approved with it", d.Address, a, bridge)
+		}
+	}
+	return nil
+}
