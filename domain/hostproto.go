@@ -306,15 +306,37 @@ func (r *WipeResult) UnmarshalText(b []byte) error {
 	return enumParse(r, wipeResultNames[:], string(b), "wipe result")
 }
 
-// DeviceWipe is the evidence for one device of a slot.
+// DeviceWipe is the evidence for one device of a slot, or for what the host itself
+// kept of a tenant (component "host"). Fields that a method does not produce are
+// zero: a GPU has no blocks to read, a stand-in no firmware.
 type DeviceWipe struct {
-	Component string     `json:"component"` // "gpu", "nvme", "ib_vf"
+	Component string     `json:"component"` // "gpu", "nvme", "ib_vf", "host"
 	Serial    string     `json:"serial"`
 	Method    string     `json:"method"` // "sanitize-crypto", "format-ses1", "overwrite", "flr", ...
 	Result    WipeResult `json:"result"`
 	Detail    string     `json:"detail,omitempty"`
-	BytesRead uint64     `json:"bytes_read"`
+	BytesRead uint64     `json:"bytes_read"` // after the erasure
+
+	Reason    string   `json:"reason,omitempty"`     // of a result that is not verified: a stable code, "wipe.canary_survived"
+	Scope     string   `json:"scope,omitempty"`      // what has to be repaired then: "device", "baseboard", "host"
+	SizeBytes uint64   `json:"size_bytes,omitempty"` // of the device
+	Coverage  string   `json:"coverage,omitempty"`   // "all": every byte was read back; "sampled": BytesRead of them
+	Sample    Digest   `json:"sample_digest,omitzero"`
+	Planted   uint32   `json:"canaries_planted,omitempty"` // derived from the lease's nonce, proven to have landed before the erasure
+	Gone      uint32   `json:"canaries_gone,omitempty"`    // of them, after it
+	Firmware  string   `json:"firmware,omitempty"`
+	Approved  string   `json:"approved_firmware,omitempty"` // the baseline's
+	Baseline  Digest   `json:"baseline_digest,omitzero"`    // of what the host compared the device with
+	Log       []string `json:"log,omitempty"`               // what the device itself reported, in order
+	StartedAt Time     `json:"started_at,omitempty"`
+	EndedAt   Time     `json:"ended_at,omitempty"`
 }
+
+// How much of a device was read back.
+const (
+	CoverageAll     = "all"
+	CoverageSampled = "sampled"
+)
 
 func (d *DeviceWipe) wire(c *coder) {
 	c.str(1, &d.Component)
@@ -323,6 +345,19 @@ func (d *DeviceWipe) wire(c *coder) {
 	uintField(c, 4, &d.Result)
 	c.str(5, &d.Detail)
 	c.uvar(6, &d.BytesRead)
+	c.str(7, &d.Reason)
+	c.str(8, &d.Scope)
+	c.uvar(9, &d.SizeBytes)
+	c.str(10, &d.Coverage)
+	c.digest(11, &d.Sample)
+	uintField(c, 12, &d.Planted)
+	uintField(c, 13, &d.Gone)
+	c.str(14, &d.Firmware)
+	c.str(15, &d.Approved)
+	c.digest(16, &d.Baseline)
+	strs(c, 17, &d.Log)
+	c.time(18, &d.StartedAt)
+	c.time(19, &d.EndedAt)
 }
 
 // WipeReport is the evidence for one slot: all its devices, for one ended lease.

@@ -84,9 +84,10 @@ const (
 	TxAccrual                   // a tenant's usage since the last one, all VMs past their first hour
 	TxClose                     // a line's last usage
 	TxRelease                   // what is left of a hold goes back
+	TxCorrection                // usage that was posted is worth something else, or was none
 )
 
-var txKindNames = [...]string{"", "grant", "expiry", "hold", "capture", "accrual", "close", "release"}
+var txKindNames = [...]string{"", "grant", "expiry", "hold", "capture", "accrual", "close", "release", "correction"}
 
 func (k TxKind) String() string { return enumName(txKindNames[:], k) }
 
@@ -95,6 +96,11 @@ func (k TxKind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
 
 // LedgerPosted is one transaction with all its legs. Effective is when it counts,
 // the commit's time is when it was recorded.
+//
+// A correction changes what was posted for the usage in [From, To), all of it in
+// one billing period, and names the original: Corrects is the last transaction that
+// posted usage of the tenant. What it corrects are that one and those before it
+// whose usage reaches beyond From. They stay as they are.
 type LedgerPosted struct {
 	Tx         TxID         `json:"tx_id"`
 	Tenant     TenantID     `json:"tenant_id"`
@@ -104,6 +110,11 @@ type LedgerPosted struct {
 	Allocation AllocationID `json:"allocation_id,omitzero"`
 	VM         VMID         `json:"vm_id,omitzero"`
 	Legs       []Leg        `json:"legs"`
+
+	Corrects TxID    `json:"corrects_tx_id,omitzero"`
+	Price    PriceID `json:"price_id,omitzero"` // the late price that is the reason; zero: a late stop
+	From     Time    `json:"usage_from,omitzero"`
+	To       Time    `json:"usage_to,omitzero"`
 }
 
 // EventType implements EventBody.
@@ -124,6 +135,10 @@ func (e *LedgerPosted) wire(c *coder) {
 	idField(c, 6, &e.Allocation)
 	idField(c, 7, &e.VM)
 	msgs(c, 8, &e.Legs)
+	idField(c, 9, &e.Corrects)
+	idField(c, 10, &e.Price)
+	c.time(11, &e.From)
+	c.time(12, &e.To)
 }
 
 type platformAccount struct {
@@ -150,8 +165,14 @@ func (e *LedgerPosted) apply(w *World, _ *Applied) {
 		}
 	}
 	switch e.Kind {
+	case TxCapture, TxAccrual, TxClose:
+		t.lastUsage = e.Tx
+	}
+	switch e.Kind {
 	case TxCapture:
 		w.captured(t, w.vms.get(e.VM), e.Effective)
+	case TxCorrection:
+		w.repriced(t, e.Price)
 	case TxAccrual:
 		t.AccruedTo = e.Effective
 		w.rerate(t)

@@ -47,11 +47,28 @@ func TestReportsThatAreNotBelieved(t *testing.T) {
 		"unknown component": {func(s *site, h, _ *fakeHost, w PlacedWipe) Report {
 			return wiped(h.evidence(w), func(r *WipeReport) { r.Devices[2].Component = "dpu" })
 		}, "", "wipe.unknown_component"},
-		"failed":          {result(WipeFailed), "", "wipe.failed"},
-		"skipped":         {result(WipeSkipped), "", "wipe.skipped"},
-		"partial":         {result(WipePartial), "", "wipe.partial"},
-		"unknown":         {result(WipeUnknown), "", "wipe.unknown"},
-		"from the future": {result(200), "", "wipe.unknown-200"},
+		"failed":                    {result(WipeFailed), "", "wipe.failed"},
+		"skipped":                   {result(WipeSkipped), "", "wipe.skipped"},
+		"partial":                   {result(WipePartial), "", "wipe.partial"},
+		"unknown":                   {result(WipeUnknown), "", "wipe.unknown"},
+		"from the future":           {result(200), "", "wipe.unknown-200"},
+		"failed, saying why":        {device(func(d *DeviceWipe) { d.Result, d.Reason = WipeFailed, "wipe.locked" }), "", "wipe.locked"},
+		"failed, no word":           {device(func(d *DeviceWipe) { d.Result, d.Reason = WipeFailed, "two words" }), "", "wipe.failed"},
+		"verified, saying why not":  {device(func(d *DeviceWipe) { d.Reason = "wipe.locked" }), "", "wipe.contradiction"},
+		"a canary is left":          {device(func(d *DeviceWipe) { d.Gone-- }), "", "wipe.canary_survived"},
+		"more gone than planted":    {device(func(d *DeviceWipe) { d.Planted = 0 }), "", "wipe.canary_survived"},
+		"no canaries":               {device(func(d *DeviceWipe) { d.Planted, d.Gone = 0, 0 }), "", "wipe.no_canaries"},
+		"other firmware":            {device(func(d *DeviceWipe) { d.Firmware = "2.0" }), "", "wipe.firmware_changed"},
+		"no firmware":               {device(func(d *DeviceWipe) { d.Firmware = "" }), "", "wipe.firmware_changed"},
+		"ended before it began":     {device(func(d *DeviceWipe) { d.EndedAt = d.StartedAt - 1 }), "", "wipe.wrong_times"},
+		"not read to the end":       {device(func(d *DeviceWipe) { d.BytesRead-- }), "", "wipe.not_all_read"},
+		"an unknown coverage":       {device(func(d *DeviceWipe) { d.Coverage = "most" }), "", "wipe.not_all_read"},
+		"no coverage":               {device(func(d *DeviceWipe) { d.Coverage = "" }), "", "wipe.not_all_read"},
+		"a sample without a digest": {device(func(d *DeviceWipe) { d.Coverage = CoverageSampled }), "", "wipe.not_sampled"},
+		"a sample of nothing":       {device(func(d *DeviceWipe) { d.Coverage, d.Sample, d.BytesRead = CoverageSampled, Digest{1}, 0 }), "", "wipe.not_sampled"},
+		"no method":                 {device(func(d *DeviceWipe) { d.Method = "" }), "", "wipe.wrong_method"},
+		"remnants on the host":      {host(DeviceWipe{Result: WipeFailed, Reason: "wipe.remnants", Scope: "host"}), "", "wipe.remnants"},
+		"unknown host evidence":     {host(DeviceWipe{}), "", "wipe.unknown"},
 		"unknown VM": {func(*site, *fakeHost, *fakeHost, PlacedWipe) Report {
 			return Report{Kind: ReportReady, VM: &VMReport{VM: VMID{9}, Boot: 1}}
 		}, "report.late", ""},
@@ -107,6 +124,83 @@ func TestReportsThatAreNotBelieved(t *testing.T) {
 				t.Fatalf("the slot is %s after a good wipe", slot.State)
 			}
 			s.replays()
+		})
+	}
+}
+
+// device spoils whole evidence of the drive.
+func device(change func(*DeviceWipe)) func(s *site, h, _ *fakeHost, w PlacedWipe) Report {
+	return func(_ *site, h, _ *fakeHost, w PlacedWipe) Report {
+		return wiped(h.evidence(w), func(r *WipeReport) {
+			r.Devices[1] = driveEvidence(r.Devices[1].Serial)
+			change(&r.Devices[1])
+		})
+	}
+}
+
+// host adds evidence of what the host kept.
+func host(d DeviceWipe) func(s *site, h, _ *fakeHost, w PlacedWipe) Report {
+	d.Component = "host"
+	return func(_ *site, h, _ *fakeHost, w PlacedWipe) Report {
+		return wiped(h.evidence(w), func(r *WipeReport) { r.Devices = append(r.Devices, d) })
+	}
+}
+
+// driveEvidence is what a real drive's erasure says.
+func driveEvidence(serial string) DeviceWipe {
+	return DeviceWipe{
+		Component: "nvme", Serial: serial, Method: "sanitize-crypto", Result: WipeVerified, BytesRead: 1 << 20, SizeBytes: 1 << 20, Coverage: CoverageAll,
+		Planted: 8, Gone: 8, Firmware: "1.0", Approved: "1.0", Baseline: Digest{1}, StartedAt: 5, EndedAt: 6, Log: []string{"sanitize log: completed"},
+	}
+}
+
+// Whole evidence frees the slot: of every byte, of a sample, and with what the
+// host proves of itself beside it. A method that the slot's policy does not allow
+// does not.
+func TestWholeEvidenceFrees(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		policy WipePolicy
+		change func(*WipeReport)
+		reason string
+	}{
+		"all": {WipeAuto, func(*WipeReport) {}, ""},
+		"sampled": {WipeSanitize, func(r *WipeReport) {
+			r.Devices[1].Coverage, r.Devices[1].Sample, r.Devices[1].BytesRead = CoverageSampled, Digest{2}, 4096
+		}, ""},
+		"and the host": {WipeAuto, func(r *WipeReport) {
+			r.Devices = append(r.Devices, DeviceWipe{Component: "host", Method: "remove", Result: WipeVerified})
+		}, ""},
+		"wrong method":  {WipeFormat, func(*WipeReport) {}, "wipe.wrong_method"},
+		"right method":  {WipeFormat, func(r *WipeReport) { r.Devices[1].Method = "format-ses1" }, ""},
+		"no overwrite":  {WipeOverwrite, func(r *WipeReport) { r.Devices[1].Method = "write-zeroes" }, "wipe.wrong_method"},
+		"power is host": {WipeAuto, func(r *WipeReport) { r.Devices[0].Result, r.Devices[0].Scope = WipeFailed, "host" }, "wipe.failed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t)
+			h := s.host("h1", 1, "r")
+			row := s.w.hosts.get(h.id).slots[0]
+			s.must(s.admin, &QuarantineSlot{Slot: s.w.slots.row(row).ID, Reason: "test"})
+			s.w.slots.row(row).Policy = c.policy
+			s.must(s.admin, &RewipeSlot{Slot: s.w.slots.row(row).ID})
+			w := h.placement().Desired.Wipes[0]
+			events := h.report(wiped(h.evidence(w), func(r *WipeReport) {
+				r.Devices[1] = driveEvidence(r.Devices[1].Serial)
+				c.change(r)
+			}))
+			switch e := events[len(events)-1].(type) {
+			case *SlotWiped:
+				if c.reason != "" {
+					t.Errorf("freed, want %s", c.reason)
+				}
+			case *SlotQuarantined:
+				if e.Reason != c.reason || name == "power is host" && e.Scope != "host" {
+					t.Errorf("quarantined: %s, scope %s; want %q", e.Reason, e.Scope, c.reason)
+				}
+			default:
+				t.Errorf("%T", e)
+			}
 		})
 	}
 }

@@ -1,5 +1,10 @@
 package domain
 
+import (
+	"slices"
+	"strings"
+)
+
 // A wipe stands between two tenants of a slot: it is ordered, reported with
 // evidence, and judged. Only verified evidence frees the slot.
 
@@ -159,26 +164,28 @@ func (w *World) judgeWipe(x *Context, host uint32, r *WipeReport) ([]EventBody, 
 	quarantine := func(component, reason string) ([]EventBody, *Error) {
 		return append(before, w.takeOut(row, component, "device", reason, r.Devices)...), nil
 	}
+	repair := func(d *DeviceWipe, reason string) ([]EventBody, *Error) {
+		return append(before, w.takeOut(row, d.Component, d.repairScope(), reason, r.Devices)...), nil
+	}
 	if r.Nonce != s.lease().Nonce {
 		return quarantine("host", "wipe.wrong_nonce")
 	}
 	seen := [3]bool{}
-	for _, d := range r.Devices {
-		k := -1
-		for i, name := range deviceComponents {
-			if d.Component == name {
-				k = i
-			}
-		}
+	for i := range r.Devices {
+		d := &r.Devices[i]
+		k := slices.Index(deviceComponents[:], d.Component)
 		switch {
+		case d.Component == "host": // what the host kept: beside the devices, and no less needed
 		case k < 0 || seen[k]:
 			return quarantine("host", "wipe.unknown_component")
 		case deviceKey(k, d.Serial) != s.devices[k]:
 			return quarantine(d.Component, "wipe.wrong_serial")
-		case d.Result != WipeVerified:
-			return quarantine(d.Component, "wipe."+d.Result.String())
+		default:
+			seen[k] = true
 		}
-		seen[k] = true
+		if reason := d.doubt(s.Policy); reason != "" {
+			return repair(d, reason)
+		}
 	}
 	for k, key := range s.devices {
 		if key != 0 && !seen[k] {
@@ -189,4 +196,68 @@ func (w *World) judgeWipe(x *Context, host uint32, r *WipeReport) ([]EventBody, 
 		return append(before, &SlotQuarantined{Host: w.hosts.row(host).ID, Slot: s.ID, Component: "", Scope: "device", Reason: "condemned", Devices: r.Devices}), nil
 	}
 	return append(before, &SlotWiped{Host: w.hosts.row(host).ID, Slot: s.ID, Generation: s.Generation, Nonce: r.Nonce, StartedAt: r.StartedAt, EndedAt: r.EndedAt, Devices: r.Devices}), nil
+}
+
+// doubt is the reason not to believe that the device is erased, "" if there is
+// none. What the evidence says of itself has to agree, too: a host that calls a
+// wipe verified and names a canary that is still there is wrong about one of them.
+func (d *DeviceWipe) doubt(p WipePolicy) string {
+	switch {
+	case d.Result != WipeVerified:
+		if checkWord("reason", d.Reason, 64, false) == nil {
+			return d.Reason
+		}
+		return "wipe." + d.Result.String()
+	case d.Reason != "":
+		return "wipe.contradiction"
+	case d.Gone != d.Planted:
+		return "wipe.canary_survived"
+	case d.Firmware != d.Approved && !d.Baseline.IsZero():
+		return "wipe.firmware_changed"
+	case d.EndedAt < d.StartedAt:
+		return "wipe.wrong_times"
+	case d.Component == "nvme":
+		return d.driveDoubt(p)
+	}
+	return ""
+}
+
+// driveDoubt is doubt of what only a drive's evidence has. Evidence with a baseline
+// is a real drive's and has to be whole; lab and sim hosts have none.
+func (d *DeviceWipe) driveDoubt(p WipePolicy) string {
+	switch d.Coverage {
+	case CoverageAll:
+		if d.BytesRead != d.SizeBytes || d.SizeBytes == 0 {
+			return "wipe.not_all_read"
+		}
+	case CoverageSampled:
+		if d.BytesRead == 0 || d.BytesRead > d.SizeBytes || d.Sample.IsZero() {
+			return "wipe.not_sampled"
+		}
+	case "":
+		if !d.Baseline.IsZero() {
+			return "wipe.not_all_read"
+		}
+	default:
+		return "wipe.not_all_read"
+	}
+	if !d.Baseline.IsZero() && d.Planted == 0 {
+		return "wipe.no_canaries"
+	}
+	if prefix := wipeMethods[p]; d.Method == "" || !strings.HasPrefix(d.Method, prefix) {
+		return "wipe.wrong_method"
+	}
+	return ""
+}
+
+// wipeMethods are how the methods begin that a policy allows.
+var wipeMethods = [...]string{WipeUnset: "", WipeAuto: "", WipeSanitize: "sanitize-", WipeFormat: "format-", WipeOverwrite: "overwrite"}
+
+// repairScope is the scope that the host named, if it is one.
+func (d *DeviceWipe) repairScope() string {
+	switch d.Scope {
+	case "baseboard", "host":
+		return d.Scope
+	}
+	return "device"
 }

@@ -3,7 +3,17 @@ package domain
 // A writer is the one control-plane process that decides. It begins its term
 // with a command of its own, and answers nothing before that is durable.
 
-// StartWriter begins a writer's term.
+// LogicLevel is the highest logic level this build decides at. What a level
+// changes is decided by w.LogicLevel, so that old history decides as it did:
+//
+//	1  the first
+//	2  late prices are corrected, postings are split at the ends of billing
+//	   periods, an operator's key in a tenant that has people of its own needs a
+//	   reason
+const LogicLevel = 2
+
+// StartWriter begins a writer's term, and raises the log to the level of its build:
+// from then on no older build can write.
 type StartWriter struct {
 	Site       string `json:"site"`
 	Build      string `json:"build"`
@@ -57,7 +67,7 @@ func (m *StartWriter) decide(w *World, x *Context) ([]EventBody, *Error) {
 	if m.LogicLevel < w.LogicLevel {
 		return nil, Errorf(Conflict, "writer.too_old", "the log is at logic level %d, this build decides up to %d: upgrade it", w.LogicLevel, m.LogicLevel)
 	}
-	e := &WriterStarted{Site: m.Site, Term: w.Term + 1, Build: m.Build, LogicLevel: max(w.LogicLevel, 1)}
+	e := &WriterStarted{Site: m.Site, Term: w.Term + 1, Build: m.Build, LogicLevel: max(m.LogicLevel, 1)}
 	if w.At != 0 {
 		e.Outage = x.At.Sub(w.At)
 	}
