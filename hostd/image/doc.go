@@ -5,6 +5,6 @@
 // file would read any file of the host into the guest.
 //
 // The digest of an image is checked by whoever downloads it, before this package
-// sees it ([Digest] computes one). Start reading at [Inspect], then [Write], then
+// sees it. Start reading at [Inspect], then [Write], then
 // [Seed].
 package image

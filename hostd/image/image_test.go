@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/gpuaas/gpuaas/hostd/machine"
+	"github.com/gpuaas/gpuaas/hostd/program"
 )
 
 // qcow2 is a header with a virtual size of 1 GiB, changed by edit.
@@ -95,21 +96,91 @@ func TestWriteArguments(t *testing.T) {
 		}
 		return nil, nil
 	}
-	err := Write(t.Context(), run, path, "/drive", 2<<30)
-	want := []string{
-		"qemu-img convert -n -f qcow2 -O raw -t writeback IMAGE /drive",
-		"qemu-img compare -f qcow2 -F raw IMAGE /drive",
-	}
-	if diff := cmp.Diff(want, ran); diff != "" {
-		t.Error(diff)
-	}
-	var f *machine.Fault
-	if !errors.As(err, &f) || f.Code != "image.compare" || f.Theirs {
-		t.Errorf("a drive that differs: %v", err)
+	for name, c := range map[string]struct {
+		target Target
+		want   []string
+	}{
+		"file": {Target{Path: "/drive", Bytes: 2 << 30}, []string{
+			"qemu-img convert -n -f qcow2 -O raw -t writeback IMAGE /drive",
+			"qemu-img compare -f qcow2 -F raw IMAGE /drive",
+		}},
+		"drive": {Target{Path: "/dev/null", Bytes: 2 << 30, Device: true}, []string{
+			"qemu-img convert -n -f qcow2 -O raw -t none -W -m 16 IMAGE /dev/null",
+			"qemu-img compare --image-opts driver=qcow2,file.driver=file,file.filename=IMAGE driver=raw,size=1073741824,file.driver=host_device,file.filename=/dev/null,file.cache.direct=on",
+		}},
+		"wiped drive": {Target{Path: "/a,b", Bytes: 2 << 30, Device: true, Zero: true}, []string{
+			"qemu-img convert -n -f qcow2 -O raw -t none -W -m 16 --target-is-zero IMAGE /a,b",
+			"qemu-img compare --image-opts driver=qcow2,file.driver=file,file.filename=IMAGE driver=raw,size=1073741824,file.driver=file,file.filename=/a,,b,file.cache.direct=on",
+		}},
+	} {
+		ran = nil
+		err := Write(t.Context(), run, path, c.target)
+		if diff := cmp.Diff(c.want, ran); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+		var f *machine.Fault
+		if !errors.As(err, &f) || f.Code != "image.compare" || f.Theirs {
+			t.Errorf("%s: a drive that differs: %v", name, err)
+		}
 	}
 	ran = nil
-	if err := Write(t.Context(), run, path, "/drive", 1<<29); !errors.As(err, &f) || f.Code != "disk.too_small" || len(ran) != 0 {
+	var f *machine.Fault
+	if err := Write(t.Context(), run, path, Target{Path: "/drive", Bytes: 1 << 29}); !errors.As(err, &f) || f.Code != "disk.too_small" || len(ran) != 0 {
 		t.Errorf("a drive too small: %v, ran %v", err, ran)
+	}
+}
+
+// TestWriteForReal has qemu-img write a real image, and sees a single byte that is
+// not as it was written.
+func TestWriteForReal(t *testing.T) {
+	t.Parallel()
+	if missing := program.Missing("qemu-img"); len(missing) > 0 {
+		t.Skip("SKIPPED: qemu-img is not installed")
+	}
+	dir := t.TempDir()
+	raw, img, drive := filepath.Join(dir, "raw"), filepath.Join(dir, "img"), filepath.Join(dir, "drive")
+	content := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
+	content[510], content[511] = 0x55, 0xaa
+	if err := os.WriteFile(raw, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(raw, 8<<20); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := program.Execute(t.Context(), "qemu-img", "convert", "-c", "-O", "qcow2", raw, img); err != nil {
+		t.Fatal(err)
+	}
+	for _, from := range []string{raw, img} {
+		for _, zero := range []bool{false, true} {
+			dirty := make([]byte, 16<<20)
+			if !zero {
+				copy(dirty[4<<20:], "what an earlier write left")
+			}
+			copy(dirty[12<<20:], "behind the image")
+			if err := os.WriteFile(drive, dirty, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			target := Target{Path: drive, Bytes: 16 << 20, Device: true, Zero: zero}
+			if err := Write(t.Context(), program.Execute, from, target); err != nil {
+				t.Fatal(err)
+			}
+			got, err := os.ReadFile(drive)
+			if err != nil || !bytes.Equal(got[:1<<20], content) || len(bytes.Trim(got[1<<20:8<<20], "\x00")) != 0 {
+				t.Fatalf("%s: the drive does not hold the image: %v", from, err)
+			}
+			flip := func(ctx context.Context, name string, args ...string) ([]byte, error) {
+				out, err := program.Execute(ctx, name, args...)
+				if f, ferr := os.OpenFile(drive, os.O_WRONLY, 0); ferr == nil && args[0] == "convert" {
+					_, _ = f.WriteAt([]byte("X"), 7<<20)
+					_ = f.Close()
+				}
+				return out, err
+			}
+			var f *machine.Fault
+			if err := Write(t.Context(), flip, from, target); !errors.As(err, &f) || f.Code != "image.compare" {
+				t.Errorf("%s: a byte that differs: %v", from, err)
+			}
+		}
 	}
 }
 

@@ -37,7 +37,7 @@ func (m *Machine) PrepareDisk(ctx context.Context, v *machine.VM) error {
 	if v.ImagePath == "" {
 		return &machine.Fault{Code: "image.missing", Err: errors.New("no image file")}
 	}
-	if err := image.Write(ctx, image.Run(m.o.Run), v.ImagePath, path, m.id.DriveBytes); err != nil {
+	if err := image.Write(ctx, m.o.Run, v.ImagePath, image.Target{Path: path, Bytes: m.id.DriveBytes}); err != nil {
 		return err
 	}
 	if err := durable.SyncFile(path); err != nil {
