@@ -71,11 +71,11 @@ func IdentifyReader(r io.ReaderAt, size int64) (string, error) {
 			return s.name, nil
 		}
 	}
-	blank, err := storedZero(r, size)
+	empty, err := storedZero(r, size)
 	switch {
 	case err != nil:
 		return "", err
-	case blank:
+	case empty:
 		return "empty", nil
 	}
 	return "data of an unknown kind", nil
@@ -159,7 +159,7 @@ func storedZero(r io.ReaderAt, size int64) (bool, error) {
 			if got, err := r.ReadAt(buf[:n], at); int64(got) < n {
 				return false, fmt.Errorf("disk: %w", err)
 			}
-			if firstNonZero(buf[:n]) >= 0 {
+			if !blank(buf[:n]) {
 				return false, nil
 			}
 			at += n

@@ -3,8 +3,6 @@ package disk
 import (
 	"bytes"
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -12,24 +10,22 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/hostd/wipe/proof"
 )
 
 // MethodOverwrite is what [Wipe] does: zeroes over everything that is stored, then
 // the file's blocks given back.
 const MethodOverwrite = "overwrite-zero"
 
-const (
-	chunkBytes  = 1 << 20
-	canaryBytes = 4096
-)
+const chunkBytes = 1 << 20
 
 // Wipe overwrites the drive and reads all of it back. nonce is the ended lease's:
-// before the wipe a canary derived from it is written to the beginning, the middle
-// and the end and read again, so that the zeroes read afterwards are known to come
-// from where writes go. An error means that nothing is known; a drive that still
-// holds something is evidence with result failed. Repeating it is harmless.
+// before the wipe canaries derived from it are written and read again, so that the
+// zeroes read afterwards are known to come from where writes go. An error means
+// that nothing is known; a drive that still holds something is evidence with
+// result failed. Repeating it is harmless.
 func Wipe(ctx context.Context, path, serial string, size uint64, nonce domain.Digest) (domain.DeviceWipe, error) {
-	ev := domain.DeviceWipe{Component: "nvme", Serial: serial, Method: MethodOverwrite}
+	ev := domain.DeviceWipe{Component: "nvme", Serial: serial, Method: MethodOverwrite, SizeBytes: size, Coverage: domain.CoverageAll}
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return ev, fmt.Errorf("wipe: %w", err)
@@ -39,26 +35,42 @@ func Wipe(ctx context.Context, path, serial string, size uint64, nonce domain.Di
 	if err != nil {
 		return ev, fmt.Errorf("wipe: %w", err)
 	}
-	if uint64(st.Size()) != size || size < 3*canaryBytes {
+	if uint64(st.Size()) != size {
 		return ev, fmt.Errorf("wipe: %s has %d bytes, want %d", path, st.Size(), size)
 	}
-	if err := plantCanaries(f, size, nonce); err != nil {
-		return ev, err
+	canaries, err := proof.NewCanaries(nonce, 0, serial, st.Size(), make([]byte, proof.CanaryBytes))
+	if err != nil {
+		return ev, fmt.Errorf("wipe: %w", err)
 	}
+	missing, err := canaries.Plant(ctx, medium{f})
+	if err != nil {
+		return ev, fmt.Errorf("wipe: %w", err)
+	}
+	if missing >= 0 {
+		return ev, fmt.Errorf("wipe: the canary written at byte %d does not read back", missing)
+	}
+	ev.Planted = uint32(canaries.Len())
 	if err := overwrite(ctx, f, st.Size()); err != nil {
 		return ev, err
 	}
 	if err := dropCache(f); err != nil {
 		return ev, err
 	}
-	read, dirty, err := readBack(ctx, f, st.Size())
+	gone, survivor, err := canaries.Gone(ctx, medium{f})
 	if err != nil {
-		return ev, err
+		return ev, fmt.Errorf("wipe: %w", err)
+	}
+	ev.Gone = uint32(gone)
+	read, dirty, err := proof.ReadAll(ctx, medium{f}, st.Size(), make([]byte, chunkBytes), 0)
+	if err != nil {
+		return ev, fmt.Errorf("wipe: %w", err)
 	}
 	ev.BytesRead = uint64(read)
 	switch {
+	case survivor >= 0:
+		ev.Result, ev.Reason, ev.Detail = domain.WipeFailed, "wipe.canary_survived", fmt.Sprintf("the canary at byte %d is still there", survivor)
 	case dirty >= 0:
-		ev.Result, ev.Detail = domain.WipeFailed, fmt.Sprintf("byte %d is not zero", dirty)
+		ev.Result, ev.Reason, ev.Detail = domain.WipeFailed, "wipe.not_blank", fmt.Sprintf("byte %d is not zero", dirty)
 	case ev.BytesRead != size:
 		ev.Result, ev.Detail = domain.WipePartial, fmt.Sprintf("read %d of %d bytes", read, size)
 	default:
@@ -67,36 +79,23 @@ func Wipe(ctx context.Context, path, serial string, size uint64, nonce domain.Di
 	return ev, nil
 }
 
-// plantCanaries writes and reads the canaries.
-func plantCanaries(f *os.File, size uint64, nonce domain.Digest) error {
-	at := []int64{0, int64(size/2) &^ (canaryBytes - 1), int64(size-canaryBytes) &^ (canaryBytes - 1)}
-	for i, off := range at {
-		if _, err := f.WriteAt(canary(nonce, i), off); err != nil {
-			return fmt.Errorf("wipe: canary: %w", err)
-		}
-	}
-	if err := dropCache(f); err != nil {
-		return err
-	}
-	got := make([]byte, canaryBytes)
-	for i, off := range at {
-		if _, err := f.ReadAt(got, off); err != nil {
-			return fmt.Errorf("wipe: canary: %w", err)
-		}
-		if !bytes.Equal(got, canary(nonce, i)) {
-			return fmt.Errorf("wipe: the canary written at byte %d does not read back", off)
-		}
-	}
-	return nil
+// medium is the file as what is proved about.
+type medium struct{ f *os.File }
+
+// ReadAt implements [proof.Medium].
+func (m medium) ReadAt(_ context.Context, p []byte, off int64) error {
+	_, err := m.f.ReadAt(p, off)
+	return err
 }
 
-// canary is 4 KiB that nothing else writes: HMAC-SHA256(nonce, "canary", i) over
-// and over. No block of it is zero.
-func canary(nonce domain.Digest, i int) []byte {
-	m := hmac.New(sha256.New, nonce[:])
-	fmt.Fprintf(m, "canary %d", i)
-	return bytes.Repeat(m.Sum(nil), canaryBytes/sha256.Size)
+// WriteAt implements [proof.Medium].
+func (m medium) WriteAt(_ context.Context, p []byte, off int64) error {
+	_, err := m.f.WriteAt(p, off)
+	return err
 }
+
+// Flush implements [proof.Medium].
+func (m medium) Flush(context.Context) error { return dropCache(m.f) }
 
 // overwrite writes zeroes over what is stored, makes that durable, and then gives
 // the blocks back. The order matters: a hole alone would leave the old bytes in
@@ -136,37 +135,7 @@ func dropCache(f *os.File) error {
 	return nil
 }
 
-// readBack reads the whole drive, holes included. It returns how much it read and
-// where the first byte is that is not zero, -1 if there is none.
-func readBack(ctx context.Context, f *os.File, size int64) (read, dirty int64, err error) {
-	buf := make([]byte, chunkBytes)
-	for at := int64(0); at < size; {
-		if err := ctx.Err(); err != nil {
-			return at, -1, fmt.Errorf("wipe: %w", err)
-		}
-		n, err := f.ReadAt(buf[:min(chunkBytes, size-at)], at)
-		if err != nil {
-			return at, -1, fmt.Errorf("wipe: read back: %w", err)
-		}
-		if i := firstNonZero(buf[:n]); i >= 0 {
-			return at + int64(n), at + int64(i), nil
-		}
-		at += int64(n)
-	}
-	return size, -1, nil
-}
-
 var zeroChunk = make([]byte, chunkBytes)
 
-// firstNonZero is the index of the first byte of b that is not zero, or -1.
-func firstNonZero(b []byte) int {
-	if bytes.Equal(b, zeroChunk[:len(b)]) {
-		return -1
-	}
-	for i, c := range b {
-		if c != 0 {
-			return i
-		}
-	}
-	return -1
-}
+// blank says whether b, of at most chunkBytes, is all zero.
+func blank(b []byte) bool { return bytes.Equal(b, zeroChunk[:len(b)]) }
