@@ -23,11 +23,22 @@ type Tree struct {
 
 // New makes an empty tree, removed with the test.
 func New(t testing.TB) *Tree {
-	s := &Tree{Dir: t.TempDir(), t: t, paths: map[string]string{}}
+	s := &Tree{Dir: TempDir(t), t: t, paths: map[string]string{}}
 	for _, d := range []string{"bus/pci/devices", "bus/pci/drivers", "kernel/iommu_groups", "devices"} {
 		s.must(os.MkdirAll(filepath.Join(s.Dir, d), 0o755))
 	}
 	return s
+}
+
+// TempDir is like t.TempDir, in memory if there is a tmpfs: a tree has thousands of
+// files.
+func TempDir(t testing.TB) string {
+	dir, err := os.MkdirTemp("/dev/shm", "gpuaas-test")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
 }
 
 func (s *Tree) must(err error) {
@@ -147,7 +158,7 @@ func (s *Tree) Add(f Function) {
 	s.Write(at("numa_node"), fmt.Sprintf("%d\n", f.Node))
 	s.Write(at("driver_override"), "(null)\n")
 	s.Write(at("resource"), resource(f.BARs))
-	s.Write(at("config"), string(f.config()))
+	s.Write(at("config"), string(f.Config()))
 	if f.Resets != "" {
 		s.Write(at("reset_method"), f.Resets+"\n")
 	}
@@ -217,8 +228,8 @@ func resource(sizes []uint64) string {
 	return b.String()
 }
 
-// config is the function's config space.
-func (f *Function) config() []byte {
+// Config is the function's config space.
+func (f *Function) Config() []byte {
 	c := make([]byte, 4096)
 	le := binary.LittleEndian
 	le.PutUint16(c[0x06:], 0x10)
