@@ -55,6 +55,11 @@ lab-image: ## build the lab's guest image into the cache (once)
 	scripts/setup.sh lab
 	@mkdir -p $(CACHE)/images && img=$$(deploy/lab/mkimage.sh) && ln -sfn "$$img" $(CACHE)/images/tiny.qcow2 && echo "image: $(CACHE)/images/tiny.qcow2"
 
+.PHONY: emuhost-image
+emuhost-image: ## build the emulated GPU host into the cache (root; minutes once, then a moment)
+	scripts/setup.sh lab
+	@deploy/emuhost/mkimage.sh
+
 .PHONY: clean
 clean: ## remove what was built; data directories and caches stay
 	rm -rf $(BIN) .tools
