@@ -34,6 +34,10 @@ const (
 	maxBatchEvents = 4000
 	maxWaiting     = 64 // commits read ahead of the fold
 	endInterval    = time.Second
+	// maxRest bounds the pause after a transaction, and restBehind is from when on there
+	// is none: see rest.
+	maxRest    = 200 * time.Millisecond
+	restBehind = 5 * time.Second
 	// shortGrace is how long the log may look shorter than the read model (a leader
 	// that was just elected) before that counts as a lost tail.
 	shortGrace = 10 * time.Second
@@ -52,6 +56,7 @@ type Projector struct {
 	mu      sync.Mutex
 	applied position
 	changed chan struct{} // closed when applied rises
+	hurry   chan struct{} // somebody waits for what is not applied yet
 	end     End
 
 	oldest atomic.Int64 // domain.Time of the oldest commit read and not applied; 0: none
@@ -60,7 +65,7 @@ type Projector struct {
 
 // Projector makes a projector; [Projector.Run] starts it.
 func (s *Store) Projector(src Source) *Projector {
-	return &Projector{store: s, src: src, grace: shortGrace, batch: maxBatchEvents, changed: make(chan struct{})}
+	return &Projector{store: s, src: src, grace: shortGrace, batch: maxBatchEvents, changed: make(chan struct{}), hurry: make(chan struct{}, 1)}
 }
 
 // delivery is a commit on its way to the fold.
@@ -224,6 +229,7 @@ func (p *Projector) follow(ctx context.Context, w *work) error {
 			return err
 		}
 		p.oldest.Store(int64(batch[0].commit.At))
+		began := time.Now()
 		if err := w.write(ctx, batch); err != nil {
 			if cause := context.Cause(ctx); cause != nil && ctx.Err() != nil {
 				return cause
@@ -232,6 +238,22 @@ func (p *Projector) follow(ctx context.Context, w *work) error {
 		}
 		p.oldest.Store(0)
 		p.publish(w.from)
+		if began.Sub(batch[0].commit.At.Std()) < restBehind {
+			p.rest(ctx, min(time.Since(began), maxRest))
+		}
+	}
+}
+
+// rest pauses for as long as a transaction took, so that under load the next one
+// serves more events, and deciding has at least half of a machine that it shares
+// with the database. Somebody who waits to read their own write ends it.
+func (p *Projector) rest(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-p.hurry:
+	case <-ctx.Done():
 	}
 }
 
@@ -312,6 +334,10 @@ func (p *Projector) WaitFor(ctx context.Context, n uint64) error {
 		p.mu.Unlock()
 		if applied >= n {
 			return nil
+		}
+		select {
+		case p.hurry <- struct{}{}:
+		default:
 		}
 		select {
 		case <-changed:

@@ -46,10 +46,14 @@ func (l *Log) Append(ctx context.Context, expectedSeq uint64, commit []byte) (ui
 			if seq != expectedSeq+1 {
 				return 0, fmt.Errorf("%w: expected message %d, was acknowledged as %d", ErrForked, expectedSeq+1, seq)
 			}
+			l.recent.add(seq, commit)
 			return seq, nil
 		}
 		if isWrongSequence(err) {
 			if done, settled := l.settle(ctx, expectedSeq+1, commit); settled {
+				if done == nil {
+					l.recent.add(expectedSeq+1, commit)
+				}
 				return expectedSeq + 1, done
 			}
 		}

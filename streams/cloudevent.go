@@ -39,30 +39,32 @@ const (
 	contentJSON       = "application/json"
 )
 
-// eventHeaders is what the events of one commit have in common.
+// eventHeaders makes the headers of the events of one commit, one after the other,
+// in one map: a publish encodes them before it returns.
 type eventHeaders struct {
-	source, time, commit, hash, spec, content []string
+	out                         nats.Header
+	kind, id, subject, expected [1]string
 }
 
 func newEventHeaders(site Names, c *domain.Commit, head domain.Head) *eventHeaders {
-	return &eventHeaders{
-		source: []string{"/sites/" + string(site)}, time: []string{c.At.String()},
-		commit: []string{strconv.FormatUint(head.N, 10)}, hash: []string{head.Hash.String()},
-		spec: []string{"1.0"}, content: []string{contentJSON},
-	}
+	return &eventHeaders{out: nats.Header{
+		headerSpec: {"1.0"}, headerContentType: {contentJSON},
+		headerSource: {"/sites/" + string(site)}, headerTime: {c.At.String()},
+		headerCommit: {strconv.FormatUint(head.N, 10)}, headerCommitHash: {head.Hash.String()},
+	}}
 }
 
-// of are the headers of one event, with the fence of its publish.
+// of are the headers of one event, with the fence of its publish: good until the
+// next call.
 func (h *eventHeaders) of(e *domain.Event) nats.Header {
-	out := nats.Header{
-		headerSpec: h.spec, headerSource: h.source, headerTime: h.time, headerCommit: h.commit, headerCommitHash: h.hash,
-		headerContentType: h.content, headerType: {e.Body.EventType()}, headerID: {strconv.FormatUint(e.Number, 10)},
-		jetstream.ExpectedLastSeqHeader: {strconv.FormatUint(e.Number-1, 10)},
+	h.kind[0], h.id[0] = e.Body.EventType(), strconv.FormatUint(e.Number, 10)
+	h.expected[0] = strconv.FormatUint(e.Number-1, 10)
+	h.out[headerType], h.out[headerID], h.out[jetstream.ExpectedLastSeqHeader] = h.kind[:], h.id[:], h.expected[:]
+	delete(h.out, headerSubject)
+	if h.subject[0] = e.Body.Resource(); h.subject[0] != "" {
+		h.out[headerSubject] = h.subject[:]
 	}
-	if r := e.Body.Resource(); r != "" {
-		out[headerSubject] = []string{r}
-	}
-	return out
+	return h.out
 }
 
 // event reads a stored message of the feed.

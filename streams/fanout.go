@@ -34,6 +34,9 @@ type Fanout struct {
 const (
 	// fanoutWindow bounds the events on their way to the feed.
 	fanoutWindow = 8192
+	// fanoutAsk: the last event of a commit asks for an answer, and so does every
+	// event whose number is a multiple of this. It must divide the window.
+	fanoutAsk = 1024
 	// fanoutLook is how often it looks after the feed it writes to.
 	fanoutLook = time.Second
 	// fanoutPatience is how long it waits for the next acknowledgement before it
@@ -207,6 +210,7 @@ func (s *fanoutSession) commit(ctx context.Context, data []byte) error {
 		return err
 	}
 	h := newEventHeaders(s.f.site, c, s.chain.Head)
+	_, last := eventNumbers(c)
 	for i := range c.Decisions {
 		for j := range c.Decisions[i].Events {
 			e := &c.Decisions[i].Events[j]
@@ -216,7 +220,7 @@ func (s *fanoutSession) commit(ctx context.Context, data []byte) error {
 			if e.Number != s.next {
 				return fmt.Errorf("%w: commit %d has event %d, expected %d", ErrForked, c.N, e.Number, s.next)
 			}
-			if err := s.publish(ctx, h, e); err != nil {
+			if err := s.publish(ctx, h, e, e.Number == last || e.Number%fanoutAsk == 0); err != nil {
 				return err
 			}
 			s.next++
@@ -225,7 +229,9 @@ func (s *fanoutSession) commit(ctx context.Context, data []byte) error {
 	return nil
 }
 
-func (s *fanoutSession) publish(ctx context.Context, h *eventHeaders, e *domain.Event) error {
+// publish sends one event, and asks for an answer if told to: each event expects
+// the one before it to be in, so one answer speaks for all before it.
+func (s *fanoutSession) publish(ctx context.Context, h *eventHeaders, e *domain.Event, ask bool) error {
 	for s.next-1-s.f.acked.Load() >= fanoutWindow { // ends with an acknowledgement, or ctx
 		select {
 		case <-s.progress:
@@ -237,8 +243,11 @@ func (s *fanoutSession) publish(ctx context.Context, h *eventHeaders, e *domain.
 	if err != nil {
 		return &badCommitError{err}
 	}
-	msg := &nats.Msg{Subject: domain.EventSubject(string(s.f.site), e.Body), Reply: s.reply, Header: h.of(e), Data: data}
-	s.sent.Store(e.Number)
+	msg := &nats.Msg{Subject: domain.EventSubject(string(s.f.site), e.Body), Header: h.of(e), Data: data}
+	if ask {
+		msg.Reply = s.reply
+		s.sent.Store(e.Number)
+	}
 	return s.f.nc.PublishMsg(msg)
 }
 

@@ -36,6 +36,7 @@ type Log struct {
 	js     jetstream.JetStream
 	stream string
 	offset int64 // stream sequence - commit number
+	recent recent
 
 	asyncErr atomic.Pointer[error] // the last out-of-band error, to explain a timeout
 }

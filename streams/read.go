@@ -47,7 +47,7 @@ func (l *Log) Follow(ctx context.Context, fromSeq uint64, known domain.Head, fn 
 		}
 	}
 	t := tail{
-		js: l.js, stream: l.stream, next: next, overlap: true, lastHash: known.Hash, grace: l.c.LostTailGrace,
+		js: l.js, stream: l.stream, next: next, overlap: true, lastHash: known.Hash, grace: l.c.LostTailGrace, recent: &l.recent,
 		fn: func(m message) error { return fn(m.seq, m.data) },
 	}
 	return t.run(ctx)
@@ -77,6 +77,7 @@ type tail struct {
 	next    uint64   // the sequence wanted next
 	end     uint64   // last sequence wanted; 0: follow
 	overlap bool     // re-read the last message on every new consumer, and compare
+	recent  *recent  // optional: what need not be read from the server
 	fn      func(message) error
 
 	grace time.Duration // how long a stream may look shorter before it is
@@ -109,9 +110,14 @@ func (t *tail) run(ctx context.Context) error {
 	pause := 10 * time.Millisecond
 	for { // ends with ctx, an error that lasts, or t.end
 		before := t.next
-		err := t.session(ctx)
+		err := t.remembered(ctx)
+		if err == nil {
+			err = t.session(ctx)
+		}
 		var own errFn
 		switch {
+		case errors.Is(err, errRemembered):
+			continue
 		case errors.Is(err, errDone):
 			return nil
 		case errors.As(err, &own):
@@ -164,6 +170,9 @@ func (t *tail) session(ctx context.Context) error {
 		}
 		if err := t.take(m, meta, skip && delivered == 1); err != nil {
 			return err
+		}
+		if t.recent != nil && t.last != nil && t.recent.has(t.next) {
+			return errRemembered
 		}
 	}
 }

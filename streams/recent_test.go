@@ -1,0 +1,60 @@
+package streams
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/gpuaas/gpuaas/domain"
+)
+
+func TestRecentKeepsTheNewestInOrder(t *testing.T) {
+	t.Parallel()
+	var r recent
+	if _, _, ok := r.after(0, nil, domain.Digest{}); ok || r.has(0) {
+		t.Fatal("an empty memory holds something")
+	}
+	commit := make([]byte, recentBytes/4)
+	last := func() []byte { return append([]byte(nil), commit...) }
+	for seq := uint64(5); seq < 15; seq++ {
+		copy(commit, fmt.Sprintf("commit %2d", seq))
+		r.add(seq, commit)
+	}
+	if r.has(10) || !r.has(11) || !r.has(14) || r.has(15) {
+		t.Error("it should hold the newest four")
+	}
+	copy(commit, "commit 11")
+	msgs, _, ok := r.after(11, last(), domain.Digest{})
+	if !ok || len(msgs) != 3 || string(msgs[0][:9]) != "commit 12" {
+		t.Errorf("after 11: %d messages, %v", len(msgs), ok)
+	}
+	if _, _, ok := r.after(11, nil, domain.DigestOf(last())); !ok {
+		t.Error("the hash of message 11 was not recognised")
+	}
+	if _, _, ok := r.after(12, last(), domain.Digest{}); ok {
+		t.Error("a reader of another log was served")
+	}
+	if _, _, ok := r.after(12, nil, domain.DigestOf(last())); ok {
+		t.Error("a reader of another log was served by its hash")
+	}
+	if _, _, ok := r.after(10, last(), domain.Digest{}); ok {
+		t.Error("what message 10 was cannot be compared any more")
+	}
+	copy(commit, "commit 14")
+	none, grown, ok := r.after(14, last(), domain.Digest{})
+	if !ok || len(none) != 0 {
+		t.Errorf("after the last: %d messages, %v", len(none), ok)
+	}
+	r.add(15, commit)
+	select {
+	case <-grown:
+	default:
+		t.Error("whoever waits is not woken")
+	}
+	if string(msgs[0][:9]) != "commit 12" {
+		t.Error("what was handed out changed")
+	}
+	r.add(99, commit) // after a gap nothing older may be joined to it
+	if r.has(15) || !r.has(99) {
+		t.Error("a gap was bridged")
+	}
+}
