@@ -79,6 +79,8 @@ type DeviceFunction struct {
 	Address string `json:"address"`
 	PCIID   string `json:"pci_id"`
 	Class   string `json:"class"`
+
+	IOMMUGroup int `json:"iommu_group,omitempty"`
 }
 
 // Slots lists the fleet's slots; host and state may be empty.

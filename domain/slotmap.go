@@ -97,12 +97,15 @@ type DeviceFunction struct {
 	Address string `json:"address"`
 	PCIID   string `json:"pci_id"`
 	Class   string `json:"class"` // six hexadecimal digits: "040300"
+
+	IOMMUGroup uint32 `json:"iommu_group,omitempty"`
 }
 
 func (f *DeviceFunction) wire(c *coder) {
 	c.str(1, &f.Address)
 	c.str(2, &f.PCIID)
 	c.str(3, &f.Class)
+	uintField(c, 4, &f.IOMMUGroup)
 }
 
 // SlotSpec is one slot of a proposed map: a GPU, an NVMe drive and an InfiniBand

@@ -36,6 +36,7 @@ type Agent struct {
 	approved   *domain.SlotMap // the map that desired names, if it is one of ours
 	discovered *domain.SlotMap
 	lookAt     time.Time          // when to discover again
+	doubted    bool               // the last look was bad, and is not believed yet
 	same       [2]*domain.SlotMap // the last two maps that were found to be the same
 	began      time.Time
 	chains     map[*chain]struct{}
@@ -149,10 +150,16 @@ func (a *Agent) reconcile(ctx context.Context) (time.Duration, error) {
 		return a.o.Limits.Replan, full(err)
 	}
 	specs, broken := resolve(a.approved, a.discovered)
-	state.Broken = broken
+	if err := a.reportBroken(broken); err != nil {
+		return a.o.Limits.Replan, full(err)
+	}
+	state.Broken = map[uint32]string{}
+	for slot, d := range broken {
+		state.Broken[slot] = d.reason
+	}
 	for i := range a.desired.VMs {
 		for _, l := range a.desired.VMs[i].Leases {
-			if _, ok := specs[l.Index]; !ok && broken[l.Index] == "" {
+			if specAt(a.approved, l.Index) == nil {
 				state.Broken[l.Index] = reasonUnknownSlot
 			}
 		}

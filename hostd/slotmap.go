@@ -12,12 +12,15 @@ import (
 
 	"github.com/gpuaas/gpuaas/domain"
 	"github.com/gpuaas/gpuaas/hostd/journal"
+	"github.com/gpuaas/gpuaas/hostd/machine"
 )
 
 // What can be wrong with a slot, as a reason of a refusal.
 const (
 	reasonUnknownSlot = "slot.unknown"        // the approved map has no such slot
 	reasonMissing     = "slot.device_missing" // a device of the slot is not there, by its serial
+	reasonFirmware    = "slot.firmware_changed"
+	reasonChanged     = "slot.device_changed" // another board, size, or block size under the same serial
 )
 
 // inventory looks at the hardware when it is time to, and proposes what it found
@@ -33,7 +36,7 @@ func (a *Agent) inventory(ctx context.Context) error {
 			a.o.Log.Warn("cannot discover the hardware", "err", err)
 			a.lookAt = now.Add(a.o.Limits.Replan)
 		} else {
-			a.discovered = found
+			a.believe(found)
 		}
 	}
 	if a.discovered == nil || !a.fence.Seen().Conflict.IsZero() {
@@ -48,6 +51,39 @@ func (a *Agent) inventory(ctx context.Context) error {
 		return nil
 	}
 	return a.propose()
+}
+
+// believe takes a look at the hardware for true: at once, unless it breaks an
+// approved slot that was whole. One bad look may be a device in the middle of
+// something; the next, which comes soon, counts whatever it says.
+func (a *Agent) believe(found *domain.SlotMap) {
+	if a.approved != nil && !a.doubted {
+		_, was := resolve(a.approved, a.discovered)
+		_, is := resolve(a.approved, found)
+		for slot := range is {
+			if _, already := was[slot]; !already {
+				a.o.Log.Warn("a slot is not as approved: looking again", "slot", slot, "component", is[slot].component, "reason", is[slot].reason)
+				a.doubted, a.lookAt = true, a.o.Clock().Add(a.o.Limits.Backoff/2)
+				a.holdOff["inventory"] = a.o.Clock().Add(a.o.Limits.Backoff)
+				return
+			}
+		}
+	}
+	a.discovered, a.doubted = found, false
+}
+
+// reportBroken says which slots are not what was approved, so that they are taken
+// out of service. A slot whose id was never placed is nobody's yet.
+func (a *Agent) reportBroken(broken map[uint32]defect) error {
+	for slot, d := range broken {
+		if _, known := a.journal.Fact(slotIDKey(slot)); !known {
+			continue
+		}
+		if err := a.reportFault(machine.Event{Slot: slot, Component: d.component, Scope: "device", Detail: d.reason}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (a *Agent) propose() error {
@@ -74,7 +110,8 @@ func (a *Agent) propose() error {
 }
 
 // sameHardware compares two maps by what an operator approves, leaving out what
-// moves by itself: addresses, and what is on the drives.
+// moves by itself: addresses and numbers, what is on the drives, what was set in
+// virtual functions, and the kernel.
 func sameHardware(a, b *domain.SlotMap) bool {
 	return reflect.DeepEqual(settled(a), settled(b))
 }
@@ -84,41 +121,112 @@ func settled(m *domain.SlotMap) domain.SlotMap {
 	out.Slots = slices.Clone(m.Slots)
 	for i := range out.Slots {
 		s := &out.Slots[i]
-		s.OnDisk, s.IOMMUGroups = "", nil
-		s.GPU.Address, s.NVMe.Address, s.IBVF.Address = "", "", ""
+		s.OnDisk, s.Why, s.IOMMUGroups = "", "", nil
+		s.GPU, s.NVMe, s.IBVF = settledDevice(s.GPU), settledDevice(s.NVMe), settledDevice(s.IBVF)
+	}
+	out.Spares = slices.Clone(m.Spares)
+	for i := range out.Spares {
+		s := &out.Spares[i]
+		s.OnDisk, s.Why, s.Device = "", "", settledDevice(s.Device)
 	}
 	out.Unsafe = nil // addresses and reasons: nothing of it can be rented
+	out.Kernel = ""
 	return out
 }
 
-// resolve finds the approved slots in what is there now: a device is known by its
-// serial, its address may have changed. A slot whose devices are not all there is
-// broken. Before the first discovery nothing is known, and nothing resolved.
-func resolve(approved, found *domain.SlotMap) (specs map[uint32]domain.SlotSpec, broken map[uint32]string) {
-	specs, broken = map[uint32]domain.SlotSpec{}, map[uint32]string{}
+func settledDevice(d domain.Device) domain.Device {
+	d.Address, d.IOMMUGroup, d.Root, d.Switch, d.PF = "", 0, "", "", ""
+	d.GUID, d.MAC, d.PKeys = "", "", nil
+	d.Functions = slices.Clone(d.Functions)
+	for i := range d.Functions {
+		d.Functions[i].Address, d.Functions[i].IOMMUGroup = "", 0
+	}
+	return d
+}
+
+// defect is why a slot is not as approved.
+type defect struct{ component, reason string }
+
+// resolve finds the approved slots in what is there now, in slots or left over: a
+// device is known by its serial, its address may have changed. A slot whose devices
+// are not all there, or not what they were, is broken; what is not there has no
+// address. Before the first discovery nothing is known, and nothing resolved.
+func resolve(approved, found *domain.SlotMap) (specs map[uint32]domain.SlotSpec, broken map[uint32]defect) {
+	specs, broken = map[uint32]domain.SlotSpec{}, map[uint32]defect{}
 	if found == nil {
 		return specs, broken
 	}
 	devices := map[string]domain.Device{}
-	groups := map[string][]uint32{}
+	groups := map[string][]uint32{} // of maps whose devices do not say theirs
 	for i := range found.Slots {
 		s := &found.Slots[i]
 		devices["gpu "+s.GPU.Serial], devices["nvme "+s.NVMe.Serial], devices["ib_vf "+s.IBVF.Serial] = s.GPU, s.NVMe, s.IBVF
 		groups[s.NVMe.Serial] = s.IOMMUGroups
 	}
+	for i := range found.Spares {
+		s := &found.Spares[i]
+		devices[s.Kind+" "+s.Device.Serial] = s.Device
+	}
 	for _, s := range approved.Slots {
-		gpu, hasGPU := devices["gpu "+s.GPU.Serial]
-		nvme, hasNVMe := devices["nvme "+s.NVMe.Serial]
-		vf, hasVF := devices["ib_vf "+s.IBVF.Serial]
-		if !hasGPU || !hasNVMe || !hasVF {
-			broken[s.Index] = reasonMissing
-			continue
+		for _, c := range []struct {
+			name string
+			of   *domain.Device
+		}{{"gpu", &s.GPU}, {"nvme", &s.NVMe}, {"ib_vf", &s.IBVF}} {
+			if c.of.Serial == "" {
+				continue // a slot without one
+			}
+			is, there := devices[c.name+" "+c.of.Serial]
+			why := reasonMissing
+			if there {
+				why = changed(c.name, c.of, &is)
+				*c.of = is
+			} else {
+				c.of.Address = ""
+			}
+			if _, already := broken[s.Index]; why != "" && !already {
+				broken[s.Index] = defect{c.name, why}
+			}
 		}
-		s.GPU, s.NVMe, s.IBVF = gpu, nvme, vf
-		s.IOMMUGroups = groups[nvme.Serial]
+		s.IOMMUGroups = groupsOf(&s)
+		if s.IOMMUGroups == nil {
+			s.IOMMUGroups = groups[s.NVMe.Serial]
+		}
 		specs[s.Index] = s
 	}
 	return specs, broken
+}
+
+// changed says how a device differs from the approved one with its serial, "" if
+// not at all. A tenant had the drive's admin queue and all of the GPU: other firmware
+// may be the tenant's. A virtual function has none of its own.
+func changed(component string, was, is *domain.Device) string {
+	differs := func(a, b string) bool { return a != "" && a != b }
+	switch {
+	case component != "ib_vf" && differs(was.Firmware, is.Firmware):
+		return reasonFirmware
+	case differs(was.PCIID, is.PCIID), differs(was.Subsystem, is.Subsystem),
+		was.PCISerial != "" && differs(is.PCISerial, was.PCISerial),
+		was.PCIID != "" && (was.SizeBytes != is.SizeBytes || was.LBABytes != is.LBABytes),
+		was.ModuleID != 0 && is.ModuleID != 0 && was.ModuleID != is.ModuleID:
+		return reasonChanged
+	}
+	return ""
+}
+
+// groupsOf are the IOMMU groups of a slot's devices; nil if they do not say.
+func groupsOf(s *domain.SlotSpec) []uint32 {
+	var out []uint32
+	for _, d := range []*domain.Device{&s.GPU, &s.NVMe, &s.IBVF} {
+		if d.PCIID == "" || d.Address == "" {
+			continue
+		}
+		out = append(out, d.IOMMUGroup)
+		for i := range d.Functions {
+			out = append(out, d.Functions[i].IOMMUGroup)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // mapStore keeps the maps that this host proposed, by digest: only one of them can

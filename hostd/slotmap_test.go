@@ -121,3 +121,104 @@ func TestTwoEndedLeasesOfOneSlot(t *testing.T) {
 		r.awaitSaid("wiped 0 gen 1 attempt 1 verified", "wiped 0 gen 2 attempt 1 verified")
 	})
 }
+
+// What is not as approved is said, so that the site takes the slot out of service;
+// what runs goes on, and nothing new starts there.
+func TestChangedHardwareIsAFault(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		change func(m *domain.SlotMap)
+		say    string
+	}{
+		"a GPU is gone": {func(m *domain.SlotMap) { m.Slots[1].GPU.Serial = "OTHER" }, "faulted gpu slot.device_missing"},
+		"a drive has other firmware": {
+			func(m *domain.SlotMap) { m.Slots[1].NVMe.Firmware = "HACKED" }, "faulted nvme slot.firmware_changed",
+		},
+		"a GPU has other firmware":     {func(m *domain.SlotMap) { m.Slots[1].GPU.Firmware = "" }, "faulted gpu slot.firmware_changed"},
+		"a drive is of other size":     {func(m *domain.SlotMap) { m.Slots[1].NVMe.SizeBytes /= 2 }, "faulted nvme slot.device_changed"},
+		"a GPU is of another board":    {func(m *domain.SlotMap) { m.Slots[1].GPU.Subsystem = "10de:0001" }, "faulted gpu slot.device_changed"},
+		"a GPU moved on the baseboard": {func(m *domain.SlotMap) { m.Slots[1].GPU.ModuleID = 7 }, "faulted gpu slot.device_changed"},
+		"all of a slot is unsafe now":  {func(m *domain.SlotMap) { m.Slots = m.Slots[:1] }, "faulted gpu slot.device_missing"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				r := newRack(t, sim.Options{Slots: 2})
+				r.limits.Discover = 10 * time.Second
+				changed := false
+				r.rewire = func(m *domain.SlotMap) {
+					realHardware(m)
+					if changed {
+						c.change(m)
+					}
+				}
+				r.start()
+				r.approve()
+				r.site.place(func(d *domain.Desired) { d.VMs = append(d.VMs, vm(1, 0), vm(2, 1)) })
+				r.awaitSaid("ready 1 boot 1", "ready 2 boot 1")
+				changed = true
+				r.await(c.say, func() bool { return r.site.heard(c.say) })
+				if o, _ := r.machine.Observe(t.Context()); len(o) != 2 || !o[0].Running || !o[1].Running {
+					t.Errorf("what ran does not run on: %+v", o)
+				}
+				time.Sleep(time.Hour)
+				r.stop()
+				r.start()
+				time.Sleep(time.Hour)
+				if n := r.site.count("faulted"); n != 1 {
+					t.Errorf("said %d times", n)
+				}
+				r.site.mu.Lock()
+				defer r.site.mu.Unlock()
+				for _, rep := range r.site.reports {
+					if rep.Fault != nil && (rep.Fault.Slot != domain.SlotID{2} || rep.Fault.Scope != "device") {
+						t.Errorf("%+v", rep.Fault)
+					}
+				}
+			})
+		})
+	}
+}
+
+// One look that finds less than is there is a glitch: it is looked again before
+// anything follows from it. What moved, or is left over, is found.
+func TestOneBadLookIsNotBelieved(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRack(t, sim.Options{Slots: 2})
+		r.limits.Discover = 10 * time.Second
+		looks := 0
+		r.rewire = func(m *domain.SlotMap) {
+			realHardware(m)
+			switch looks++; {
+			case looks == 2:
+				m.Slots = m.Slots[:1]
+			case looks > 3: // slot 1's drive and VF are left over; all is renumbered
+				m.Slots[1].NVMe, m.Spares = domain.Device{Serial: "NEW", Address: "0000:ff:00.0", PCIID: "144d:a824"}, []domain.SpareDevice{{Kind: "nvme", Device: m.Slots[1].NVMe}}
+				m.Spares[0].Device.Address, m.Spares[0].Device.IOMMUGroup = "0000:fe:00.0", 99
+			}
+		}
+		r.start()
+		r.approve()
+		r.await("looks", func() bool { return looks > 4 })
+		r.site.place(func(d *domain.Desired) { d.VMs = append(d.VMs, vm(1, 1)) })
+		r.awaitSaid("ready 1 boot 1")
+		if n := r.site.count("faulted"); n != 0 {
+			t.Errorf("%d faults", n)
+		}
+		got := r.body.given[0].Slots[0]
+		if got.NVMe.Address != "0000:fe:00.0" || got.NVMe.Serial == "NEW" || len(got.IOMMUGroups) != 3 || got.IOMMUGroups[2] != 99 {
+			t.Errorf("given to the machine: %+v", got)
+		}
+	})
+}
+
+// realHardware gives simulated devices what real ones have.
+func realHardware(m *domain.SlotMap) {
+	for i := range m.Slots {
+		s := &m.Slots[i]
+		s.GPU.PCIID, s.GPU.Subsystem, s.GPU.Firmware, s.GPU.ModuleID = "10de:2330", "10de:16c1", "96.00", uint32(i+1)
+		s.NVMe.PCIID, s.NVMe.Firmware, s.IBVF.PCIID = "144d:a824", "EPK9", "15b3:101e"
+		s.GPU.IOMMUGroup, s.NVMe.IOMMUGroup, s.IBVF.IOMMUGroup = s.IOMMUGroups[0], s.IOMMUGroups[1], s.IOMMUGroups[2]
+	}
+}

@@ -78,7 +78,7 @@ func (l *look) candidate(kind string, d *pci.Device) *candidate {
 		}
 		c.own = own
 		for _, o := range own {
-			c.dev.Functions = append(c.dev.Functions, domain.DeviceFunction{Address: o.Address.String(), PCIID: o.IDs(), Class: fmt.Sprintf("%06x", o.Class)})
+			c.dev.Functions = append(c.dev.Functions, domain.DeviceFunction{Address: o.Address.String(), PCIID: o.IDs(), Class: fmt.Sprintf("%06x", o.Class), IOMMUGroup: o.Group})
 		}
 	}
 	l.found = append(l.found, c)

@@ -182,6 +182,9 @@ func (l *look) approvedDrive(serial string) bool {
 	return m != nil && slices.ContainsFunc(m.Slots, func(s domain.SlotSpec) bool { return s.NVMe.Serial == serial })
 }
 
+// BlockDevices are those of a folder such as "/dev".
+func BlockDevices(dir string) Disks { return blockDevices{dir} }
+
 // blockDevices are those of a folder such as /dev.
 type blockDevices struct{ dir string }
 
