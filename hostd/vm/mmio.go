@@ -39,11 +39,13 @@ func roundUp(n, to uint64) uint64 { return (n + to - 1) / to * to }
 // MMIO64MiB is the size of the window that the 64-bit BARs of the slots' functions
 // need in the guest, each slot behind the ports that the layout gives it. It is a
 // power of two, because the firmware begins the window at a multiple of its size.
-func MMIO64MiB(slots []domain.SlotSpec, bars map[string][]uint64) uint64 {
+func MMIO64MiB(slots []domain.SlotSpec) uint64 {
 	function := func(d domain.Device) window {
 		var ws []window
-		for _, size := range bars[d.Address] {
-			ws = append(ws, window{size, size})
+		for _, bar := range d.BARs {
+			if bar.Wide && !bar.IO {
+				ws = append(ws, window{bar.SizeBytes, bar.SizeBytes})
+			}
 		}
 		return pack(ws)
 	}

@@ -23,13 +23,9 @@ type Passthrough struct {
 	Pins  Pins
 	Slots []domain.SlotSpec // the VM's, in the order of its leases; it boots from the first one's drive
 
-	// BARs are the sizes in bytes of each function's 64-bit memory BARs, by address.
-	// A function that is not in it has none.
-	BARs map[string][]uint64
-
 	Cores       [][]uint16       // the host's cores: each the hardware threads that are siblings
 	HostThreads []uint16         // hardware threads that are the host's own: QEMU's other threads run there
-	HugepageKiB map[uint8]uint64 // size of the huge pages of a NUMA node; absent: ordinary pages
+	HugepageKiB map[uint8]uint32 // size of the huge pages of a NUMA node; absent: ordinary pages
 	LockMemory  bool             // nothing of the guest is ever swapped
 	User        User             // QEMU runs as
 	AMD         bool             // AMD processors show a guest its SMT siblings only when told to
@@ -53,7 +49,8 @@ func (u Users) Of(slot uint32) (User, error) {
 	return User{u.First + slot, u.First + slot}, nil
 }
 
-// devices are the slot's functions in the order of their guest addresses.
+// slotDevices are the slot's functions. Other functions of the same devices (a GPU's
+// audio) are with vfio-pci too, and no guest needs them.
 func slotDevices(s *domain.SlotSpec) []*domain.Device {
 	d := []*domain.Device{&s.GPU, &s.NVMe}
 	if s.IBVF.Address != "" {
@@ -86,19 +83,14 @@ func (p *Passthrough) validate(kvm bool) error {
 				return fmt.Errorf("slot %d: %s is slot %d's already", s.Index, d.Address, by)
 			}
 			seen[d.Address] = s.Index
-		}
-	}
-	for address, sizes := range p.BARs {
-		if _, ok := seen[address]; !ok {
-			return fmt.Errorf("%s is in none of the VM's slots", address)
-		}
-		for _, size := range sizes {
-			if bits.OnesCount64(size) != 1 || size > maxBARBytes {
-				return fmt.Errorf("%s: a BAR of %d bytes", address, size)
+			for _, bar := range d.BARs {
+				if bits.OnesCount64(bar.SizeBytes) != 1 || bar.SizeBytes > maxBARBytes {
+					return fmt.Errorf("slot %d: %s has a BAR of %d bytes", s.Index, d.Address, bar.SizeBytes)
+				}
 			}
 		}
 	}
-	if need := MMIO64MiB(p.Slots, p.BARs); need > p.Pins.MMIO64MiB {
+	if need := MMIO64MiB(p.Slots); need > p.Pins.MMIO64MiB {
 		return fmt.Errorf("the devices need %d MiB of 64-bit addresses, the VM began with %d: other devices than at its first start", need, p.Pins.MMIO64MiB)
 	}
 	if len(p.cells()) > maxCells {

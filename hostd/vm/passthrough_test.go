@@ -20,9 +20,8 @@ func TestPassthroughRefuses(t *testing.T) {
 		"a GPU as its own VF":    {func(_ *Spec, p *Passthrough) { p.Slots[1].IBVF.Address = p.Slots[1].GPU.Address }, "is slot 1's already"},
 		"address without domain": {func(_ *Spec, p *Passthrough) { p.Slots[0].GPU.Address = "10:00.0" }, "is no address"},
 		"no drive":               {func(_ *Spec, p *Passthrough) { p.Slots[1].NVMe.Address = "" }, "is no address"},
-		"a foreign device":       {func(_ *Spec, p *Passthrough) { p.BARs["0000:00:1f.0"] = nil }, "in none of the VM's slots"},
-		"a crooked BAR":          {func(_ *Spec, p *Passthrough) { p.BARs[p.Slots[0].GPU.Address] = []uint64{3 << 20} }, "a BAR of"},
-		"a bigger GPU":           {func(_ *Spec, p *Passthrough) { p.BARs[p.Slots[0].GPU.Address] = []uint64{1 << 40} }, "other devices than at its first start"},
+		"a crooked BAR":          {func(_ *Spec, p *Passthrough) { p.Slots[0].GPU.BARs = wide(3 << 20) }, "a BAR of"},
+		"a bigger GPU":           {func(_ *Spec, p *Passthrough) { p.Slots[0].GPU.BARs = wide(1 << 40) }, "other devices than at its first start"},
 		"no memory":              {func(_ *Spec, p *Passthrough) { p.Slots[1].MemoryMiB = 0 }, "slot 1: no memory"},
 		"no threads":             {func(_ *Spec, p *Passthrough) { p.Slots[1].Threads = nil }, "no hardware threads"},
 		"a thread twice":         {func(_ *Spec, p *Passthrough) { p.Slots[1].Threads[0] = p.Slots[0].Threads[0] }, "is slot 0's already"},
@@ -112,13 +111,10 @@ func TestMMIO64(t *testing.T) {
 		"eight of 256 G": {8, []uint64{64 << 20, 256 << 30, 32 << 20}, 4 << 20},
 	} {
 		var slots []domain.SlotSpec
-		bars := map[string][]uint64{}
-		for i := range c.slots {
-			address := "0000:0" + string(rune('0'+i)) + ":00.0"
-			slots = append(slots, domain.SlotSpec{GPU: domain.Device{Address: address}})
-			bars[address] = c.gpu
+		for range c.slots {
+			slots = append(slots, domain.SlotSpec{GPU: domain.Device{BARs: wide(c.gpu...)}})
 		}
-		if got := MMIO64MiB(slots, bars); got != c.want {
+		if got := MMIO64MiB(slots); got != c.want {
 			t.Errorf("%s: %d MiB, want %d", name, got, c.want)
 		}
 	}

@@ -44,8 +44,9 @@ func golden() map[string]struct {
 	emuhost.KVM = false
 	p := emuhost.Passthrough
 	p.Slots[0].MemoryMiB, p.Slots[0].Threads = 64, []uint16{1}
-	p.Cores, p.HostThreads, p.HugepageKiB, p.LockMemory, p.BARs = [][]uint16{{0}, {1}}, []uint16{0}, nil, false, nil
-	p.Pins = NewPins("pc-q35-7.2", MMIO64MiB(p.Slots, nil))
+	p.Cores, p.HostThreads, p.HugepageKiB, p.LockMemory = [][]uint16{{0}, {1}}, []uint16{0}, nil, false
+	p.Slots[0].GPU.BARs, p.Slots[0].IBVF.BARs = nil, nil
+	p.Pins = NewPins("pc-q35-7.2", MMIO64MiB(p.Slots))
 	direct := *emuhost
 	direct.Firmware, direct.FirmwareVars, direct.NVRAM, direct.Kernel = "", "", "", "/img/bare.elf"
 
@@ -59,6 +60,14 @@ func golden() map[string]struct {
 	}
 }
 
+// wide are 64-bit BARs of these sizes.
+func wide(sizes ...uint64) (bars []domain.BAR) {
+	for i, size := range sizes {
+		bars = append(bars, domain.BAR{Index: uint8(2 * i), SizeBytes: size, Wide: true, Prefetchable: true})
+	}
+	return bars
+}
+
 // realHost is a VM with slots of a DGX-like host: two threads a core, 1 GiB pages, GPUs
 // with BARs of 128 GiB.
 func realHost(slots, nodes int) *Spec {
@@ -70,8 +79,8 @@ func realHost(slots, nodes int) *Spec {
 		ConsoleLog: "/vms/console.log", ReadySocket: "/run/ready",
 	}
 	p := &Passthrough{
-		BARs: map[string][]uint64{}, HostThreads: []uint16{0, 100},
-		HugepageKiB: map[uint8]uint64{0: 1 << 20, 1: 1 << 20}, LockMemory: true, User: User{70000, 70000},
+		HostThreads: []uint16{0, 100},
+		HugepageKiB: map[uint8]uint32{0: 1 << 20, 1: 1 << 20}, LockMemory: true, User: User{70000, 70000},
 	}
 	for i := range slots {
 		node := i * nodes / slots
@@ -88,12 +97,10 @@ func realHost(slots, nodes int) *Spec {
 			p.Cores = append(p.Cores, core)
 			slot.Threads = append(slot.Threads, core...)
 		}
-		p.BARs[slot.GPU.Address] = []uint64{16 << 20, 128 << 30, 32 << 20}
-		p.BARs[slot.IBVF.Address] = []uint64{1 << 20}
-		p.BARs[slot.NVMe.Address] = []uint64{16 << 10}
+		slot.GPU.BARs, slot.IBVF.BARs, slot.NVMe.BARs = wide(16<<20, 128<<30, 32<<20), wide(1<<20), wide(16<<10)
 		p.Slots = append(p.Slots, slot)
 	}
-	p.Pins = NewPins("pc-q35-7.2", MMIO64MiB(p.Slots, p.BARs))
+	p.Pins = NewPins("pc-q35-7.2", MMIO64MiB(p.Slots))
 	s.Passthrough = p
 	return s
 }
