@@ -54,6 +54,10 @@ type LedgerEntry struct {
 	VMID         string `json:"vm_id,omitempty"`
 	EffectiveAt  string `json:"effective_at" format:"date-time" doc:"When it counts"`
 	RecordedAt   string `json:"recorded_at" format:"date-time" doc:"When it was written"`
+	Corrects     string `json:"corrects_tx_id,omitempty" doc:"Of a correction: the last of the transactions that posted this usage. They stay as they are"`
+	PriceID      string `json:"price_id,omitempty" doc:"Of a correction: the price that was published late; left out: a stop that was known late"`
+	UsageFrom    string `json:"usage_from,omitempty" format:"date-time" doc:"Of a correction: the usage it is about"`
+	UsageTo      string `json:"usage_to,omitempty" format:"date-time"`
 }
 
 // UsageLine is one VM's billable time.
@@ -167,6 +171,7 @@ func (s *Server) listLedger(c *call) (*List[LedgerEntry], *domain.Error) {
 		return LedgerEntry{
 			Sequence: r.N, TxID: r.TxID, TenantID: r.TenantID, Kind: r.Kind, Account: r.Account, Amount: r.AmountMicros, Currency: r.Currency,
 			AllocationID: r.AllocationID, VMID: r.VMID, EffectiveAt: r.EffectiveAt.String(), RecordedAt: r.RecordedAt.String(),
+			Corrects: r.Corrects, PriceID: r.PriceID, UsageFrom: r.UsageFrom.String(), UsageTo: r.UsageTo.String(),
 		}
 	})
 }

@@ -134,6 +134,16 @@ func TestWhatIsReadIsWhatWasAnswered(t *testing.T) {
 	}
 	made := s.want(201, s.admin, "POST", "/v1/tenants", `{"name":"other","currency":"EUR","credit_line_micros":5}`)
 	compare(made, made.header.Get("Location"))
+	made = s.want(201, s.admin, "POST", "/v1/tenants", `{"name":"west","billing_time_zone":"America/New_York"}`)
+	compare(made, made.header.Get("Location"))
+	if got := made.get("billing_time_zone"); got != "America/New_York" {
+		t.Errorf("billed in %s", got)
+	}
+	for _, zone := range []string{"Mars/Base", "Local", "../../etc/passwd"} {
+		if got := s.want(422, s.admin, "POST", "/v1/tenants", fmt.Sprintf(`{"name":"bad","billing_time_zone":%q}`, zone)).get("code"); got != "time_zone.unknown" {
+			t.Errorf("%s: %s", zone, got)
+		}
+	}
 	made = s.want(201, ten.owner, "POST", "/v1/tenants/"+ten.id+"/projects", `{"name":"second"}`)
 	compare(made, made.header.Get("Location"))
 	made = s.want(201, s.admin, "POST", "/v1/skus", `{"name":"gpu-8x","shape":8,"gpu_class":"sim-gpu"}`)

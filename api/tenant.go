@@ -1,9 +1,12 @@
 package api
 
 import (
+	"cmp"
 	"crypto/hmac"
 	"crypto/sha256"
 	"strings"
+	"time"
+	_ "time/tzdata" // time zones do not depend on the machine
 
 	"github.com/gpuaas/gpuaas/domain"
 	"github.com/gpuaas/gpuaas/projections"
@@ -17,6 +20,7 @@ type Tenant struct {
 	State        string `json:"state" enum:"active,past_due,suspended" doc:"Follows the tenant's money. past_due: no launches; suspended: compute stopped, disks kept"`
 	Currency     string `json:"currency" example:"USD"`
 	CreditLine   int64  `json:"credit_line_micros" doc:"How far below zero the tenant may go"`
+	Zone         string `json:"billing_time_zone" example:"UTC" doc:"Its months are the billing periods"`
 	GraceUntil   string `json:"grace_until,omitempty" format:"date-time" doc:"past_due: suspended then"`
 	CreditEndsAt string `json:"credit_ends_at,omitempty" format:"date-time" doc:"When the credit ends at the present rate"`
 	CreatedAt    string `json:"created_at" format:"date-time"`
@@ -27,6 +31,7 @@ type createTenant struct {
 	Name       string   `json:"name" minLength:"1" maxLength:"63" pattern:"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$" example:"acme"`
 	Currency   string   `json:"currency,omitempty" minLength:"3" maxLength:"3" example:"USD" default:"USD" doc:"ISO 4217; never changes"`
 	CreditLine int64    `json:"credit_line_micros,omitempty" minimum:"0"`
+	Zone       string   `json:"billing_time_zone,omitempty" maxLength:"64" example:"America/New_York" default:"UTC" doc:"IANA name: its months are the billing periods; never changes"`
 }
 
 // Member is a user of a tenant, or of a project.
@@ -60,7 +65,12 @@ func (s *Server) createTenant(c *call, b *createTenant) (*Tenant, *domain.Error)
 	if b.Currency == "" {
 		b.Currency = "USD"
 	}
-	d, err := c.submit(&domain.CreateTenant{Name: b.Name, Currency: domain.Currency(b.Currency), CreditLine: domain.Micros(b.CreditLine)})
+	m := &domain.CreateTenant{Name: b.Name, Currency: domain.Currency(b.Currency), CreditLine: domain.Micros(b.CreditLine)}
+	var err *domain.Error
+	if m.Zone, m.Months, err = billingMonths(b.Zone, s.o.Clock()); err != nil {
+		return nil, err
+	}
+	d, err := c.submit(m)
 	if err != nil {
 		return nil, err
 	}
@@ -72,8 +82,30 @@ func (s *Server) createTenant(c *call, b *createTenant) (*Tenant, *domain.Error)
 	c.location("/v1/tenants/" + id)
 	return &Tenant{
 		ID: id, CRN: s.crn(id, "", "tenant", id), Name: e.Name, State: domain.TenantActive.String(), Currency: string(e.Currency),
-		CreditLine: int64(e.CreditLine), CreatedAt: d.at.String(),
+		CreditLine: int64(e.CreditLine), Zone: cmp.Or(e.Zone, domain.UTCZone), CreatedAt: d.at.String(),
 	}, nil
+}
+
+// The months that are fixed when a zone is first used: from the one before now on.
+const billingYears = 30
+
+// billingMonths are the months of a time zone as instants, by the zone rules that
+// are part of this program. None for UTC.
+func billingMonths(zone string, now time.Time) (string, []domain.Time, *domain.Error) {
+	switch zone {
+	case "", domain.UTCZone, "Etc/UTC":
+		return "", nil, nil
+	}
+	at, err := time.LoadLocation(zone)
+	if err != nil || zone == "Local" {
+		return "", nil, invalid("billing_time_zone", "time_zone.unknown", "billing_time_zone: %q is no time zone: give an IANA name, like Asia/Dubai", clip(zone, 64))
+	}
+	year, month, _ := now.In(at).Date()
+	months := make([]domain.Time, 12*billingYears)
+	for i := range months {
+		months[i] = domain.TimeOf(time.Date(year, month-1+time.Month(i), 1, 0, 0, 0, 0, at))
+	}
+	return zone, months, nil
 }
 
 func (s *Server) setTenantMember(c *call, b *setTenantMember) (*Member, *domain.Error) {
@@ -140,7 +172,7 @@ func (s *Server) getTenant(c *call) (Tenant, *domain.Error) {
 
 func (s *Server) showTenant(r *projections.Tenant) Tenant {
 	return Tenant{
-		ID: r.ID, CRN: s.crn(r.ID, "", "tenant", r.ID), Name: r.Name, State: r.State, Currency: r.Currency, CreditLine: r.CreditLineMicros,
+		ID: r.ID, CRN: s.crn(r.ID, "", "tenant", r.ID), Name: r.Name, State: r.State, Currency: r.Currency, CreditLine: r.CreditLineMicros, Zone: r.BillingTimeZone,
 		GraceUntil: r.GraceUntil.String(), CreditEndsAt: r.CreditEndsAt.String(), CreatedAt: r.CreatedAt.String(),
 	}
 }

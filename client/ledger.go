@@ -53,6 +53,10 @@ type LedgerEntry struct {
 	VMID         string    `json:"vm_id,omitempty"`
 	EffectiveAt  time.Time `json:"effective_at"`
 	RecordedAt   time.Time `json:"recorded_at"`
+	CorrectsTxID string    `json:"corrects_tx_id,omitempty"` // of a correction: the last of the originals
+	PriceID      string    `json:"price_id,omitempty"`       // and the late price that is the reason
+	UsageFrom    time.Time `json:"usage_from,omitzero"`      // and the usage it is about
+	UsageTo      time.Time `json:"usage_to,omitzero"`
 }
 
 // UsageLine is one VM's billable time.

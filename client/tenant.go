@@ -14,6 +14,7 @@ type Tenant struct {
 	State            string    `json:"state"` // active, past_due, suspended
 	Currency         string    `json:"currency"`
 	CreditLineMicros int64     `json:"credit_line_micros"`
+	BillingTimeZone  string    `json:"billing_time_zone"` // its months are the billing periods
 	GraceUntil       time.Time `json:"grace_until,omitzero"`
 	CreditEndsAt     time.Time `json:"credit_ends_at,omitzero"` // at the present rate
 	CreatedAt        time.Time `json:"created_at"`
@@ -24,6 +25,7 @@ type NewTenant struct {
 	Name             string `json:"name"`
 	Currency         string `json:"currency"` // ISO 4217; never changes
 	CreditLineMicros int64  `json:"credit_line_micros,omitempty"`
+	BillingTimeZone  string `json:"billing_time_zone,omitempty"` // America/New_York; UTC if empty; never changes
 }
 
 // Member is a user of a tenant, or of a project.

@@ -52,7 +52,7 @@ type Options struct {
 }
 
 // LogicLevel is the highest logic level this build decides at.
-const LogicLevel = 1
+const LogicLevel = domain.LogicLevel
 
 // maxClockJump is how far the wall clock may move against the monotonic one while
 // the loop runs.

@@ -12,28 +12,37 @@ package domain
 // firstHour is what a launch puts aside.
 const firstHour = Hour
 
-// charge is what the VM has cost from `from` to `to`. Both count from the
-// beginning of the line, so that the floors fall where they always fell.
+// charge is what the VM has cost from `from` to `to`.
 func (w *World) charge(v *VM, from, to Time) Micros {
 	if v.BillStart == 0 || to <= from {
 		return 0
 	}
 	a := w.allocations.row(v.alloc)
-	sku, cur := w.skus.row(a.sku), w.tenants.row(a.tenant).Currency
+	return w.cost(w.tenants.row(a.tenant), endedLine{start: v.BillStart, sku: a.sku, gpus: a.Shape}, a.LockedRate, from, to, everyPrice)
+}
+
+// everyPrice stands for all late prices there are.
+const everyPrice = ^uint32(0)
+
+// cost is what a line has cost from `from` to `to` by the prices that are known with
+// the late price of that number. Both times count from the beginning of the line, so
+// that the floors fall where they always fell.
+func (w *World) cost(t *Tenant, l endedLine, locked Micros, from, to Time, known uint32) Micros {
 	var sum Micros
-	for at := v.BillStart; at < to; {
-		rate, until := a.LockedRate, Time(0)
+	sku := w.skus.row(l.sku)
+	for at := l.start; at < to; {
+		rate, until := locked, Time(0)
 		if rate < 0 {
-			rate, until, _ = sku.rateAt(a.Tenant, cur, at)
+			rate, until, _ = sku.rateAt(t.ID, t.Currency, at, known)
 		}
-		end := min(to, firstOfNextMonth(at))
+		end := min(to, t.calendar.end(at))
 		if until != 0 {
 			end = min(end, until)
 		}
 		if end > from {
-			sum = sum.add(accrued(rate, a.Shape, end.Sub(at)))
+			sum = sum.add(accrued(rate, l.gpus, end.Sub(at)))
 			if from > at {
-				sum -= accrued(rate, a.Shape, from.Sub(at))
+				sum -= accrued(rate, l.gpus, from.Sub(at))
 			}
 		}
 		at = end
@@ -54,14 +63,18 @@ func (w *World) hourly(v *VM, t Time) Micros {
 	a := w.allocations.row(v.alloc)
 	rate := a.LockedRate
 	if rate < 0 {
-		rate, _, _ = w.skus.row(a.sku).rateAt(a.Tenant, w.tenants.row(a.tenant).Currency, t)
+		rate, _, _ = w.skus.row(a.sku).rateAt(a.Tenant, w.tenants.row(a.tenant).Currency, t, everyPrice)
 	}
 	return rate * Micros(a.Shape)
 }
 
 // captured moves a VM into the tenant's hourly accrual.
 func (w *World) captured(t *Tenant, v *VM, at Time) {
-	if v == nil || v.Captured {
+	if v == nil {
+		return
+	}
+	if v.Captured { // its first hour was in two billing periods
+		v.PostedTo = max(v.PostedTo, at)
 		return
 	}
 	v.Captured, v.PostedTo = true, at
@@ -93,12 +106,16 @@ func (w *World) openLine(v *VM, row uint32, at Time) {
 	w.planRunway(t)
 }
 
-func (w *World) closeLine(v *VM, at Time) {
+func (w *World) closeLine(v *VM, at Time, free bool) {
 	if v.BillStart == 0 || v.BillEnd != 0 {
 		return
 	}
 	v.BillEnd = max(at, v.BillStart)
-	t := w.tenants.row(w.allocations.row(v.alloc).tenant)
+	a := w.allocations.row(v.alloc)
+	t := w.tenants.row(a.tenant)
+	if !free && a.LockedRate < 0 && v.BillEnd > v.BillStart {
+		w.keepEnded(t, endedLine{start: v.BillStart, end: v.BillEnd, sku: a.sku, gpus: a.Shape})
+	}
 	last := len(t.vms) - 1
 	moved := t.vms[last]
 	t.vms[v.lineAt] = moved

@@ -15,7 +15,7 @@ type Balance struct {
 // held and available.
 func (w *World) BalanceAt(t *Tenant, at Time) Balance {
 	p := newPurse(w, t, &Context{At: at})
-	b := Balance{Currency: t.Currency, AsOf: at, Receivable: -t.Receivable}
+	b := Balance{Currency: t.Currency, AsOf: at, Receivable: -p.receivable}
 	holds := map[uint32]Micros{}
 	for _, row := range t.vms {
 		v := w.vms.row(row)

@@ -23,9 +23,11 @@ type site struct {
 
 const t0 = Time(1772445600000) // 2026-03-02T10:00:00Z
 
-func newSite(t testing.TB) *site {
-	s := &site{t: t, w: NewWorld(), now: t0, check: true}
-	s.must(System, &StartWriter{Site: "test", Build: "test", LogicLevel: 1})
+func newSite(t testing.TB) *site { return newSiteAt(t, t0) }
+
+func newSiteAt(t testing.TB, start Time) *site {
+	s := &site{t: t, w: NewWorld(), now: start, check: true}
+	s.must(System, &StartWriter{Site: "test", Build: "test", LogicLevel: LogicLevel})
 	user := UserID{1}
 	s.must(System, &SetOperator{User: user, Roles: RoleOperator | RoleFinance})
 	s.must(System, &CreateAPIKey{User: user, Name: "admin", Hash: Digest{1}})
@@ -133,14 +135,20 @@ type tenantFixture struct {
 
 func (s *site) tenant(name string, credit Micros) tenantFixture {
 	s.t.Helper()
-	f := tenantFixture{}
-	f.id = s.must(s.admin, &CreateTenant{Name: name, Currency: "USD"})[0].(*TenantCreated).ID
+	return s.tenantOf(&CreateTenant{Name: name, Currency: "USD"}, credit)
+}
+
+func (s *site) tenantOf(m *CreateTenant, credit Micros) tenantFixture {
+	s.t.Helper()
+	f, name := tenantFixture{}, m.Name
+	events := s.must(s.admin, m)
+	f.id = events[len(events)-1].(*TenantCreated).ID
 	hash := DigestOf([]byte("key of " + name))
 	s.must(s.admin, &CreateAPIKey{Tenant: f.id, Name: "k", Hash: hash, Role: TenantOwner})
 	f.key = Actor{Kind: ActorKey, Key: s.w.keyByHash[hash]}
 	f.project = s.must(f.key, &CreateProject{Tenant: f.id, Name: "main"})[0].(*ProjectCreated).ID
 	if credit > 0 {
-		s.must(s.admin, &GrantCredit{Tenant: f.id, Currency: "USD", Amount: credit, Kind: GrantPaid})
+		s.must(s.admin, &GrantCredit{Tenant: f.id, Currency: m.Currency, Amount: credit, Kind: GrantPaid})
 	}
 	return f
 }

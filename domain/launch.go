@@ -48,7 +48,7 @@ func (m *CreateAllocation) decide(w *World, x *Context) ([]EventBody, *Error) {
 	if err != nil {
 		return nil, err
 	}
-	rate, _, priced := sku.rateAt(t.ID, t.Currency, x.At)
+	rate, _, priced := sku.rateAt(t.ID, t.Currency, x.At, everyPrice)
 	if !priced {
 		return nil, Errorf(Conflict, "sku.no_price", "%s has no price in %s", sku.Name, t.Currency)
 	}
@@ -97,6 +97,7 @@ func (m *CreateAllocation) decide(w *World, x *Context) ([]EventBody, *Error) {
 		e.VMs[i] = v
 		events = append(events, &SlotReserved{Host: v.Host, Allocation: e.ID, VM: v.VM, Slots: v.Slots})
 	}
+	events = append(events, p.take()...)
 	if hold > 0 {
 		legs := append(p.burn(hold, x.At+1), Leg{Account{Kind: AccountHold, Ref: e.ID}, hold})
 		events = append(events, p.tx(TxHold, x.At, e.ID, VMID{}, legs))

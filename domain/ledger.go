@@ -77,14 +77,14 @@ type TxKind uint8
 
 // The kinds of transactions.
 const (
-	TxGrant   TxKind = iota + 1 // a credit becomes spendable
-	TxExpiry                    // what is left of a grant lapses
-	TxHold                      // a launch puts one hour aside
-	TxCapture                   // a VM's first hour, or its whole life if shorter
-	TxAccrual                   // a tenant's usage since the last one, all VMs past their first hour
-	TxClose                     // a line's last usage
-	TxRelease                   // what is left of a hold goes back
-	TxCorrection                // usage that was posted is worth something else, or was none
+	TxGrant      TxKind = iota + 1 // a credit becomes spendable
+	TxExpiry                       // what is left of a grant lapses
+	TxHold                         // a launch puts one hour aside
+	TxCapture                      // a VM's first hour, or its whole life if shorter
+	TxAccrual                      // a tenant's usage since the last one, all VMs past their first hour
+	TxClose                        // a line's last usage
+	TxRelease                      // what is left of a hold goes back
+	TxCorrection                   // usage that was posted is worth something else, or was none
 )
 
 var txKindNames = [...]string{"", "grant", "expiry", "hold", "capture", "accrual", "close", "release", "correction"}
@@ -166,7 +166,9 @@ func (e *LedgerPosted) apply(w *World, _ *Applied) {
 	}
 	switch e.Kind {
 	case TxCapture, TxAccrual, TxClose:
-		t.lastUsage = e.Tx
+		if len(e.Legs) > 0 {
+			t.lastUsage = e.Tx
+		}
 	}
 	switch e.Kind {
 	case TxCapture:

@@ -22,12 +22,17 @@ type purseLot struct {
 	expires Time
 }
 
+// newPurse opens the tenant's purse. Its first events are the corrections that late
+// prices still ask for.
 func newPurse(w *World, t *Tenant, x *Context) *purse {
 	p := &purse{w: w, x: x, t: t, receivable: t.Receivable, accruedTo: t.AccruedTo}
 	p.lots = make([]purseLot, len(t.grants))
 	for i, row := range t.grants {
 		g := w.grants.row(row)
 		p.lots[i] = purseLot{row, g.Balance, g.Expires}
+	}
+	if int(t.repriced) < len(w.late) {
+		p.reprice()
 	}
 	return p
 }
@@ -130,7 +135,17 @@ func (p *purse) pay(kind TxKind, v *VM, amount Micros, effective Time) {
 // capture posts a VM's first hour, and moves it into the tenant's hourly accrual.
 func (p *purse) capture(v *VM) {
 	to := max(v.BillStart.Add(firstHour), p.accruedTo)
-	p.pay(TxCapture, v, p.w.charge(v, v.BillStart, to), to)
+	p.payFor(TxCapture, v, v.BillStart, to)
+}
+
+// payFor posts what a VM's usage costs, a transaction for each billing period.
+func (p *purse) payFor(kind TxKind, v *VM, from, to Time) {
+	for p.w.LogicLevel >= 2 && p.t.calendar.end(from) < to {
+		end := p.t.calendar.end(from)
+		p.pay(kind, v, p.w.charge(v, from, end), end)
+		from = end
+	}
+	p.pay(kind, v, p.w.charge(v, from, to), to)
 }
 
 // close posts what is left of a line that ended at `end`, or gives back what was
@@ -140,11 +155,27 @@ func (p *purse) close(v *VM, end Time) {
 	if v.Captured {
 		posted = max(posted, p.accruedTo)
 	}
-	amount := p.w.charge(v, posted, end)
-	if end < posted {
-		amount = -p.w.charge(v, end, posted)
+	switch {
+	case end >= posted:
+		p.payFor(TxClose, v, posted, end)
+	case p.w.LogicLevel < 2:
+		p.pay(TxClose, v, -p.w.charge(v, end, posted), end)
+	default:
+		p.giveBack(v, end, posted)
 	}
-	p.pay(TxClose, v, amount, end)
+}
+
+// giveBack corrects usage that was posted and did not happen.
+func (p *purse) giveBack(v *VM, from, posted Time) {
+	a := p.w.allocations.row(v.alloc)
+	for from < posted {
+		to := min(p.t.calendar.end(from), posted)
+		if amount := p.w.charge(v, from, to); amount != 0 {
+			e := p.correct(a.sku, -amount, from, to, PriceID{})
+			e.Allocation, e.VM = a.ID, v.ID
+		}
+		from = to
+	}
 }
 
 // settle posts the usage of all VMs past their first hour up to `to`, and lets
@@ -166,8 +197,16 @@ func (p *purse) settle(to Time) {
 	p.accrueTo(to)
 }
 
-// accrueTo posts one transaction for the tenant.
+// accrueTo posts one transaction for the tenant, and one more for each billing
+// period that ends on the way.
 func (p *purse) accrueTo(to Time) {
+	for p.w.LogicLevel >= 2 && p.t.captured > 0 && p.t.calendar.end(p.accruedTo) < to {
+		p.accruePart(p.t.calendar.end(p.accruedTo))
+	}
+	p.accruePart(to)
+}
+
+func (p *purse) accruePart(to Time) {
 	if to <= p.accruedTo {
 		return
 	}

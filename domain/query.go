@@ -91,7 +91,7 @@ func (w *World) quantity(t *Tenant, project ProjectID, s *SKU, rate Micros, pric
 
 // priceAt is rateAt with the time since which the price holds.
 func (s *SKU) priceAt(tenant TenantID, cur Currency, t Time) (rate Micros, since Time, ok bool) {
-	rate, _, ok = s.rateAt(tenant, cur, t)
+	rate, _, ok = s.rateAt(tenant, cur, t, everyPrice)
 	for i := range s.prices {
 		if p := &s.prices[i]; p.Currency == cur && p.Micros == rate && p.Effective <= t && (p.Tenant.IsZero() || p.Tenant == tenant) {
 			since = p.Effective

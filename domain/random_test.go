@@ -2,6 +2,7 @@ package domain
 
 import (
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 )
@@ -47,18 +48,28 @@ func (sh *shadow) see(t *rapid.T, events []EventBody) {
 // again to the same world.
 func TestAnythingInAnyOrder(t *testing.T) {
 	t.Parallel()
+	late := 0
 	rapid.Check(t, func(rt *rapid.T) {
-		s := newSite(t)
+		s := newSiteAt(t, at("2026-03-31T12:00:00Z")) // a month ends on the way
 		sh := &shadow{clean: map[SlotID]bool{}, owner: map[SlotID]TenantID{}}
 		hosts := []*fakeHost{s.host("h1", 8, "r1"), s.host("h2", 8, "r1"), s.host("h3", 4, "r2")}
+		money := newShadowMoney()
+		s.seen = money.see
+		var skus []SKUID
 		for _, shape := range []uint32{1, 2, 4, 8} {
-			s.sku([]string{"", "gpu-1x", "gpu-2x", "", "gpu-4x", "", "", "", "gpu-8x"}[shape], shape, 2_490_000)
+			skus = append(skus, s.sku([]string{"", "gpu-1x", "gpu-2x", "", "gpu-4x", "", "", "", "gpu-8x"}[shape], shape, 2_490_000))
 		}
 		tenants := []tenantFixture{s.tenant("one", 300_000_000), s.tenant("two", 20_000_000)}
+		var months []Time
+		for i := range 12 * 8 {
+			months = append(months, TimeOf(time.Date(2026, time.Month(1+i), 1, 5, 0, 0, 0, time.UTC)))
+		}
+		tenants = append(tenants, s.tenantOf(&CreateTenant{Name: "west", Currency: "USD", Zone: "Test/West", Months: months}, 300_000_000))
+		money.months[tenants[2].id] = months
 		for row := range s.w.slots.next {
 			sh.clean[s.w.slots.row(row).ID] = true
 		}
-		s.seen = func(events []EventBody) { sh.see(rt, events) }
+		s.seen = func(events []EventBody) { sh.see(rt, events); money.see(events) }
 		var live []AllocationID
 		act := func(a Actor, b CommandBody) {
 			events, _ := s.try(a, b)
@@ -80,9 +91,9 @@ func TestAnythingInAnyOrder(t *testing.T) {
 			if len(live) > 0 {
 				id = rapid.SampledFrom(live).Draw(rt, "allocation")
 			}
-			switch rapid.IntRange(0, 13).Draw(rt, "what") {
+			switch rapid.IntRange(0, 15).Draw(rt, "what") {
 			case 0, 1, 2:
-				act(f.key, &CreateAllocation{Project: f.project, SKUName: rapid.SampledFrom([]string{"gpu-1x", "gpu-2x", "gpu-4x", "gpu-8x"}).Draw(rt, "sku"), Count: rapid.Uint32Range(1, 3).Draw(rt, "count")})
+				act(f.key, &CreateAllocation{Project: f.project, SKUName: rapid.SampledFrom([]string{"gpu-1x", "gpu-2x", "gpu-4x", "gpu-8x"}).Draw(rt, "sku"), Count: rapid.Uint32Range(1, 3).Draw(rt, "count"), LockPrice: rapid.IntRange(0, 4).Draw(rt, "lock") == 0})
 			case 3:
 				act(f.key, &ActOnAllocation{Allocation: id, Action: rapid.SampledFrom([]AllocationAction{ActionStop, ActionStart, ActionReboot, ActionRelease, ActionRelease}).Draw(rt, "action")})
 			case 4, 5, 6:
@@ -116,6 +127,13 @@ func TestAnythingInAnyOrder(t *testing.T) {
 				row := rapid.Uint32Range(0, s.w.slots.next-1).Draw(rt, "slot")
 				act(s.admin, &QuarantineSlot{Slot: s.w.slots.row(row).ID, Reason: "test"})
 				act(s.admin, &RewipeSlot{Slot: s.w.slots.row(row).ID})
+			case 14, 15: // a price, late more often than not
+				p := &PublishPrice{SKU: rapid.SampledFrom(skus).Draw(rt, "priced"), Currency: "USD", Micros: Micros(rapid.Int64Range(0, 9_000_000).Draw(rt, "price"))}
+				if rapid.IntRange(0, 3).Draw(rt, "own") == 0 {
+					p.Tenant = f.id
+				}
+				p.Effective = s.now.Add(Duration(rapid.Int64Range(-int64(2*Day), int64(6*Hour)).Draw(rt, "from")))
+				act(s.admin, p)
 			case 13:
 				act(s.admin, &GrantCredit{Tenant: f.id, Currency: "USD", Amount: 10_000_000, Kind: GrantPromotional, Priority: 3, Expires: s.now.Add(Duration(rapid.Int64Range(1, int64(Day)).Draw(rt, "lapses")))})
 			}
@@ -135,6 +153,11 @@ func TestAnythingInAnyOrder(t *testing.T) {
 				rt.Fatalf("slot %d is %s for ever", row, st)
 			}
 		}
+		money.check(rt)
+		late += money.late
 		s.replays()
 	})
+	if late == 0 {
+		t.Error("no history had a late price")
+	}
 }

@@ -29,6 +29,10 @@ func (w *World) rebuild() (err error) {
 		w.timers.add(t.AccrueAt, timerAccrue, row)
 		w.timers.add(t.RunwayAt, timerRunway, row)
 		w.timers.add(t.GraceUntil, timerGrace, row)
+		if t.calendar != nil {
+			t.calendar = w.calendars[t.calendar.zone]
+		}
+		w.timers.add(w.repriceAt(t), timerReprice, row)
 	}
 	for row, g := range w.grants.rows() {
 		w.timers.add(g.Expires, timerGrant, row)

@@ -51,6 +51,7 @@ var eventTypes = registry(
 	func() EventBody { return new(PolicySet) },
 	func() EventBody { return new(SKUCreated) },
 	func() EventBody { return new(PricePublished) },
+	func() EventBody { return new(CalendarPublished) },
 	func() EventBody { return new(CreditGranted) },
 	func() EventBody { return new(RunwayPlanned) },
 	func() EventBody { return new(LedgerPosted) },

@@ -70,7 +70,7 @@ func (e *AllocationReleasing) apply(w *World, x *Applied) {
 	a.State, a.Reason = Releasing, w.word(e.Reason)
 	for _, row := range a.vms {
 		v := w.vms.row(row)
-		w.closeLine(v, e.BilledTo)
+		w.closeLine(v, e.BilledTo, e.Free)
 		h := w.hosts.row(v.host)
 		last := len(h.vms) - 1
 		moved := h.vms[last]

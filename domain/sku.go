@@ -1,7 +1,6 @@
 package domain
 
 import (
-	"cmp"
 	"slices"
 	"strings"
 )
@@ -17,6 +16,7 @@ type SKU struct {
 	GPUClass string // model class, "" for any
 	prices   []Price
 	live     uint32 // allocations billed by it
+	usedTo   Time   // latest end of a line that ended
 }
 
 // Price is one version: micros per GPU-hour from EffectiveAt on. With a tenant it
@@ -28,6 +28,7 @@ type Price struct {
 	Micros    Micros
 	Effective Time
 	Recorded  Time
+	late      uint32 // number of the late price; 0: it was known in time
 }
 
 // CreateSKU makes a SKU.
@@ -125,6 +126,7 @@ type PricePublished struct {
 	Currency  Currency `json:"currency"`
 	Micros    Micros   `json:"micros_per_unit_hour"`
 	Effective Time     `json:"effective_at"`
+	Late      bool     `json:"late,omitempty"` // usage before it was known is corrected
 }
 
 // EventType implements EventBody.
@@ -143,6 +145,7 @@ func (e *PricePublished) wire(c *coder) {
 	stringField(c, 4, &e.Currency)
 	intField(c, 5, &e.Micros)
 	c.time(6, &e.Effective)
+	c.bool(7, &e.Late)
 }
 
 func (m *PublishPrice) decide(w *World, x *Context) ([]EventBody, *Error) {
@@ -166,28 +169,33 @@ func (m *PublishPrice) decide(w *World, x *Context) ([]EventBody, *Error) {
 	if e.Effective == 0 {
 		e.Effective = x.At
 	}
-	if e.Effective < x.At && s.live > 0 {
-		return nil, invalidField("effective_at", "price.in_the_past", "effective_at: lies in the past while allocations of this SKU are billed; give a time from now on")
+	late, err := w.checkLate(x, s, e)
+	if err != nil {
+		return nil, err
 	}
+	e.Late = late
 	return []EventBody{e}, nil
 }
 
 func (e *PricePublished) apply(w *World, x *Applied) {
 	s := w.skus.get(e.SKU)
-	s.prices = append(s.prices, Price{ID: e.ID, Tenant: e.Tenant, Currency: Currency(w.word(string(e.Currency))), Micros: e.Micros, Effective: e.Effective, Recorded: x.At})
+	p := Price{ID: e.ID, Tenant: e.Tenant, Currency: Currency(w.word(string(e.Currency))), Micros: e.Micros, Effective: e.Effective, Recorded: x.At}
+	if e.Late {
+		p.late = w.publishedLate(e, x.At)
+	}
+	s.prices = append(s.prices, p)
 	w.priceChanged = max(w.priceChanged, e.Effective)
-	// Rising by effective time; of two at one instant the later recorded wins, so
-	// it stays behind.
-	slices.SortStableFunc(s.prices, func(a, b Price) int { return cmp.Compare(a.Effective, b.Effective) })
+	slices.SortStableFunc(s.prices, byEffective)
 }
 
 // rateAt is the price of s for the tenant at t, and until when it holds (zero:
-// for ever). A tenant's own price beats the book from its effective time on.
-func (s *SKU) rateAt(tenant TenantID, cur Currency, t Time) (rate Micros, until Time, ok bool) {
+// for ever), as it was when the late price with the number `known` was the newest.
+// A tenant's own price beats the book from its effective time on.
+func (s *SKU) rateAt(tenant TenantID, cur Currency, t Time, known uint32) (rate Micros, until Time, ok bool) {
 	own := false
 	for i := range s.prices {
 		p := &s.prices[i]
-		if p.Currency != cur || !p.Tenant.IsZero() && p.Tenant != tenant {
+		if p.Currency != cur || !p.Tenant.IsZero() && p.Tenant != tenant || p.late > known {
 			continue
 		}
 		if p.Effective > t {

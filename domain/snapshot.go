@@ -20,7 +20,7 @@ import (
 
 // snapshotSchema changes whenever the encoding of the world does: a snapshot of
 // another schema is not read, the log is.
-const snapshotSchema = "gpuaas-world-2"
+const snapshotSchema = "gpuaas-world-3"
 
 // ErrSnapshotSchema is a snapshot that another build wrote.
 var ErrSnapshotSchema = errors.New("snapshot of another schema")
@@ -79,6 +79,7 @@ func (w *World) wire(c *coder) {
 	wireTable(c, 20, &w.vms)
 	w.wireMaps(c)
 	w.wireIdempotency(c)
+	w.wireBilling(c)
 }
 
 // rowCoder is one row of a table with its number.
@@ -281,6 +282,21 @@ func (w *World) wireIdempotency(c *coder) {
 		m := new(commandMinute)
 		c.consumeSub(m)
 		w.commands.minutes = append(w.commands.minutes, m)
+	}
+}
+
+func (w *World) wireBilling(c *coder) {
+	msgs(c, 28, &w.late)
+	var calendars []calendar
+	for _, zone := range slices.Sorted(maps.Keys(w.calendars)) {
+		calendars = append(calendars, *w.calendars[zone])
+	}
+	msgs(c, 29, &calendars)
+	if c.enc {
+		return
+	}
+	for i := range calendars {
+		w.calendars[calendars[i].zone] = &calendars[i]
 	}
 }
 

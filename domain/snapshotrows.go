@@ -21,7 +21,16 @@ func (t *Tenant) wire(c *coder) {
 	c.time(13, &t.GraceUntil)
 	intField(c, 14, &t.Rate)
 	c.time(15, &t.ratedAt)
-	t.keys.wire(c, 16)
+	t.keys.wire(c, 16) // and 17
+	c.fixedBytes(18, t.lastUsage[:])
+	uintField(c, 19, &t.repriced)
+	c.time(20, &t.endedSince)
+	msgs(c, 21, &t.ended)
+	zone := t.Zone()
+	c.str(22, &zone)
+	if !c.enc && zone != UTCZone {
+		t.calendar = &calendar{zone: zone} // rebuild puts the site's in its place
+	}
 }
 
 func (k *idemKeys) wire(c *coder, n protowire.Number) {
@@ -71,6 +80,7 @@ func (s *SKU) wire(c *coder) {
 	uintField(c, 3, &s.Shape)
 	c.str(4, &s.GPUClass)
 	msgs(c, 5, &s.prices)
+	c.time(6, &s.usedTo)
 }
 
 func (p *Price) wire(c *coder) {
@@ -80,6 +90,7 @@ func (p *Price) wire(c *coder) {
 	intField(c, 4, &p.Micros)
 	c.time(5, &p.Effective)
 	c.time(6, &p.Recorded)
+	uintField(c, 7, &p.late)
 }
 
 func (g *Grant) wire(c *coder) {

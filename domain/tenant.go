@@ -77,6 +77,12 @@ type Tenant struct {
 	RunwayAt   Time     // when the credit ends at the present rate, 0: never
 	GraceUntil Time     // past due: suspended then
 	keys       idemKeys
+
+	calendar   *calendar   // its billing periods; nil: the months of UTC
+	lastUsage  TxID        // the newest transaction that posted usage
+	repriced   uint32      // late prices up to this number are corrected
+	ended      []endedLine // in billing periods that are still open
+	endedSince Time        // start of the oldest of them
 }
 
 // Member is a user of the site.
@@ -92,6 +98,9 @@ type CreateTenant struct {
 	Name       string   `json:"name"`
 	Currency   Currency `json:"currency"`
 	CreditLine Micros   `json:"credit_line_micros"`
+
+	Zone   string `json:"billing_time_zone,omitempty"` // "" or UTC: the months of UTC
+	Months []Time `json:"months,omitempty"`            // of the zone, resolved at the edge
 }
 
 // CommandType implements CommandBody.
@@ -101,6 +110,8 @@ func (m *CreateTenant) wire(c *coder) {
 	c.str(1, &m.Name)
 	stringField(c, 2, &m.Currency)
 	intField(c, 3, &m.CreditLine)
+	c.str(4, &m.Zone)
+	instants(c, 5, &m.Months)
 }
 
 // TenantCreated is the fact.
@@ -109,6 +120,7 @@ type TenantCreated struct {
 	Name       string   `json:"name"`
 	Currency   Currency `json:"currency"`
 	CreditLine Micros   `json:"credit_line_micros"`
+	Zone       string   `json:"billing_time_zone,omitempty"` // "": UTC
 }
 
 // EventType implements EventBody.
@@ -125,6 +137,7 @@ func (e *TenantCreated) wire(c *coder) {
 	c.str(2, &e.Name)
 	stringField(c, 3, &e.Currency)
 	intField(c, 4, &e.CreditLine)
+	c.str(5, &e.Zone)
 }
 
 func (m *CreateTenant) decide(w *World, x *Context) ([]EventBody, *Error) {
@@ -143,12 +156,23 @@ func (m *CreateTenant) decide(w *World, x *Context) ([]EventBody, *Error) {
 	if _, taken := w.tenantNames[m.Name]; taken {
 		return nil, Errorf(Conflict, "tenant.name_taken", "a tenant named %q exists: choose another name", m.Name)
 	}
-	return []EventBody{&TenantCreated{ID: deriveID[tenantKind](x.Entropy, 0), Name: m.Name, Currency: m.Currency, CreditLine: m.CreditLine}}, nil
+	e := &TenantCreated{ID: deriveID[tenantKind](x.Entropy, 0), Name: m.Name, Currency: m.Currency, CreditLine: m.CreditLine}
+	if m.Zone == "" || m.Zone == UTCZone {
+		return []EventBody{e}, nil
+	}
+	if err := checkCalendar(x, m.Zone, m.Months); err != nil {
+		return nil, err
+	}
+	e.Zone = m.Zone
+	return append(w.publishCalendar(x, m.Zone, m.Months), e), nil
 }
 
 func (e *TenantCreated) apply(w *World, x *Applied) {
 	_, t := w.tenants.add(e.ID)
-	*t = Tenant{ID: e.ID, Name: strings.Clone(e.Name), State: TenantActive, Currency: Currency(w.word(string(e.Currency))), CreditLine: e.CreditLine, Created: x.At}
+	*t = Tenant{
+		ID: e.ID, Name: strings.Clone(e.Name), State: TenantActive, Currency: Currency(w.word(string(e.Currency))), CreditLine: e.CreditLine, Created: x.At,
+		calendar: w.calendars[e.Zone], repriced: uint32(len(w.late)),
+	}
 	w.tenantNames[t.Name] = e.ID
 }
 

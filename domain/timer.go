@@ -22,9 +22,10 @@ const (
 	timerBill
 	timerExpire
 	timerWipe
+	timerReprice
 )
 
-var timerNames = [...]string{"", "grant", "capture", "accrue", "runway", "grace", "vm", "bill", "expire", "wipe"}
+var timerNames = [...]string{"", "grant", "capture", "accrue", "runway", "grace", "vm", "bill", "expire", "wipe", "reprice"}
 
 type timer struct {
 	at   Time
@@ -120,6 +121,8 @@ func (w *World) stands(t timer) bool {
 	case timerWipe:
 		s := w.slots.row(t.row)
 		return s.State == SlotIsWiping && s.Deadline == t.at
+	case timerReprice:
+		return w.repriceAt(w.tenants.row(t.row)) == t.at
 	}
 	return false
 }
@@ -222,7 +225,7 @@ func (k *tick) independent(t timer) bool {
 	switch t.kind {
 	case timerGrant:
 		tenant = k.w.tenants.find(k.w.grants.row(t.row).Tenant)
-	case timerAccrue, timerRunway, timerGrace:
+	case timerAccrue, timerRunway, timerGrace, timerReprice:
 		tenant = t.row
 	case timerCapture, timerVM, timerBill:
 		alloc = k.w.vms.row(t.row).alloc
@@ -285,8 +288,11 @@ func (k *tick) handle(t timer) []EventBody {
 		p := k.purse(w.allocations.row(v.alloc).tenant)
 		p.capture(v)
 		return p.take()
+	case timerReprice:
+		return k.purse(t.row).take()
 	case timerRunway:
-		return w.runwayDue(k.purse(t.row))
+		p := k.purse(t.row)
+		return append(p.take(), w.runwayDue(p)...)
 	case timerGrace:
 		return w.graceDue(x, w.tenants.row(t.row))
 	case timerVM:

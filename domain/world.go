@@ -36,6 +36,8 @@ type World struct {
 	platformKeys   idemKeys
 	operators      uint32
 	priceChanged   Time // the latest effective time of any price
+	late           []latePrice
+	calendars      map[string]*calendar // by time zone
 
 	// What follows from the above, kept for speed.
 	tenantNames  map[string]TenantID
@@ -60,6 +62,7 @@ func NewWorld() *World {
 		policies:       map[policyAt]*policyRow{},
 		platform:       map[platformAccount]Micros{},
 		parked:         map[timer]bool{},
+		calendars:      map[string]*calendar{},
 		tenantNames:    map[string]TenantID{},
 		projectNames:   map[projectName]ProjectID{},
 		skuNames:       map[string]SKUID{},

@@ -33,6 +33,7 @@ func (b *batch) project(x *at, e domain.EventBody) {
 		b.skuCreated(x, e)
 	case *domain.PricePublished:
 		b.pricePublished(x, e)
+	case *domain.CalendarPublished: // tenants' periods are computed by the world
 	case *domain.CreditGranted:
 		b.creditGranted(x, e)
 	case *domain.LedgerPosted:

@@ -28,6 +28,10 @@ var entryInserts = inserts("ledger_entries",
 	text("vm_id", func(r *entryRow) string { return r.tx.VM.String() }),
 	instant("effective_at", func(r *entryRow) domain.Time { return r.tx.Effective }),
 	instant("recorded_at", func(r *entryRow) domain.Time { return r.at.At }),
+	text("corrects_tx_id", func(r *entryRow) string { return r.tx.Corrects.String() }),
+	text("price_id", func(r *entryRow) string { return r.tx.Price.String() }),
+	instant("usage_from", func(r *entryRow) domain.Time { return r.tx.From }),
+	instant("usage_to", func(r *entryRow) domain.Time { return r.tx.To }),
 )
 
 type balanceKey struct {
@@ -97,6 +101,10 @@ type Entry struct {
 	VMID         string      `json:"vm_id,omitempty" db:"vm_id"`
 	EffectiveAt  domain.Time `json:"effective_at" db:"effective_at"`
 	RecordedAt   domain.Time `json:"recorded_at" db:"recorded_at"`
+	Corrects     string      `json:"corrects_tx_id,omitempty" db:"corrects_tx_id"` // of a correction, with what follows
+	PriceID      string      `json:"price_id,omitempty" db:"price_id"`
+	UsageFrom    domain.Time `json:"usage_from,omitzero" db:"usage_from"`
+	UsageTo      domain.Time `json:"usage_to,omitzero" db:"usage_to"`
 }
 
 func (e Entry) place() cursor { return cursor{e.Number, int64(e.Leg)} }
@@ -109,8 +117,8 @@ func (r *Reader) Ledger(ctx context.Context, scope Scope, tenant domain.TenantID
 		}
 		var f filter
 		f.add("tenant_id = ?", tenant.String())
-		page, err = list[Entry](ctx, v, listLedger, `SELECT number, leg, n, tx_id, tenant_id, kind, account, amount_micros, currency, allocation_id, vm_id, effective_at, recorded_at
-			FROM ledger_entries`, f, []string{"number", "leg"}, o)
+		page, err = list[Entry](ctx, v, listLedger, `SELECT number, leg, n, tx_id, tenant_id, kind, account, amount_micros, currency, allocation_id, vm_id, effective_at, recorded_at,
+			corrects_tx_id, price_id, usage_from, usage_to FROM ledger_entries`, f, []string{"number", "leg"}, o)
 		return err
 	})
 	return page, err

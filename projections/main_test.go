@@ -219,7 +219,7 @@ type site struct {
 
 func newSite(t testing.TB) *site {
 	s := &site{memoryLog: newLog(), t: t, w: domain.NewWorld(), at: domain.TimeOf(time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC))}
-	s.system(&domain.StartWriter{Site: "test", Build: "test", LogicLevel: 1})
+	s.system(&domain.StartWriter{Site: "test", Build: "test", LogicLevel: domain.LogicLevel})
 	return s
 }
 

@@ -222,8 +222,15 @@ func story(s *site) (tenant, *fleetHost) {
 			break
 		}
 	}
+	s.latePrice(sku)
 	s.system(&domain.ActOnHost{Host: h.id, Action: domain.HostSilent, Since: s.at})
 	return ten, h
+}
+
+// latePrice publishes a price that holds since an hour, and corrects what is posted.
+func (s *site) latePrice(sku domain.SKUID) {
+	s.system(&domain.PublishPrice{SKU: sku, Currency: "USD", Micros: 1_000_000, Effective: s.at.Add(-domain.Hour)})
+	s.system(&domain.Tick{})
 }
 
 // A connection that dies in the middle of a transaction costs nothing and doubles

@@ -45,6 +45,37 @@ func items[T any](t *testing.T) func(Page[T], error) []T {
 	}
 }
 
+// What a late price changes is posted beside what it corrects, and names it.
+func TestCorrectionsNameTheOriginal(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	ten, _ := story(s)
+	store := openStore(t, newDatabase(t))
+	p, _ := run(t, store, s)
+	waitFor(t, p, s.w.Head.N)
+	r, ctx := store.Reader([]byte("key")), t.Context()
+	ledger := map[string]Entry{}
+	corrections := 0
+	for _, e := range items[Entry](t)(r.Ledger(ctx, Scope{User: ten.owner, Tenant: ten.id}, ten.id, ListOptions{Limit: 100})) {
+		if _, seen := ledger[e.TxID]; !seen {
+			ledger[e.TxID] = e
+		}
+		if e.Kind != "correction" {
+			continue
+		}
+		corrections++
+		if original := ledger[e.Corrects]; original.Kind != "capture" && original.Kind != "accrual" && original.Kind != "close" {
+			t.Errorf("%+v corrects %+v", e, original)
+		}
+		if e.PriceID == "" || e.UsageFrom == 0 || e.UsageTo <= e.UsageFrom || e.EffectiveAt != e.UsageTo {
+			t.Errorf("%+v", e)
+		}
+	}
+	if corrections < 2 {
+		t.Fatalf("%d legs of corrections", corrections)
+	}
+}
+
 // Every query, by an operator and by a tenant's owner, over a site with a story.
 func TestQueries(t *testing.T) {
 	t.Parallel()
@@ -77,10 +108,10 @@ func TestQueries(t *testing.T) {
 	if pol := must[[]Policy](t)(r.Policies(ctx, owner, ten.id, ten.project)); len(pol) != 1 || pol[0].Scope != "global" || string(pol[0].Value) != "12" {
 		t.Errorf("policies %+v", pol)
 	}
-	if k := must[[]SKU](t)(r.SKUs(ctx, owner)); len(k) != 1 || len(k[0].Prices) != 1 {
+	if k := must[[]SKU](t)(r.SKUs(ctx, owner)); len(k) != 1 || len(k[0].Prices) != 2 {
 		t.Errorf("the other tenant's price shows: %+v", k)
 	}
-	if k := must[[]SKU](t)(r.SKUs(ctx, platform)); len(k[0].Prices) != 2 {
+	if k := must[[]SKU](t)(r.SKUs(ctx, platform)); len(k[0].Prices) != 3 {
 		t.Errorf("prices %+v", k)
 	}
 	hosts := items[Host](t)(r.Hosts(ctx, platform, ListOptions{}))

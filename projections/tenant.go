@@ -7,8 +7,12 @@ import (
 )
 
 func (b *batch) tenantCreated(x *at, e *domain.TenantCreated) {
-	b.exec(1, `INSERT INTO organizations (id, number, name, state, currency, credit_line_micros, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
-		e.ID.String(), int64(x.Number), e.Name, domain.TenantActive.String(), string(e.Currency), int64(e.CreditLine), timestamp(x.At))
+	zone := e.Zone
+	if zone == "" {
+		zone = domain.UTCZone
+	}
+	b.exec(1, `INSERT INTO organizations (id, number, name, state, currency, credit_line_micros, billing_time_zone, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
+		e.ID.String(), int64(x.Number), e.Name, domain.TenantActive.String(), string(e.Currency), int64(e.CreditLine), zone, timestamp(x.At))
 }
 
 func (b *batch) tenantStateChanged(e *domain.TenantStateChanged) {
@@ -42,6 +46,7 @@ type Tenant struct {
 	State            string      `json:"state" db:"state"`
 	Currency         string      `json:"currency" db:"currency"`
 	CreditLineMicros int64       `json:"credit_line_micros" db:"credit_line_micros"`
+	BillingTimeZone  string      `json:"billing_time_zone" db:"billing_time_zone"`
 	StripeCustomerID string      `json:"stripe_customer_id,omitempty" db:"stripe_customer_id"`
 	GraceUntil       domain.Time `json:"grace_until,omitzero" db:"grace_until"`
 	CreditEndsAt     domain.Time `json:"credit_ends_at,omitzero" db:"credit_ends_at"`
@@ -50,7 +55,7 @@ type Tenant struct {
 
 func (t Tenant) place() cursor { return cursor{a: t.Number} }
 
-const selectTenants = `SELECT number, id, name, state, currency, credit_line_micros, stripe_customer_id, grace_until, credit_ends_at, created_at FROM organizations`
+const selectTenants = `SELECT number, id, name, state, currency, credit_line_micros, billing_time_zone, stripe_customer_id, grace_until, credit_ends_at, created_at FROM organizations`
 
 // Tenants lists the tenants the scope may see: all of them, or its own.
 func (r *Reader) Tenants(ctx context.Context, scope Scope, o ListOptions) (page Page[Tenant], err error) {

@@ -21,6 +21,7 @@ var tenantColumns = []column[client.Tenant]{
 	{name: "CREDIT LINE", cell: func(t client.Tenant) string { return money(t.CreditLineMicros, t.Currency) }},
 	{name: "CREDIT ENDS", cell: func(t client.Tenant) string { return when(t.CreditEndsAt) }},
 	{name: "ID", cell: func(t client.Tenant) string { return t.ID }},
+	{name: "BILLING ZONE", wide: true, cell: func(t client.Tenant) string { return t.BillingTimeZone }},
 	{name: "GRACE UNTIL", wide: true, cell: func(t client.Tenant) string { return when(t.GraceUntil) }},
 	{name: "CRN", wide: true, cell: func(t client.Tenant) string { return t.CRN }},
 	{name: "CREATED", wide: true, cell: func(t client.Tenant) string { return when(t.CreatedAt) }},
@@ -40,6 +41,7 @@ func (a *app) tenants() *cobra.Command {
 		},
 	}
 	create.Flags().StringVar(&n.Currency, "currency", "USD", "ISO 4217; never changes")
+	create.Flags().StringVar(&n.BillingTimeZone, "billing-time-zone", "", "its months are the billing periods: America/New_York; UTC if left out; never changes")
 	create.Flags().StringVar(&line, "credit-line", "0", "how far below zero the tenant may go: 100.00")
 	get := &cobra.Command{
 		Use: "get [TENANT]", Short: "Show a tenant", Args: cobra.MaximumNArgs(1),
