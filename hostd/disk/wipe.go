@@ -42,7 +42,10 @@ func Wipe(ctx context.Context, path, serial string, size uint64, nonce domain.Di
 	if err != nil {
 		return ev, fmt.Errorf("wipe: %w", err)
 	}
-	missing, err := canaries.Plant(ctx, medium{f})
+	if err := canaries.Plant(ctx, medium{f}); err != nil {
+		return ev, fmt.Errorf("wipe: %w", err)
+	}
+	missing, err := canaries.Landed(ctx, medium{f})
 	if err != nil {
 		return ev, fmt.Errorf("wipe: %w", err)
 	}

@@ -215,7 +215,7 @@ const FormatTimeout = time.Hour
 // FormatNamespace formats a namespace with the given LBA format and returns when it
 // is done (Base 2.0, Format NVM).
 func FormatNamespace(ctx context.Context, c Controller, n *Namespace, ses SecureErase) error {
-	cdw10 := uint32(n.Format)&0xF | uint32(n.Format)>>4&3<<12 | uint32(ses)<<9 | uint32(n.Protection)&7<<5 | uint32(n.Protection)>>3&1<<8
+	cdw10 := uint32(n.Format)&0xF | uint32(n.Format)>>4&3<<12 | uint32(ses)<<9 | uint32(n.PI)&7<<5 | uint32(n.PI)>>3&1<<8
 	if n.Extended {
 		cdw10 |= 1 << 4
 	}

@@ -160,3 +160,5 @@ func (d *Device) Reset(ctx context.Context) error {
 	}
 	return nil
 }
+
+var _ Controller = (*Device)(nil)

@@ -102,7 +102,7 @@ type Namespace struct {
 	Extended       bool   // metadata travels at the end of each block
 	BlockBytes     uint32
 	MetadataBytes  uint16
-	Protection     uint8 // DPS: end-to-end protection in use
+	PI             uint8 // DPS: end-to-end protection information in use
 	Shared         bool  // NMIC: more than one controller may have it
 	WriteProtected bool  // NSATTR
 	Formatting     uint8 // FPI: percent of a format still to do; 0: none runs
@@ -128,7 +128,7 @@ func ParseNamespace(b []byte, nsid uint32) (*Namespace, error) {
 	}
 	flbas := p[26]
 	n := &Namespace{
-		ID: nsid, Blocks: p.u64(0), Capacity: p.u64(8), Format: flbas&0xF | flbas>>5&3<<4, Extended: flbas&(1<<4) != 0, Protection: p[29],
+		ID: nsid, Blocks: p.u64(0), Capacity: p.u64(8), Format: flbas&0xF | flbas>>5&3<<4, Extended: flbas&(1<<4) != 0, PI: p[29],
 		Shared: p[30]&1 != 0, WriteProtected: p[99]&1 != 0, Deallocated: Deallocated(p[33] & 7),
 	}
 	if p[32]&(1<<7) != 0 {

@@ -99,18 +99,24 @@ func (c *Canaries) content(off int64) []byte {
 	return b
 }
 
-// Plant writes the canaries, has them stored, and reads them again. It returns
-// where the first one is that did not land, -1 if all did.
-func (c *Canaries) Plant(ctx context.Context, m Medium) (missing int64, err error) {
+// Plant writes the canaries and has them stored.
+func (c *Canaries) Plant(ctx context.Context, m Medium) error {
 	for _, off := range c.at {
 		copy(c.buf, c.content(off))
 		if err := m.WriteAt(ctx, c.buf, off); err != nil {
-			return off, fmt.Errorf("canary at byte %d: %w", off, err)
+			return fmt.Errorf("canary at byte %d: %w", off, err)
 		}
 	}
 	if err := m.Flush(ctx); err != nil {
-		return 0, fmt.Errorf("canaries: flush: %w", err)
+		return fmt.Errorf("canaries: flush: %w", err)
 	}
+	return nil
+}
+
+// Landed reads the canaries and returns where the first one is that is not there,
+// -1 if all are. What was read may come from a cache, unless the caller sees to it
+// that there is none: a canary that only a cache knew proves nothing.
+func (c *Canaries) Landed(ctx context.Context, m Medium) (missing int64, err error) {
 	for _, off := range c.at {
 		if err := c.read(ctx, m, off); err != nil {
 			return off, err

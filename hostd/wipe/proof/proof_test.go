@@ -106,7 +106,7 @@ func TestPlantAndGone(t *testing.T) {
 	t.Parallel()
 	ctx, m := t.Context(), &memory{b: make([]byte, 4<<20)}
 	c := canaries(t, int64(len(m.b)), 0, "1")
-	if missing, err := c.Plant(ctx, m); missing != -1 || err != nil {
+	if missing, err := plant(ctx, c, m); missing != -1 || err != nil {
 		t.Fatal(missing, err)
 	}
 	if gone, survivor, err := c.Gone(ctx, m); gone != 0 || survivor != 0 || err != nil {
@@ -131,10 +131,17 @@ func TestPlantAndGone(t *testing.T) {
 		}
 		m.lose = func(at int64) bool { return at == off }
 		clear(m.b)
-		if missing, err := c.Plant(ctx, m); missing != off || err != nil {
+		if missing, err := plant(ctx, c, m); missing != off || err != nil {
 			t.Errorf("the canary lost at %d: %d, %v", off, missing, err)
 		}
 	}
+}
+
+func plant(ctx context.Context, c *Canaries, m Medium) (int64, error) {
+	if err := c.Plant(ctx, m); err != nil {
+		return 0, err
+	}
+	return c.Landed(ctx, m)
 }
 
 func TestReadAll(t *testing.T) {

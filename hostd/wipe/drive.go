@@ -1,0 +1,311 @@
+package wipe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/hostd/nvme"
+	"github.com/gpuaas/gpuaas/hostd/wipe/proof"
+)
+
+const (
+	readBytes  = 4 << 20 // of one read or write; the kernel splits it, so the drive always has work queued
+	logMax     = 24      // lines of a device's log in the evidence
+	logLineMax = 240
+	detailMax  = 600
+)
+
+// eraser is one run over one drive.
+type eraser struct {
+	ctl     nvme.Controller
+	store   *Store
+	serial  string
+	wipe    *domain.PlacedWipe
+	ev      domain.DeviceWipe
+	id      *nvme.Identity
+	base    *Survey // the baseline; from inspect on the drive is equal to it
+	method  *method
+	planted []uint32 // canaries on each namespace
+	health  *nvme.SMART
+}
+
+// Drive erases the NVMe drive behind ctl, which must have this serial, and says
+// what is proven. An error means that ctx ended: nothing is known, and the next
+// call goes on from what it finds.
+func Drive(ctx context.Context, ctl nvme.Controller, store *Store, serial string, w *domain.PlacedWipe) (domain.DeviceWipe, error) {
+	e := &eraser{ctl: ctl, store: store, serial: serial, wipe: w}
+	e.ev = domain.DeviceWipe{Component: "nvme", Serial: serial, Method: "none", Result: domain.WipeFailed, StartedAt: domain.TimeOf(time.Now())}
+	err := e.run(ctx)
+	if err != nil && ctx.Err() != nil {
+		return e.ev, fmt.Errorf("wipe: drive %s: %w", serial, errors.Join(ctx.Err(), err))
+	}
+	if err != nil {
+		e.lastErrors(ctx)
+		blame(&e.ev, err)
+	} else {
+		e.ev.Result = domain.WipeVerified
+	}
+	e.ev.EndedAt = domain.TimeOf(time.Now())
+	return e.ev, nil
+}
+
+// run is the whole sequence. Every step that fails ends it.
+func (e *eraser) run(ctx context.Context) (err error) {
+	if len(ladders[e.wipe.Policy]) == 0 {
+		return refuse(UnknownPolicy, "policy %s", e.wipe.Policy)
+	}
+	if e.id, err = identify(ctx, e.ctl, e.serial); err != nil {
+		return err
+	}
+	ours, err := e.settle(ctx)
+	if err != nil {
+		return err
+	}
+	restored, err := e.inspect(ctx)
+	if err != nil {
+		return err
+	}
+	if err := e.measureHealth(ctx); err != nil {
+		return err
+	}
+	if !ours || restored {
+		if err := e.plant(ctx); err != nil {
+			return err
+		}
+		if err := e.same(ctx); err != nil {
+			return err
+		}
+		if err := e.erase(ctx); err != nil {
+			return err
+		}
+	}
+	if err := e.same(ctx); err != nil {
+		return err
+	}
+	// A reset empties what the controller may have cached, and shows what the next
+	// start of the drive will be.
+	if err := e.ctl.Reset(ctx); err != nil {
+		return err
+	}
+	if err := e.unchanged(ctx); err != nil {
+		return err
+	}
+	if err := e.verify(ctx); err != nil {
+		return err
+	}
+	if err := e.measureHealth(ctx); err != nil {
+		return err
+	}
+	if err := e.unchanged(ctx); err != nil {
+		return err
+	}
+	return e.store.remove(kindErasing, e.serial)
+}
+
+// inspect surveys the drive, restores what commands can restore, and compares it
+// with its baseline, which the first wipe takes. It reports whether something had
+// to be restored.
+func (e *eraser) inspect(ctx context.Context) (restored bool, err error) {
+	s, id, err := look(ctx, e.ctl, e.serial)
+	if err != nil {
+		return false, err
+	}
+	e.id = id
+	for i := range s.Namespaces {
+		if n := &s.Namespaces[i]; n.Writes == nvme.ProtectedUntilTold {
+			if err := nvme.AllowWrites(ctx, e.ctl, n.ID); err != nil {
+				return false, refuse(ProtectedWrites, "namespace %d: write protection %d cannot be taken away: %v", n.ID, n.Writes, err)
+			}
+			e.say("took the write protection of namespace %d away", n.ID)
+			restored = true
+		}
+	}
+	if restored {
+		if s, _, err = look(ctx, e.ctl, e.serial); err != nil {
+			return true, err
+		}
+	}
+	if err := s.fit(); err != nil {
+		return restored, err
+	}
+	if err := e.loadBaseline(s); err != nil {
+		return restored, err
+	}
+	var f *failure
+	if err := s.differs(e.base); errors.As(err, &f) && f.code == FormatChanged {
+		if err := e.restoreFormats(ctx, s); err != nil {
+			return true, err
+		}
+		return true, e.unchanged(ctx)
+	} else if err != nil {
+		return restored, err
+	}
+	return restored, nil
+}
+
+func (e *eraser) loadBaseline(s *Survey) (err error) {
+	e.ev.Firmware = s.Firmware
+	if e.base, e.ev.Baseline, err = e.store.baseline(e.serial); err != nil {
+		return err
+	}
+	if e.base == nil {
+		if e.wipe.Lease.Generation != 0 {
+			return refuse(BaselineMissing, "this host knows no baseline of the drive, and a tenant has had it: look at the drive, then have it accepted")
+		}
+		if e.ev.Baseline, err = e.store.save(kindBaseline, e.serial, s); err != nil {
+			return fmt.Errorf("baseline: %w", err)
+		}
+		e.base = s
+		e.say("baseline taken")
+	}
+	e.ev.Approved = e.base.Firmware
+	return nil
+}
+
+// restoreFormats formats what has another LBA format than in the baseline.
+func (e *eraser) restoreFormats(ctx context.Context, s *Survey) error {
+	for i := range e.base.Namespaces {
+		n, b := &s.Namespaces[i], &e.base.Namespaces[i]
+		if sameFormat(n, b) {
+			continue
+		}
+		if err := nvme.FormatNamespace(ctx, e.ctl, &b.Namespace, nvme.EraseNothing); err != nil {
+			return refuse(FormatChanged, "namespace %d has %s, and cannot be given back %s: %v", n.ID, formatOf(n), formatOf(b), err)
+		}
+		e.say("namespace %d: %s restored to %s", n.ID, formatOf(n), formatOf(b))
+	}
+	return e.ctl.Reset(ctx) // the kernel looks at the new format
+}
+
+// unchanged takes the whole survey again and wants the baseline.
+func (e *eraser) unchanged(ctx context.Context) error {
+	s, _, err := look(ctx, e.ctl, e.serial)
+	if err != nil {
+		return e.swapped(err)
+	}
+	e.ev.Firmware = s.Firmware
+	if err := s.fit(); err != nil {
+		return err
+	}
+	return s.differs(e.base)
+}
+
+// same asks who the drive is: cheap, between any two steps.
+func (e *eraser) same(ctx context.Context) error {
+	id, err := identify(ctx, e.ctl, e.serial)
+	if err != nil {
+		return e.swapped(err)
+	}
+	e.ev.Firmware = id.Firmware
+	if id.Firmware != e.base.Firmware || id.Model != e.base.Model || id.Subnqn != e.base.Subnqn || id.Controller != e.base.Controller {
+		return refuse(DeviceSwapped, "%s with firmware %s, controller %d; it was %s with %s, controller %d", id.Model, id.Firmware, id.Controller, e.base.Model, e.base.Firmware, e.base.Controller)
+	}
+	return nil
+}
+
+// swapped says that a wrong serial in the middle is another thing than one at the
+// beginning.
+func (e *eraser) swapped(err error) error {
+	var f *failure
+	if errors.As(err, &f) && f.code == WrongSerial {
+		f.code = DeviceSwapped
+	}
+	return err
+}
+
+// measureHealth reads the drive's health. Errors of its media while it was erased
+// leave blocks of which nothing is known.
+func (e *eraser) measureHealth(ctx context.Context) error {
+	h, err := nvme.ReadSMART(ctx, e.ctl)
+	if err != nil {
+		return err
+	}
+	e.say("%v", h)
+	if h.Degraded() {
+		return refuse(Degraded, "%v", h)
+	}
+	if e.health != nil && h.MediaErrors != e.health.MediaErrors {
+		return refuse(MediaError, "%d media errors before, %d after", e.health.MediaErrors, h.MediaErrors)
+	}
+	e.health = h
+	return nil
+}
+
+// plant puts the canaries on every namespace and proves that they are there: they
+// outlive a reset of the controller, so no cache that a reset empties pretends them.
+func (e *eraser) plant(ctx context.Context) error {
+	e.planted = nil
+	err := e.each(ctx, func(n *namespace, b nvme.Blocks) error {
+		c, err := e.canaries(n)
+		if err != nil {
+			return err
+		}
+		return c.Plant(ctx, b)
+	})
+	if err != nil {
+		return err
+	}
+	if err := e.ctl.Reset(ctx); err != nil {
+		return err
+	}
+	return e.each(ctx, func(n *namespace, b nvme.Blocks) error {
+		c, err := e.canaries(n)
+		if err != nil {
+			return err
+		}
+		missing, err := c.Landed(ctx, b)
+		if err != nil {
+			return err
+		}
+		if missing >= 0 {
+			return refuse(CanaryNotLanded, "the canary written at byte %d does not read back", missing)
+		}
+		e.planted = append(e.planted, uint32(c.Len()))
+		return nil
+	})
+}
+
+func (e *eraser) canaries(n *namespace) (*proof.Canaries, error) {
+	c, err := proof.NewCanaries(e.wipe.Lease.Nonce, e.wipe.Attempt, fmt.Sprintf("%s/%d", e.serial, n.ID), n.Bytes(), nvme.Buffer(proof.CanaryBytes))
+	if err != nil {
+		return nil, refuse(SizeMismatch, "%v", err)
+	}
+	return c, nil
+}
+
+// say adds a line to the evidence.
+func (e *eraser) say(format string, args ...any) {
+	if len(e.ev.Log) < logMax {
+		e.ev.Log = append(e.ev.Log, clip(fmt.Sprintf(format, args...), logLineMax))
+	}
+}
+
+// lastErrors adds what the drive's error log says, if it still speaks.
+func (e *eraser) lastErrors(ctx context.Context) {
+	entries, err := nvme.ReadErrors(ctx, e.ctl)
+	if err != nil {
+		return // the failure itself has been said
+	}
+	for i := range entries {
+		e.say("%v", &entries[i])
+	}
+}
+
+// blame makes evidence of a failure.
+func blame(ev *domain.DeviceWipe, err error) {
+	f := explain(err)
+	ev.Result, ev.Reason, ev.Scope, ev.Detail = domain.WipeFailed, f.code, f.scope, clip(err.Error(), detailMax)
+	if ev.Scope == "" {
+		ev.Scope = "device"
+	}
+}
+
+func clip(s string, n int) string {
+	if len(s) > n {
+		return s[:n] + "..."
+	}
+	return s
+}

@@ -1,0 +1,173 @@
+package wipe
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/gpuaas/gpuaas/domain"
+)
+
+// Store keeps what the host has to remember of its devices: baselines, and which
+// erasure is under way. One small file for each, by the device's serial, replaced
+// whole; what is written is on the disk before the call returns.
+type Store struct{ dir string }
+
+// OpenStore opens the store in dir, and makes it if there is none.
+func OpenStore(dir string) (*Store, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("wipe: %w", err)
+	}
+	return &Store{dir}, nil
+}
+
+// storeMaxBytes bounds a file: the survey of a drive with all namespaces is 20 KB.
+const storeMaxBytes = 1 << 20
+
+// path is the file of a device; the serial is the device's own word and may hold
+// anything, so it is not part of a name.
+func (s *Store) path(kind, serial string) string {
+	h := sha256.Sum256([]byte(serial))
+	return filepath.Join(s.dir, fmt.Sprintf("%x.%s.json", h[:12], kind))
+}
+
+// load reads a file into v and returns the digest of its bytes; found is false if
+// there is none.
+func (s *Store) load(kind, serial string, v any) (d domain.Digest, found bool, err error) {
+	f, err := os.Open(s.path(kind, serial))
+	if errors.Is(err, fs.ErrNotExist) {
+		return d, false, nil
+	}
+	if err != nil {
+		return d, false, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, storeMaxBytes))
+	if err != nil {
+		return d, false, err
+	}
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(v); err != nil {
+		return d, false, fmt.Errorf("%s: %w", f.Name(), err)
+	}
+	return domain.DigestOf(b), true, nil
+}
+
+// save replaces a file.
+func (s *Store) save(kind, serial string, v any) (d domain.Digest, err error) {
+	b, err := json.MarshalIndent(v, "", " ")
+	if err != nil {
+		return d, err
+	}
+	path := s.path(kind, serial)
+	f, err := os.CreateTemp(s.dir, ".new-*")
+	if err != nil {
+		return d, err
+	}
+	defer os.Remove(f.Name())
+	if _, err = f.Write(b); err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return d, err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return d, err
+	}
+	return domain.DigestOf(b), s.sync()
+}
+
+func (s *Store) sync() error {
+	d, err := os.Open(s.dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+func (s *Store) remove(kind, serial string) error {
+	if err := os.Remove(s.path(kind, serial)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return s.sync()
+}
+
+// The kinds of files.
+const (
+	kindBaseline = "baseline"
+	kindErasing  = "erasing"
+	kindFunction = "function"
+)
+
+// baseline is a drive's baseline.
+func (s *Store) baseline(serial string) (*Survey, domain.Digest, error) {
+	b := new(Survey)
+	d, found, err := s.load(kindBaseline, serial, b)
+	switch {
+	case err != nil:
+		return nil, d, refuse(BaselineDamaged, "%v", err)
+	case !found:
+		return nil, d, nil
+	case b.Serial != serial:
+		return nil, d, refuse(BaselineDamaged, "the baseline of %q speaks of %q", serial, b.Serial)
+	}
+	return b, d, nil
+}
+
+// Forget drops what is known of a device, because it was changed on purpose (a
+// firmware update by the operator) or left the host. Its next first wipe takes a
+// new baseline; a later wipe refuses it until then.
+func (s *Store) Forget(serial string) error {
+	var errs []error
+	for _, kind := range []string{kindBaseline, kindErasing, kindFunction} {
+		errs = append(errs, s.remove(kind, serial))
+	}
+	return errors.Join(errs...)
+}
+
+// erasing is what an interrupted run leaves for the next: that all canaries were on
+// the drive when the erasure was about to begin.
+type erasing struct {
+	Serial   string        `json:"serial"`
+	Lease    domain.Digest `json:"lease"` // of the lease and attempt: another wipe's record says nothing
+	Method   string        `json:"method"`
+	Action   uint32        `json:"action"` // CDW10 of the sanitize
+	Canaries []uint32      `json:"canaries"`
+	At       time.Time     `json:"at"`
+}
+
+func leaseDigest(w *domain.PlacedWipe) domain.Digest {
+	return domain.DigestOf(fmt.Appendf(nil, "%s %d", w.Lease.Digest(), w.Attempt))
+}
+
+// erasing reads the record of a run that was interrupted while it sanitized for
+// this very wipe, nil if there is none.
+func (s *Store) erasing(serial string, w *domain.PlacedWipe) (*erasing, error) {
+	r := new(erasing)
+	_, found, err := s.load(kindErasing, serial, r)
+	if err != nil {
+		return nil, refuse(RecordDamaged, "%v", err)
+	}
+	if !found || r.Serial != serial || r.Lease != leaseDigest(w) {
+		return nil, nil
+	}
+	return r, nil
+}
+
+// Accept makes what the drive is now its baseline: for the operator who has looked
+// at it, after [Store.Forget] or when a host lost its files. The drive has to be
+// one that could be erased.
+func (s *Store) Accept(survey *Survey) (domain.Digest, error) {
+	if err := survey.fit(); err != nil {
+		return domain.Digest{}, err
+	}
+	return s.save(kindBaseline, survey.Serial, survey)
+}
