@@ -27,6 +27,9 @@ func (l *look) identify(c *candidate, live Facts) (ok bool) {
 		if known {
 			live = stay(live, before.Facts)
 		}
+		if known && before.From == domain.SerialOfPCI { // as it was first known, and perhaps approved
+			live.Serial, e.From = before.Serial, before.From
+		}
 		e.Facts = live
 		l.book.keep(e)
 	case known:

@@ -226,3 +226,9 @@ func TestManyDevices(t *testing.T) {
 		t.Errorf("more devices than any machine has: %v", err)
 	}
 }
+
+// withSerial gives a function a Device Serial Number.
+func (h *host) withSerial(address string, n uint64) {
+	f := pcitest.Function{Serial: n}
+	h.Write(h.Path(address)+"/config", string(f.Config()))
+}
