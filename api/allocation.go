@@ -7,26 +7,28 @@ import (
 
 // Allocation is what a tenant launched: count VMs of one SKU, all or none.
 type Allocation struct {
-	ID           string `json:"id,omitempty" example:"alloc_06g3n4k8w2v5r9t1y7m0q4x8zc"`
-	CRN          string `json:"crn,omitempty"`
-	Name         string `json:"name" example:"train-7"`
-	State        string `json:"state" enum:"pending,provisioning,starting,running,stopping,stopped,releasing,released,failed,unreachable,planned" doc:"Its least advanced VM's. unreachable: a silent host; planned: a dry run"`
-	Reason       string `json:"reason,omitempty" doc:"Why it was released or failed"`
-	TenantID     string `json:"tenant_id"`
-	ProjectID    string `json:"project_id"`
-	SKU          string `json:"sku" doc:"The SKU's name" example:"gpu-1x"`
-	SKUID        string `json:"sku_id"`
-	Shape        uint32 `json:"shape" doc:"GPUs of one VM"`
-	Count        uint32 `json:"count"`
-	Image        string `json:"image"`
-	VMs          []VM   `json:"vms" nullable:"false"`
-	RequestedBy  string `json:"requested_by_user_id"`
-	LockedMicros *int64 `json:"locked_micros_per_unit_hour,omitempty" doc:"Only with lock_price"`
-	HoldMicros   int64  `json:"hold_micros" doc:"Put aside for the first hour"`
-	CreatedAt    string `json:"created_at" format:"date-time"`
-	ExpiresAt    string `json:"expires_at,omitempty" format:"date-time"`
-	ReleasedAt   string `json:"released_at,omitempty" format:"date-time"`
-	DryRun       bool   `json:"dry_run,omitempty" doc:"Nothing was launched: this is what would be"`
+	ID           string            `json:"id,omitempty" example:"alloc_06g3n4k8w2v5r9t1y7m0q4x8zc"`
+	CRN          string            `json:"crn,omitempty"`
+	Name         string            `json:"name" example:"train-7"`
+	State        string            `json:"state" enum:"pending,provisioning,starting,running,stopping,stopped,releasing,released,failed,unreachable,planned" doc:"Its least advanced VM's. unreachable: a silent host; planned: a dry run"`
+	Reason       string            `json:"reason,omitempty" doc:"Why it was released or failed"`
+	TenantID     string            `json:"tenant_id"`
+	ProjectID    string            `json:"project_id"`
+	SKU          string            `json:"sku" doc:"The SKU's name" example:"gpu-1x"`
+	SKUID        string            `json:"sku_id"`
+	Shape        uint32            `json:"shape" doc:"GPUs of one VM"`
+	Count        uint32            `json:"count"`
+	Image        string            `json:"image"`
+	VMs          []VM              `json:"vms" nullable:"false"`
+	Tags         map[string]string `json:"tags,omitempty" doc:"Only when one allocation is read, and only for the tenant's own people"`
+	TagsErased   bool              `json:"tags_erased,omitempty" doc:"There were tags or keys; they were erased"`
+	RequestedBy  string            `json:"requested_by_user_id"`
+	LockedMicros *int64            `json:"locked_micros_per_unit_hour,omitempty" doc:"Only with lock_price"`
+	HoldMicros   int64             `json:"hold_micros" doc:"Put aside for the first hour"`
+	CreatedAt    string            `json:"created_at" format:"date-time"`
+	ExpiresAt    string            `json:"expires_at,omitempty" format:"date-time"`
+	ReleasedAt   string            `json:"released_at,omitempty" format:"date-time"`
+	DryRun       bool              `json:"dry_run,omitempty" doc:"Nothing was launched: this is what would be"`
 }
 
 // VM is one machine of an allocation.
@@ -138,7 +140,16 @@ func (s *Server) getAllocation(c *call) (Allocation, *domain.Error) {
 	if err := pathID(c, "a", "allocation", &id); err != nil {
 		return Allocation{}, err
 	}
-	return one(c, func() (projections.Allocation, uint64, error) { return s.o.Reads.Allocation(c.ctx(), c.scope(), id) }, s.showAllocation)
+	var failed *domain.Error
+	out, err := one(c, func() (projections.Allocation, uint64, error) { return s.o.Reads.Allocation(c.ctx(), c.scope(), id) }, func(r *projections.Allocation) Allocation {
+		a := s.showAllocation(r)
+		failed = s.addTags(c, r, &a)
+		return a
+	})
+	if err == nil {
+		err = failed
+	}
+	return out, err
 }
 
 func (s *Server) showAllocation(r *projections.Allocation) Allocation {

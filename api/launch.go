@@ -78,14 +78,14 @@ func (s *Server) launch(c *call) (*Allocation, *domain.Error) {
 	if err := b.into(m); err != nil {
 		return nil, err
 	}
-	details := len(b.SSHKeys) > 0 || b.UserData != "" || len(b.Tags) > 0
+	secret := len(b.SSHKeys) > 0 || b.UserData != "" || len(b.Tags) > 0
 	if m.Image != "" {
 		if err := s.resolveImage(m); err != nil {
 			return nil, err
 		}
 	}
-	if b.DryRun || details || m.Image == "" {
-		out, err := s.prepare(c, m, b, details)
+	if b.DryRun || secret || m.Image == "" {
+		out, err := s.prepare(c, m, b, secret)
 		if out != nil || err != nil {
 			return out, err
 		}
@@ -104,7 +104,7 @@ func (s *Server) launch(c *call) (*Allocation, *domain.Error) {
 // prepare asks the world what a launch needs that is not in the request: the
 // default image, whose vault the details go to, and whether it would be allowed at
 // all. Nothing is kept of a request that would be refused. A dry run ends here.
-func (s *Server) prepare(c *call, m *domain.CreateAllocation, b *createAllocation, details bool) (*Allocation, *domain.Error) {
+func (s *Server) prepare(c *call, m *domain.CreateAllocation, b *createAllocation, secret bool) (*Allocation, *domain.Error) {
 	var owner domain.TenantID
 	image := ""
 	out, at, err := c.rehearse(m, func(w *domain.World) {
@@ -140,14 +140,10 @@ func (s *Server) prepare(c *call, m *domain.CreateAllocation, b *createAllocatio
 		}
 		return plan, nil
 	}
-	if !details || out.Repeat.N != 0 {
+	if !secret || out.Repeat.N != 0 {
 		return nil, nil
 	}
-	doc, jerr := json.Marshal(struct {
-		SSHKeys  []string          `json:"ssh_keys"`
-		UserData []byte            `json:"user_data"` // base64
-		Tags     map[string]string `json:"tags"`
-	}{b.SSHKeys, []byte(b.UserData), b.Tags})
+	doc, jerr := json.Marshal(details{b.SSHKeys, []byte(b.UserData), b.Tags})
 	if jerr != nil {
 		return nil, domain.AsError(jerr)
 	}
@@ -277,6 +273,9 @@ func (s *Server) launchedAllocation(c *call, events []domain.EventBody, at domai
 		ID: id, CRN: s.crn(tenant, project, "allocation", id), Name: e.Name, State: domain.Provisioning.String(), TenantID: tenant, ProjectID: project,
 		SKU: b.SKU, SKUID: e.SKU.String(), Shape: e.Shape, Count: uint32(len(e.VMs)), Image: e.Image, VMs: make([]VM, len(e.VMs)),
 		RequestedBy: e.User.String(), CreatedAt: at.String(), ExpiresAt: e.Expires.String(),
+	}
+	if e.Tenant == c.caller.Member.Tenant {
+		a.Tags = b.Tags
 	}
 	if a.SKU == a.SKUID { // asked for by id
 		var err *domain.Error

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"sync"
 	"time"
 
@@ -115,6 +116,7 @@ func (l *memoryLog) Subscribe(ctx context.Context, after uint64, f FeedFilter, f
 }
 
 type memoryVault struct {
+	down error
 	mu   sync.Mutex
 	docs map[domain.Digest][]byte
 }
@@ -130,7 +132,23 @@ func (v *memoryVault) Put(_ context.Context, subject string, plain []byte) (doma
 func (v *memoryVault) Get(_ context.Context, d domain.Digest) ([]byte, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return v.docs[d], nil
+	if doc, ok := v.docs[d]; ok || v.down != nil {
+		return doc, v.down
+	}
+	return nil, fmt.Errorf("erased: %w", fs.ErrNotExist)
+}
+
+// fail makes every Get fail; erase destroys what was put.
+func (v *memoryVault) fail(err error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.down = err
+}
+
+func (v *memoryVault) erase() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	clear(v.docs)
 }
 
 func (v *memoryVault) len() int {

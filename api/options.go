@@ -62,7 +62,8 @@ type Follower interface {
 	Last(ctx context.Context) (uint64, error)
 }
 
-// Vault keeps what must be erasable. It is durable when Put returns.
+// Vault keeps what must be erasable. It is durable when Put returns. The error of a
+// document that was erased is fs.ErrNotExist.
 type Vault interface {
 	Put(ctx context.Context, subject string, plaintext []byte) (domain.Digest, error)
 	Get(ctx context.Context, digest domain.Digest) ([]byte, error)

@@ -25,26 +25,28 @@ const (
 // Allocation is what a tenant launched: Count VMs of one SKU, all or none. Its
 // state is that of its least advanced VM.
 type Allocation struct {
-	ID                      string    `json:"id,omitempty"` // alloc_...; empty in a dry run
-	CRN                     string    `json:"crn,omitempty"`
-	Name                    string    `json:"name"`
-	State                   string    `json:"state"`
-	Reason                  string    `json:"reason,omitempty"`
-	TenantID                string    `json:"tenant_id"`
-	ProjectID               string    `json:"project_id"`
-	SKU                     string    `json:"sku"`
-	SKUID                   string    `json:"sku_id"`
-	Shape                   int       `json:"shape"` // GPUs of one VM
-	Count                   int       `json:"count"`
-	Image                   string    `json:"image"`
-	VMs                     []VM      `json:"vms"`
-	RequestedByUserID       string    `json:"requested_by_user_id"`
-	LockedMicrosPerUnitHour *int64    `json:"locked_micros_per_unit_hour,omitempty"`
-	HoldMicros              int64     `json:"hold_micros"` // put aside for the first hour
-	CreatedAt               time.Time `json:"created_at"`
-	ExpiresAt               time.Time `json:"expires_at,omitzero"`
-	ReleasedAt              time.Time `json:"released_at,omitzero"`
-	DryRun                  bool      `json:"dry_run,omitempty"`
+	ID                      string            `json:"id,omitempty"` // alloc_...; empty in a dry run
+	CRN                     string            `json:"crn,omitempty"`
+	Name                    string            `json:"name"`
+	State                   string            `json:"state"`
+	Reason                  string            `json:"reason,omitempty"`
+	TenantID                string            `json:"tenant_id"`
+	ProjectID               string            `json:"project_id"`
+	SKU                     string            `json:"sku"`
+	SKUID                   string            `json:"sku_id"`
+	Shape                   int               `json:"shape"` // GPUs of one VM
+	Count                   int               `json:"count"`
+	Image                   string            `json:"image"`
+	VMs                     []VM              `json:"vms"`
+	Tags                    map[string]string `json:"tags,omitempty"`        // only of one that was read by itself, and only for the tenant's own people
+	TagsErased              bool              `json:"tags_erased,omitempty"` // there were tags or keys; they were erased
+	RequestedByUserID       string            `json:"requested_by_user_id"`
+	LockedMicrosPerUnitHour *int64            `json:"locked_micros_per_unit_hour,omitempty"`
+	HoldMicros              int64             `json:"hold_micros"` // put aside for the first hour
+	CreatedAt               time.Time         `json:"created_at"`
+	ExpiresAt               time.Time         `json:"expires_at,omitzero"`
+	ReleasedAt              time.Time         `json:"released_at,omitzero"`
+	DryRun                  bool              `json:"dry_run,omitempty"`
 }
 
 // VM is one machine of an allocation.

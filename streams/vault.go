@@ -10,6 +10,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -38,8 +39,8 @@ type Vault struct {
 	hide []byte // key of the names under which subjects' keys are kept
 }
 
-// ErrErased: the key of the document's subject is destroyed.
-var ErrErased = errors.New("streams: erased")
+// ErrErased: the key of the document's subject is destroyed. It is an fs.ErrNotExist.
+var ErrErased = fmt.Errorf("streams: erased: %w", fs.ErrNotExist)
 
 // The layout of a stored document and of a stored key:
 //

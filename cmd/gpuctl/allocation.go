@@ -2,7 +2,9 @@ package main
 
 import (
 	"iter"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -19,6 +21,7 @@ var allocationColumns = []column[client.Allocation]{
 	{name: "CREATED", cell: func(x client.Allocation) string { return when(x.CreatedAt) }},
 	{name: "ID", cell: func(x client.Allocation) string { return x.ID }},
 	{name: "REASON", wide: true, cell: func(x client.Allocation) string { return x.Reason }},
+	{name: "TAGS", wide: true, cell: tagsOf},
 	{name: "IMAGE", wide: true, cell: func(x client.Allocation) string { return x.Image }},
 	{name: "GPUS A VM", wide: true, cell: func(x client.Allocation) string { return itoa(x.Shape) }},
 	{name: "EXPIRES", wide: true, cell: func(x client.Allocation) string { return when(x.ExpiresAt) }},
@@ -258,4 +261,15 @@ func (a *app) readFile(flag, name string, most int64) ([]byte, error) {
 		r = f
 	}
 	return readBounded(r, flag, most)
+}
+
+func tagsOf(x client.Allocation) string {
+	if x.TagsErased {
+		return "(erased)"
+	}
+	var out []string
+	for _, k := range slices.Sorted(maps.Keys(x.Tags)) {
+		out = append(out, k+"="+x.Tags[k])
+	}
+	return few(out)
 }
