@@ -3,7 +3,7 @@
 #
 #   kernel, initrd, root.ext4    the host
 #   qemu/                        the QEMU that emulates it
-#   bare.elf, bare.img           the small guest, for a direct start and as a UEFI disk
+#   bare.elf, bare.img, bare.qcow2    the small guest, for a direct start and as a UEFI disk
 #
 # Each layer's name carries the digest of everything that goes in, so that a change
 # builds what depends on it and nothing else. From nothing it takes a few minutes and
@@ -48,8 +48,8 @@ make_prime() { "$here/mkprimed.sh" "$root" "$qemu" "$start" "$1"; }
 d=deploy/emuhost
 layer qemu "$(digest $d/mkqemu.sh $d/mirror.sh)" make_qemu; qemu=$made
 layer base "$(digest $d/mkroot.sh $d/mirror.sh $d/packages.txt $d/modules.txt $d/root)" make_root; root=$made
-layer start "$(digest $d/mkstart.sh $d/init.sh $d/host-init.sh $d/prime.sh hostd/emuhost/agent hostd/emuhost/wire)-${root##*-}" "$here/mkstart.sh" "$root"; start=$made
-layer primed "$(digest $d/mkprimed.sh $d/prime.sh)-${root##*-}-${qemu##*-}" make_prime; primed=$made
+layer start "$(digest $d/mkstart.sh $d/init.sh $d/host-init.sh $d/prime.sh $d/service.sh hostd/emuhost/agent hostd/emuhost/wire)-${root##*-}" "$here/mkstart.sh" "$root"; start=$made
+layer primed "$(digest $d/mkprimed.sh $d/prime.sh $d/service.sh)-${root##*-}-${qemu##*-}" make_prime; primed=$made
 layer bare "$(digest $d/bare)" "$here/bare/build.sh"; bare=$made
 
 # The image is a folder of links to its layers, and "current" is the last one made.
@@ -58,7 +58,7 @@ if [ ! -d "$image" ]; then
   new=$(mktemp -d "$cache/new.XXXXXX"); chmod 755 "$new"
   ln -s "$qemu/qemu" "$new/qemu"; ln -s "$root/kernel" "$new/kernel"; ln -s "$primed/root.ext4" "$new/root.ext4"
   ln -s "$start/initrd" "$new/initrd"
-  for f in bare.elf bare.img BOOTX64.EFI; do ln -s "$bare/$f" "$new/$f"; done
+  for f in bare.elf bare.img bare.qcow2; do ln -s "$bare/$f" "$new/$f"; done
   mv "$new" "$image"
 fi
 touch "$image"; ln -sfn "$image" "$cache/current"

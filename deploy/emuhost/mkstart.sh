@@ -13,5 +13,6 @@ tar -C "$work" -xf "$base/early.tar"
 install -m 755 "$here/init.sh" "$work/init"
 install -m 755 "$here/host-init.sh" "$work/host/init"
 install -m 755 "$here/prime.sh" "$work/host/prime"
+install -m 755 "$here/service.sh" "$work/host/service"
 (cd "$here/../.." && CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o "$work/host/agent" ./hostd/emuhost/agent)
 (cd "$work" && find . -print0 | sort -z | cpio --null -o -H newc -R 0:0 --quiet) > "$out/initrd"

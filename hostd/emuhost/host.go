@@ -200,6 +200,19 @@ func (h *Host) CopyIn(ctx context.Context, from, to string) (err error) {
 	return err
 }
 
+// Services of [Host.Service].
+const (
+	Libvirt     = "libvirt"
+	OpenVSwitch = "openvswitch"
+)
+
+// Service starts a service of the host, unless it runs: at boot none does, as there is
+// no systemd. It returns when the service answers.
+func (h *Host) Service(ctx context.Context, name string) error {
+	_, err := h.Run(ctx, "/run/emuhost/service", name)
+	return err
+}
+
 // Share is the folder of this machine that the host has at [SharePoint].
 func (h *Host) Share() string { return h.o.Share }
 

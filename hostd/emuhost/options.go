@@ -49,7 +49,7 @@ func Missing() string {
 	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
 		return "the emulated host needs Linux on amd64"
 	}
-	for _, f := range []string{"kernel", "initrd", "root.ext4", "qemu", "bare.elf"} {
+	for _, f := range []string{"kernel", "initrd", "root.ext4", "qemu", "bare.elf", "bare.img"} {
 		if _, err := os.Stat(Image(f)); err != nil {
 			return "the emulated host is not built: run make emuhost-image as root (" + err.Error() + ")"
 		}
