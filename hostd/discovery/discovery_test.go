@@ -40,7 +40,10 @@ func TestHGX(t *testing.T) {
 		GPU: domain.Device{
 			Address: "0000:13:00.0", Serial: "48-b0-2d-00-00-00-00-00", PCISerial: "48-b0-2d-00-00-00-00-00", SerialFrom: domain.SerialOfPCI, Model: "NVIDIA H100 80GB HBM3",
 			SizeBytes: 80 << 30, PCIID: "10de:2330", Subsystem: "10de:16c1", Resets: []string{"flr", "bus"}, IOMMUGroup: 4, Root: "pci0000:10", Switch: "0000:11:00.0",
-			BARs: []domain.BAR{{0, 16 << 20, true, true, false}, {2, 128 << 30, true, true, false}, {4, 32 << 20, true, true, false}},
+			BARs: []domain.BAR{
+				{Index: 0, SizeBytes: 16 << 20, Wide: true, Prefetchable: true}, {Index: 2, SizeBytes: 128 << 30, Wide: true, Prefetchable: true},
+				{Index: 4, SizeBytes: 32 << 20, Wide: true, Prefetchable: true},
+			},
 		},
 		NVMe: domain.Device{
 			Address: "0000:14:00.0", Serial: "S6GNNE0W100000", SerialFrom: domain.SerialOfDevice, Model: "SAMSUNG MZWLJ3T8HBLS-00007", SizeBytes: 3_840_755_982_336,
