@@ -36,7 +36,7 @@ type Agent struct {
 	approved   *domain.SlotMap // the map that desired names, if it is one of ours
 	discovered *domain.SlotMap
 	lookAt     time.Time          // when to discover again
-	doubted    bool               // the last look was bad, and is not believed yet
+	doubts     int                // the last looks were bad, and are not believed yet
 	same       [2]*domain.SlotMap // the last two maps that were found to be the same
 	began      time.Time
 	chains     map[*chain]struct{}

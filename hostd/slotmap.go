@@ -53,23 +53,39 @@ func (a *Agent) inventory(ctx context.Context) error {
 	return a.propose()
 }
 
+// How often a look that breaks a whole slot is not believed. A drive that is being
+// written or erased may show anything, for as long as that takes.
+const (
+	doubtsMax     = 1
+	doubtsMaxBusy = 40 // every Limits.Replan
+)
+
 // believe takes a look at the hardware for true: at once, unless it breaks an
 // approved slot that was whole. One bad look may be a device in the middle of
 // something; the next, which comes soon, counts whatever it says.
 func (a *Agent) believe(found *domain.SlotMap) {
-	if a.approved != nil && !a.doubted {
+	if a.approved != nil {
 		_, was := resolve(a.approved, a.discovered)
 		_, is := resolve(a.approved, found)
-		for slot := range is {
-			if _, already := was[slot]; !already {
-				a.o.Log.Warn("a slot is not as approved: looking again", "slot", slot, "component", is[slot].component, "reason", is[slot].reason)
-				a.doubted, a.lookAt = true, a.o.Clock().Add(a.o.Limits.Backoff/2)
-				a.holdOff["inventory"] = a.o.Clock().Add(a.o.Limits.Backoff)
-				return
+		most, wait := 0, a.o.Limits.Backoff
+		for slot, d := range is {
+			if _, already := was[slot]; already {
+				continue
+			}
+			a.o.Log.Warn("a slot is not as approved", "slot", slot, "component", d.component, "reason", d.reason)
+			most = max(most, doubtsMax)
+			if a.busy(&chain{slots: []uint32{slot}}) {
+				most, wait = doubtsMaxBusy, a.o.Limits.Replan
 			}
 		}
+		if a.doubts < most {
+			a.doubts++
+			now := a.o.Clock()
+			a.lookAt, a.holdOff["inventory"] = now.Add(wait/2), now.Add(wait)
+			return
+		}
 	}
-	a.discovered, a.doubted = found, false
+	a.discovered, a.doubts = found, 0
 }
 
 // reportBroken says which slots are not what was approved, so that they are taken

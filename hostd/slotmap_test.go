@@ -222,3 +222,36 @@ func realHardware(m *domain.SlotMap) {
 		s.GPU.IOMMUGroup, s.NVMe.IOMMUGroup, s.IBVF.IOMMUGroup = s.IOMMUGroups[0], s.IOMMUGroups[1], s.IOMMUGroups[2]
 	}
 }
+
+// A drive that is being erased may show no capacity, for a while: no fault.
+func TestDriveInTheMiddleOfAWipe(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRack(t, sim.Options{Slots: 2, Faults: faults(t, "wipe slot=1 slow=5m")})
+		r.limits.Discover = 10 * time.Second
+		wiping := true
+		r.rewire = func(m *domain.SlotMap) {
+			realHardware(m)
+			if r.site.heard("wiped 0 gen 0 attempt 1 verified") && wiping {
+				m.Slots = m.Slots[:1]
+			}
+		}
+		r.start()
+		r.site.place(func(*domain.Desired) {})
+		r.await("a proposal", func() bool { return r.site.proposal() != nil })
+		m := r.site.proposal()
+		r.site.place(func(d *domain.Desired) {
+			d.SlotMap = m.Digest()
+			for i := range uint32(2) {
+				d.Wipes = append(d.Wipes, domain.PlacedWipe{Lease: lease(i, 0), Attempt: 1, Policy: domain.WipeAuto})
+			}
+		})
+		time.Sleep(4 * time.Minute)
+		wiping = false
+		time.Sleep(2 * time.Minute)
+		r.awaitSaid("wiped 1 gen 0 attempt 1 verified")
+		if n := r.site.count("faulted"); n != 0 {
+			t.Errorf("%d faults", n)
+		}
+	})
+}

@@ -42,9 +42,6 @@ func (l *look) drives() error {
 			c.against("its serial number cannot be read while it is bound to %s: bind it to nvme once", quoted(d.Driver))
 			continue
 		}
-		if d.NumVFs > 0 {
-			c.against("it has %d virtual functions of its own", d.NumVFs)
-		}
 		if d.Driver == "nvme" {
 			l.namespaces(c)
 			l.inUse(c, claimed)

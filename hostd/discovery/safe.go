@@ -18,6 +18,9 @@ func (l *look) judge(c *candidate) {
 	if c.pci.Dead {
 		c.against("it does not answer: it has fallen off the bus, or has no power")
 	}
+	if c.pci.NumVFs > 0 {
+		c.against("it has %d virtual functions of its own: what they are used for is not known", c.pci.NumVFs)
+	}
 	l.judgeGroup(c, c.pci)
 	for _, o := range c.own {
 		l.judgeGroup(c, o)

@@ -123,6 +123,9 @@ func (l *look) inUse(c *candidate, claimed map[string]string) {
 				c.against("%s holds it (%s)", l.holder(h), p)
 			}
 		}
+		if l.approvedDrive(c.dev.Serial) {
+			continue // the daemon itself may be writing or erasing it
+		}
 		busy, err := l.c.Disks.Busy(b.name, b.dev)
 		switch {
 		case err != nil:
