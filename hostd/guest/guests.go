@@ -46,9 +46,9 @@ type Options struct {
 	Signs func() (map[string]Sign, error)
 	// Dial connects to the host's end of the VM's ready port (vm.ReadyPort).
 	Dial func(ctx context.Context, id domain.VMID) (net.Conn, error)
-	// Doubt says what is wrong with a guest that says ready, with the rest of its
-	// line: the faults are emitted and the guest is not ready. nil: nothing is.
-	Doubt func(s State, said string) []machine.Event
+	// Doubt says why a guest that says ready is not, given the rest of its line: for
+	// instance because it lacks a device. nil: it always is.
+	Doubt func(s State, said string) error
 	// Tend is called every half second that libvirt answers, and Repair when it did
 	// not answer for a while. nil: nothing to do.
 	Tend, Repair func(ctx context.Context) error

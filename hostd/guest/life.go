@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/gpuaas/gpuaas/domain"
 	"github.com/gpuaas/gpuaas/hostd/durable"
@@ -41,14 +42,32 @@ func (g *Guests) Start(ctx context.Context, v *machine.VM, render func(State) (x
 		err = g.o.Host.Start(ctx, v.VM.String())
 	}
 	if err != nil {
-		return errors.Join(&machine.Fault{Code: "domain.start_failed", Err: err},
-			g.Update(v.VM, func(s *State) { s.Starting = 0 }))
+		err = g.startFailed(ctx, v, err)
+	}
+	if err != nil {
+		return err
 	}
 	err = g.Update(v.VM, func(s *State) {
 		s.Boot, s.Starting, s.Running, s.Since, s.ours = v.Boot, 0, true, began, false
 	})
 	g.look()
 	return err
+}
+
+// startFailed finds out whether a start that failed is one: an answer can be lost on
+// its way. While that is not known the boot stays marked as starting, and whoever
+// looks next finds out.
+func (g *Guests) startFailed(ctx context.Context, v *machine.VM, cause error) error {
+	err := &machine.Fault{Code: "domain.start_failed", Err: cause}
+	asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	switch running, rerr := g.o.Host.Running(asking, v.VM.String()); {
+	case rerr != nil:
+		return errors.Join(err, rerr)
+	case running:
+		return nil
+	}
+	return errors.Join(err, g.Update(v.VM, func(s *State) { s.Starting = 0 }))
 }
 
 // Remove pulls the plug, undefines the domain, calls rest for what else there is of

@@ -11,13 +11,13 @@ import (
 	"github.com/gpuaas/gpuaas/hostd/machine"
 )
 
-// ready notes that the guest said ready, and what it said after the word.
+// ready notes that the guest said ready, and what it said after the word. A guest
+// that is not believed may say it again.
 func (g *Guests) ready(id domain.VMID, said string) {
 	if s, ok := g.State(id); ok && s.Running && s.Ready == 0 && g.o.Doubt != nil {
-		if faults := g.o.Doubt(s, said); len(faults) > 0 {
-			for _, f := range faults {
-				g.Emit(f)
-			}
+		if err := g.o.Doubt(s, said); err != nil {
+			g.o.Log.Warn("a guest says ready and is not", "vm", id, "said", said, "err", err)
+			g.Emit(machine.Event{Kind: machine.Changed, VM: id, Detail: "not ready: " + err.Error()})
 			return
 		}
 	}

@@ -5,8 +5,10 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -200,7 +202,7 @@ func TestSeed(t *testing.T) {
 	want := map[string]string{
 		"meta-data":   "instance-id: \"vm_1\"\nlocal-hostname: \"a-b\"\npublic-keys:\n  - \"ssh-ed25519 AAAA \\\"me\\\"\"\n",
 		"user-data":   string(s.UserData), // byte for byte
-		"vendor-data": string(vendorData("org.gpuaas.ready.0")),
+		"vendor-data": string(vendorData("org.gpuaas.ready.0", nil)),
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -225,6 +227,41 @@ func TestSeedRefusals(t *testing.T) {
 	files, err := (&Seed{}).Files()
 	if err != nil || !bytes.HasPrefix(files["user-data"], []byte("#cloud-config\n")) || files["vendor-data"] != nil {
 		t.Errorf("an empty seed: %q, %v", files, err)
+	}
+}
+
+// TestReadyScript runs the script of the vendor data.
+func TestReadyScript(t *testing.T) {
+	t.Parallel()
+	text := string(vendorData("org.gpuaas.ready.0", []string{"ffff:0002", "ffff:0001"}))
+	_, script, _ := strings.Cut(text, "\n\n#!/bin/sh\n")
+	script, _, _ = strings.Cut(script, "--gpuaas-ready--")
+	dir := t.TempDir()
+	for i, id := range []string{"ffff:0001", "ffff:0001", "8086:29c0", "ffff:00011"} {
+		d := filepath.Join(dir, fmt.Sprint(i))
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		vendor, device, _ := strings.Cut(id, ":")
+		for name, v := range map[string]string{"vendor": vendor, "device": device} {
+			if err := os.WriteFile(filepath.Join(d, name), []byte("0x"+v+"\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	port := filepath.Join(dir, "port")
+	script = strings.NewReplacer("/dev/virtio-ports/org.gpuaas.ready.0", port, "/sys/bus/pci/devices", dir, ">/dev/null 2>&1 &", "").Replace(script)
+	if err := os.WriteFile(port, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("sh", "-c", script).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if got, err := os.ReadFile(port); err != nil || string(got) != "ready ffff:0001=2 ffff:0002=0\n" {
+		t.Errorf("the guest said %q, %v", got, err)
+	}
+	if _, err := (&Seed{ReadyPort: "p", Devices: []string{"1; rm -rf /"}}).Files(); err == nil {
+		t.Error("a device that is a command was taken")
 	}
 }
 

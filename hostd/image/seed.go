@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/diskfs/go-diskfs/backend/file"
@@ -28,6 +30,7 @@ type Seed struct {
 	SSHKeys    []string // authorized_keys lines, for the image's default user
 	UserData   []byte   // as the tenant gave it; empty: an empty cloud-config
 	ReadyPort  string   // virtio-serial port to say ready on; "": none
+	Devices    []string // PCI ids, "10de:2330", that the guest counts when it says ready
 }
 
 // Files renders the seed's files. Keys travel in the meta-data and the ready
@@ -36,6 +39,11 @@ type Seed struct {
 func (s *Seed) Files() (map[string][]byte, error) {
 	if len(s.UserData) > MaxUserDataBytes {
 		return nil, refuse("seed.user_data_too_large", "user data has %d bytes, at most %d", len(s.UserData), MaxUserDataBytes)
+	}
+	for _, id := range s.Devices {
+		if !pciID.MatchString(id) {
+			return nil, fmt.Errorf("seed: %q is no PCI id", id)
+		}
 	}
 	for _, v := range append([]string{s.InstanceID, s.Hostname}, s.SSHKeys...) {
 		if strings.ContainsAny(v, "\n\r\x00") {
@@ -56,17 +64,27 @@ func (s *Seed) Files() (map[string][]byte, error) {
 	}
 	files := map[string][]byte{"meta-data": meta.Bytes(), "user-data": user}
 	if s.ReadyPort != "" {
-		files["vendor-data"] = vendorData(s.ReadyPort)
+		files["vendor-data"] = vendorData(s.ReadyPort, s.Devices)
 	}
 	return files, nil
 }
 
+var pciID = regexp.MustCompile(`^[0-9a-f]{4}:[0-9a-f]{4}$`)
+
 // vendorData has cloud-init install a script that runs at the end of every boot
-// and says ready. It waits in the background: a write blocks while no host listens.
-func vendorData(port string) []byte {
+// and says ready, with how many of each device the guest sees ("ready
+// 10de:2330=8"). It waits in the background: a write blocks while no host listens.
+func vendorData(port string, devices []string) []byte {
+	devices = slices.Sorted(slices.Values(devices))
 	script := "#!/bin/sh\n" +
 		"p=/dev/virtio-ports/" + port + "\n" +
-		"[ -e \"$p\" ] && (echo ready > \"$p\") </dev/null >/dev/null 2>&1 &\n" +
+		"[ -e \"$p\" ] || exit 0\n" +
+		"said=ready\n"
+	if len(devices) > 0 {
+		script += "seen=$(for d in /sys/bus/pci/devices/*; do read -r v < \"$d/vendor\"; read -r i < \"$d/device\"; echo \"${v#0x}:${i#0x}\"; done)\n" +
+			"for id in " + strings.Join(devices, " ") + "; do said=\"$said $id=$(echo \"$seen\" | grep -c \"^$id\\$\")\"; done\n"
+	}
+	script += "(echo \"$said\" > \"$p\") </dev/null >/dev/null 2>&1 &\n" +
 		"exit 0\n"
 	return []byte("Content-Type: multipart/mixed; boundary=\"gpuaas-ready\"\n" +
 		"MIME-Version: 1.0\n\n" +

@@ -136,6 +136,8 @@ func (k *Kernel) Reboot() {
 	for _, e := range entries {
 		k.unbind(e.Name())
 		k.Tree.Write(k.Tree.Path(e.Name())+"/driver_override", "(null)\n")
+	}
+	for _, e := range entries {
 		if d := k.Default[e.Name()]; d != "" {
 			k.bind(e.Name(), d)
 		}
@@ -217,6 +219,7 @@ func (k *Kernel) bind(address, driver string) {
 	k.next++
 	dir := k.Tree.Path(address) + "/nvme/" + name
 	k.Tree.Write(dir+"/serial", d.Serial+"\n")
+	k.Tree.Write(dir+"/model", "Fake NVMe\n")
 	k.Tree.Write(dir+"/firmware_rev", d.Firmware+"\n")
 	if d.Hidden {
 		return

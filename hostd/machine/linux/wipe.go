@@ -1,0 +1,80 @@
+package linux
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/hostd/vfio"
+)
+
+// Wipe erases the slot's devices and proves it. The drive goes to the nvme driver for
+// it, found by address and serial, and everything is with vfio-pci afterwards, however
+// the wipe ended. Faults: slot.in_use while any VM has the slot, drive.other.
+func (m *Machine) Wipe(ctx context.Context, slot domain.SlotSpec, w domain.PlacedWipe) (evidence []domain.DeviceWipe, err error) {
+	set, err := vfio.SetOf(slot)
+	if err != nil {
+		return nil, err
+	}
+	release, err := m.guests.Erase(slot.NVMe.Serial)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	done, err := m.turns.take(ctx, set.Drives...)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	ns, err := m.takeDrive(ctx, set, set.Drives[0], slot.NVMe.Serial)
+	if err != nil {
+		return nil, err
+	}
+	defer m.work(ns.Block)()
+	// Canaries are written before anything is erased.
+	if _, err := m.book.write(slot.NVMe.Serial); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if gerr := m.giveBack(ctx, set); gerr != nil {
+			// The evidence stands; the next VM's own proof will stop at what is wrong here.
+			m.o.Log.Error("after a wipe the slot's functions are not with vfio-pci", "slot", slot.Index, "err", gerr)
+			if err != nil {
+				err = errors.Join(err, gerr)
+			}
+		}
+	}()
+	if evidence, err = m.o.Wiper.Wipe(ctx, slot, w); err != nil {
+		return nil, err
+	}
+	for _, d := range evidence {
+		if d.Component == "nvme" && d.Serial == slot.NVMe.Serial && zeroed(&d) {
+			if err := m.book.zeroed(d.Serial); err != nil {
+				m.o.Log.Warn("that a drive is zero is not remembered: its next image takes longer", "drive", d.Serial, "err", err)
+			}
+		}
+	}
+	return evidence, nil
+}
+
+// giveBack hands functions to vfio-pci after an act, also one that was called off. It
+// tries three times: nobody comes back for them until the slot is used again.
+func (m *Machine) giveBack(ctx context.Context, set vfio.Set) (err error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), giveBackWait)
+	defer cancel()
+	for range 3 {
+		if err = m.bind.Give(ctx, set); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// giveBackWait bounds giveBack.
+const giveBackWait = 2 * time.Minute
+
+// zeroed says whether the evidence is that every byte was read back and is zero.
+func zeroed(d *domain.DeviceWipe) bool {
+	return d.Result == domain.WipeVerified && d.Coverage == domain.CoverageAll && d.BytesRead == d.SizeBytes && d.SizeBytes > 0
+}
