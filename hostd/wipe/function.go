@@ -1,0 +1,83 @@
+package wipe
+
+import (
+	"context"
+	"time"
+
+	"github.com/gpuaas/gpuaas/domain"
+)
+
+// VFState is what of a virtual function outlives its reset, because its physical
+// function keeps it. Fields that the fabric does not have are empty.
+type VFState struct {
+	MAC      string `json:"mac,omitempty"`
+	VLAN     uint16 `json:"vlan,omitempty"`
+	NodeGUID string `json:"node_guid,omitempty"`
+	PortGUID string `json:"port_guid,omitempty"`
+	PKeys    string `json:"pkeys,omitempty"` // in rising order, separated by spaces
+	Trust    bool   `json:"trust,omitempty"`
+	Spoofchk bool   `json:"spoofchk,omitempty"`
+	Link     string `json:"link,omitempty"`
+	RateMbps uint32 `json:"rate_mbps,omitempty"`
+}
+
+// VFs reads and writes the state of virtual functions through their physical ones.
+type VFs interface {
+	State(ctx context.Context, address string) (VFState, error)
+	Restore(ctx context.Context, address string, s VFState) error
+}
+
+// functionBaseline is a virtual function's baseline, by its serial.
+type functionBaseline struct {
+	Serial string  `json:"serial"`
+	State  VFState `json:"state"`
+}
+
+// function resets the slot's virtual function and gives it its baseline's state,
+// which the first wipe takes.
+func (h *Host) function(ctx context.Context, spec *domain.SlotSpec, w *domain.PlacedWipe) (domain.DeviceWipe, error) {
+	began := time.Now()
+	ev := domain.DeviceWipe{Component: "ib_vf", Serial: spec.IBVF.Serial, Method: "none"}
+	err := h.ladder(ctx, &ev, spec.IBVF.Address)
+	if err == nil && h.VFs != nil {
+		err = h.restoreFunction(ctx, &ev, spec.IBVF, w)
+	} else if err == nil {
+		ev.Log = append(ev.Log, "state kept by the physical function: not looked at")
+	}
+	return h.concludeReset(ctx, &ev, began, err)
+}
+
+func (h *Host) restoreFunction(ctx context.Context, ev *domain.DeviceWipe, d domain.Device, w *domain.PlacedWipe) error {
+	now, err := h.VFs.State(ctx, d.Address)
+	if err != nil {
+		return finding(err, VFNotReset)
+	}
+	base := new(functionBaseline)
+	digest, found, err := h.Store.load(kindFunction, d.Serial, base)
+	switch {
+	case err != nil || found && base.Serial != d.Serial:
+		return refuse(BaselineDamaged, "virtual function %q: %v", d.Serial, err)
+	case !found && w.Lease.Generation != 0:
+		return refuse(BaselineMissing, "this host knows no baseline of the virtual function, and a tenant has had it")
+	case !found:
+		base = &functionBaseline{Serial: d.Serial, State: now}
+		if digest, err = h.Store.save(kindFunction, d.Serial, base); err != nil {
+			return err
+		}
+	}
+	ev.Baseline = digest
+	if now == base.State {
+		return nil
+	}
+	if err := h.VFs.Restore(ctx, d.Address, base.State); err != nil {
+		return finding(err, VFNotReset)
+	}
+	if now, err = h.VFs.State(ctx, d.Address); err != nil {
+		return finding(err, VFNotReset)
+	}
+	if now != base.State {
+		return refuse(VFNotReset, "the virtual function has %+v, baseline %+v", now, base.State)
+	}
+	ev.Log = append(ev.Log, "state kept by the physical function: restored")
+	return nil
+}

@@ -1,0 +1,117 @@
+package wipe
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/gpuaas/gpuaas/domain"
+)
+
+// Reset is a way to reset a PCI function, named as the kernel's reset_method file
+// names it (Documentation/ABI/testing/sysfs-bus-pci).
+type Reset string
+
+// The resets. A power-management reset (D3hot and back) need not clear anything and
+// is never taken for one.
+const (
+	ResetFunction Reset = "flr"
+	ResetBus      Reset = "bus"
+	ResetPower    Reset = "pm"
+)
+
+// Resetter resets PCI functions of the host.
+type Resetter interface {
+	// Methods are the resets that the function has now.
+	Methods(ctx context.Context, address string) ([]Reset, error)
+
+	// Private reports whether the bridge above the function leads to nothing but
+	// this device, so that a bus reset reaches nobody else.
+	Private(ctx context.Context, address string) (bool, error)
+
+	// Fingerprint is what tells the function from another without its driver: ids,
+	// subsystem ids, the PCIe device serial number where there is one. It reads the
+	// device, so it fails for one that fell off the bus.
+	Fingerprint(ctx context.Context, address string) (string, error)
+
+	// Reset resets the function and returns when it answers again.
+	Reset(ctx context.Context, address string, r Reset) error
+}
+
+// resetTimeout bounds one reset: a GPU needs seconds to come back.
+const resetTimeout = 2 * time.Minute
+
+// gpu resets the slot's GPU: by function level reset, else by a reset of a bus that
+// is its own. After that only a power cycle of the host is known to clear it, and
+// that is not the wipe's to do.
+func (h *Host) gpu(ctx context.Context, spec *domain.SlotSpec) (domain.DeviceWipe, error) {
+	began := time.Now()
+	ev := domain.DeviceWipe{Component: "gpu", Serial: spec.GPU.Serial, Method: "none"}
+	return h.concludeReset(ctx, &ev, began, h.ladder(ctx, &ev, spec.GPU.Address))
+}
+
+func (h *Host) concludeReset(ctx context.Context, ev *domain.DeviceWipe, began time.Time, err error) (domain.DeviceWipe, error) {
+	if err == nil {
+		ev.Detail = "reset, and the same function answers"
+	}
+	return conclude(ctx, *ev, began, err)
+}
+
+// ladder goes down the resets to the first that works.
+func (h *Host) ladder(ctx context.Context, ev *domain.DeviceWipe, address string) error {
+	if h.Functions == nil {
+		return refuse(NotDone, "nothing on this host resets functions")
+	}
+	before, err := h.Functions.Fingerprint(ctx, address)
+	if err != nil {
+		return gone(err)
+	}
+	have, err := h.Functions.Methods(ctx, address)
+	if err != nil {
+		return finding(err, ResetFailed)
+	}
+	for _, r := range []Reset{ResetFunction, ResetBus} {
+		if !slices.Contains(have, r) {
+			ev.Log = append(ev.Log, fmt.Sprintf("reset %s: the function has none", r))
+			continue
+		}
+		if r == ResetBus {
+			private, err := h.Functions.Private(ctx, address)
+			if err != nil {
+				return finding(err, ResetFailed)
+			}
+			if !private {
+				ev.Log = append(ev.Log, "reset bus: the bus has other devices")
+				continue
+			}
+		}
+		ev.Method = string(r)
+		if err := h.reset(ctx, address, r, before); err == nil {
+			ev.Log = append(ev.Log, fmt.Sprintf("reset %s: done, %s", r, before))
+			return nil
+		} else if ctx.Err() != nil {
+			return err
+		} else {
+			ev.Log = append(ev.Log, clip(fmt.Sprintf("reset %s: %v", r, err), logLineMax))
+		}
+	}
+	return &failure{code: PowerCycle, scope: "host", detail: fmt.Sprintf("no reset of %s worked (it has %v): power-cycle the host, then wipe the slot again", address, have)}
+}
+
+// reset does one reset and wants the same function to answer after it.
+func (h *Host) reset(ctx context.Context, address string, r Reset, before string) error {
+	ctx, cancel := context.WithTimeout(ctx, resetTimeout)
+	defer cancel()
+	if err := h.Functions.Reset(ctx, address, r); err != nil {
+		return err
+	}
+	now, err := h.Functions.Fingerprint(ctx, address)
+	if err != nil {
+		return fmt.Errorf("the function does not answer after it: %w", err)
+	}
+	if now != before {
+		return fmt.Errorf("%s answers after it, before it was %s", now, before)
+	}
+	return nil
+}
