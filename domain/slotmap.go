@@ -17,7 +17,7 @@ type Device struct {
 	PCIID      string           `json:"pci_id,omitempty"`      // vendor:device: "10de:2330"
 	Subsystem  string           `json:"subsystem,omitempty"`   // vendor:device of the board
 	SerialFrom SerialSource     `json:"serial_from,omitempty"` // what vouches for Serial
-	PCISerial  string           `json:"pci_serial,omitempty"`  // Device Serial Number capability, or VPD: readable whatever driver has the device
+	PCISerial  string           `json:"pci_serial,omitempty"`  // Device Serial Number capability: readable whatever driver has the device
 	UUID       string           `json:"uuid,omitempty"`        // of a GPU
 	ModuleID   uint32           `json:"module_id,omitempty"`   // of a GPU, its place on the NVLink baseboard; 0: not known
 	LBABytes   uint32           `json:"lba_bytes,omitempty"`   // of a drive: one logical block

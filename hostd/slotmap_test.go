@@ -1,6 +1,7 @@
 package hostd_test
 
 import (
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -145,10 +146,10 @@ func TestChangedHardwareIsAFault(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := newRack(t, sim.Options{Slots: 2})
 				r.limits.Discover = 10 * time.Second
-				changed := false
+				var changed atomic.Bool
 				r.rewire = func(m *domain.SlotMap) {
 					realHardware(m)
-					if changed {
+					if changed.Load() {
 						c.change(m)
 					}
 				}
@@ -156,7 +157,7 @@ func TestChangedHardwareIsAFault(t *testing.T) {
 				r.approve()
 				r.site.place(func(d *domain.Desired) { d.VMs = append(d.VMs, vm(1, 0), vm(2, 1)) })
 				r.awaitSaid("ready 1 boot 1", "ready 2 boot 1")
-				changed = true
+				changed.Store(true)
 				r.await(c.say, func() bool { return r.site.heard(c.say) })
 				if o, _ := r.machine.Observe(t.Context()); len(o) != 2 || !o[0].Running || !o[1].Running {
 					t.Errorf("what ran does not run on: %+v", o)
@@ -187,20 +188,20 @@ func TestOneBadLookIsNotBelieved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRack(t, sim.Options{Slots: 2})
 		r.limits.Discover = 10 * time.Second
-		looks := 0
+		var looks atomic.Int32
 		r.rewire = func(m *domain.SlotMap) {
 			realHardware(m)
-			switch looks++; {
-			case looks == 2:
+			switch n := looks.Add(1); {
+			case n == 2:
 				m.Slots = m.Slots[:1]
-			case looks > 3: // slot 1's drive and VF are left over; all is renumbered
+			case n > 3: // slot 1's drive and VF are left over; all is renumbered
 				m.Slots[1].NVMe, m.Spares = domain.Device{Serial: "NEW", Address: "0000:ff:00.0", PCIID: "144d:a824"}, []domain.SpareDevice{{Kind: "nvme", Device: m.Slots[1].NVMe}}
 				m.Spares[0].Device.Address, m.Spares[0].Device.IOMMUGroup = "0000:fe:00.0", 99
 			}
 		}
 		r.start()
 		r.approve()
-		r.await("looks", func() bool { return looks > 4 })
+		r.await("looks", func() bool { return looks.Load() > 4 })
 		r.site.place(func(d *domain.Desired) { d.VMs = append(d.VMs, vm(1, 1)) })
 		r.awaitSaid("ready 1 boot 1")
 		if n := r.site.count("faulted"); n != 0 {
@@ -229,10 +230,10 @@ func TestDriveInTheMiddleOfAWipe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRack(t, sim.Options{Slots: 2, Faults: faults(t, "wipe slot=1 slow=5m")})
 		r.limits.Discover = 10 * time.Second
-		wiping := true
+		var over atomic.Bool
 		r.rewire = func(m *domain.SlotMap) {
 			realHardware(m)
-			if r.site.heard("wiped 0 gen 0 attempt 1 verified") && wiping {
+			if r.site.heard("wiped 0 gen 0 attempt 1 verified") && !over.Load() {
 				m.Slots = m.Slots[:1]
 			}
 		}
@@ -247,7 +248,7 @@ func TestDriveInTheMiddleOfAWipe(t *testing.T) {
 			}
 		})
 		time.Sleep(4 * time.Minute)
-		wiping = false
+		over.Store(true)
 		time.Sleep(2 * time.Minute)
 		r.awaitSaid("wiped 1 gen 0 attempt 1 verified")
 		if n := r.site.count("faulted"); n != 0 {
