@@ -165,9 +165,13 @@ func (e *Event) wire(c *coder) {
 	if c.err != nil {
 		return
 	}
-	body, err := decodeEvent(typ, v, raw)
+	body, err := newEvent(typ, v)
 	if err != nil {
 		c.fail(fmt.Sprintf("event %d: %v", e.Number, err))
+		return
+	}
+	if c.within(raw, body); c.err != nil {
+		c.err = fmt.Errorf("event %d: %s: %w", e.Number, typ, c.err)
 		return
 	}
 	e.Body = body

@@ -25,8 +25,10 @@ func commandTime(id CommandID) Time {
 type commandMinute struct {
 	minute  int64
 	entries []commandEntry
-	byID    map[CommandID]uint32
+	ids     index
 }
+
+func (m *commandMinute) hashOf(entry uint32) uint64 { return idHash(m.entries[entry].id) }
 
 type commandEntry struct {
 	id  CommandID
@@ -52,7 +54,7 @@ func (c *commandWindow) minute(id CommandID, make_ bool) *commandMinute {
 	if !make_ {
 		return nil
 	}
-	n := &commandMinute{minute: m, byID: map[CommandID]uint32{}}
+	n := &commandMinute{minute: m}
 	c.minutes = append(c.minutes, nil)
 	copy(c.minutes[at+1:], c.minutes[at:])
 	c.minutes[at] = n
@@ -60,18 +62,25 @@ func (c *commandWindow) minute(id CommandID, make_ bool) *commandMinute {
 }
 
 func (c *commandWindow) find(id CommandID) (Position, bool) {
-	if m := c.minute(id, false); m != nil {
-		if i, ok := m.byID[id]; ok {
+	m := c.minute(id, false)
+	if m == nil {
+		return Position{}, false
+	}
+	for p := m.ids.probe(idHash(id)); ; p.next() {
+		i := p.row()
+		if i == none {
+			return Position{}, false
+		}
+		if m.entries[i].id == id {
 			return m.entries[i].pos, true
 		}
 	}
-	return Position{}, false
 }
 
 func (c *commandWindow) add(id CommandID, pos Position) {
 	m := c.minute(id, true)
-	m.byID[id] = uint32(len(m.entries))
 	m.entries = append(m.entries, commandEntry{id, pos})
+	m.ids.add(idHash(id), uint32(len(m.entries)-1), m.hashOf)
 }
 
 // forget drops the minutes that no accepted id can fall into any more.

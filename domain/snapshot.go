@@ -257,9 +257,8 @@ func (m *commandMinute) wire(c *coder) {
 	intField(c, 1, &m.minute)
 	msgs(c, 2, &m.entries)
 	if !c.enc {
-		m.byID = make(map[CommandID]uint32, len(m.entries))
 		for i := range m.entries {
-			m.byID[m.entries[i].id] = uint32(i)
+			m.ids.add(idHash(m.entries[i].id), uint32(i), m.hashOf)
 		}
 	}
 }

@@ -298,19 +298,50 @@ func (c *coder) consumeSub(m message) {
 	if c.err != nil {
 		return
 	}
-	in := coder{b: b, keep: c.keep}
-	in.next()
-	m.wire(&in)
-	if err := in.finish(); err != nil {
-		c.err, c.num, c.b = fmt.Errorf("field %d: %w", c.num, err), 0, nil
+	c.within(b, m)
+	if c.err == nil {
+		c.next()
+	}
+}
+
+// within decodes m from all of b, and then goes on behind it. One coder does it all:
+// a coder of its own for every embedded message would be half of all allocations.
+func (c *coder) within(b []byte, m message) {
+	num, typ, rest := c.num, c.typ, c.b
+	c.b = b
+	c.next()
+	m.wire(c)
+	if err := c.finish(); err != nil {
+		c.err, c.num, c.b = fmt.Errorf("field %d: %w", num, err), 0, nil
 		return
 	}
-	c.next()
+	c.num, c.typ, c.b = num, typ, rest
 }
 
 // maxRepeated bounds every repeated field, so that a hostile message cannot ask
 // for unbounded memory before its size limit is seen.
 const maxRepeated = 1 << 24
+
+// maxReserved bounds what is reserved before a repeated field is read.
+const maxReserved = 256
+
+// repeats counts how often the present field comes, as far as the bytes make sense.
+func (c *coder) repeats() (k int) {
+	for b := c.b; k < maxReserved; {
+		size, n := protowire.ConsumeVarint(b)
+		if n < 0 || size > uint64(len(b)-n) {
+			break
+		}
+		k++
+		b = b[n+int(size):]
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 || num != c.num || typ != c.typ {
+			break
+		}
+		b = b[n:]
+	}
+	return k
+}
 
 // msgs is a repeated message.
 func msgs[T any, P interface {
@@ -325,6 +356,11 @@ func msgs[T any, P interface {
 			c.insertLength(at, len(c.b)-at)
 		}
 		return
+	}
+	if c.num == n && len(*v) == 0 {
+		if k := c.repeats(); k > cap(*v) {
+			*v = make([]T, 0, min(k, maxReserved))
+		}
 	}
 	for c.at(n, protowire.BytesType) {
 		if len(*v) == maxRepeated {
