@@ -7,6 +7,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +17,23 @@ import (
 	"github.com/gpuaas/gpuaas/domain"
 	"github.com/gpuaas/gpuaas/hostd/nvme"
 )
+
+// TestBrokenDrives erases drives of which it is known that they cannot be
+// (GPUAAS_WIPE_BROKEN).
+func TestBrokenDrives(t *testing.T) {
+	names := os.Getenv("GPUAAS_WIPE_BROKEN")
+	if names == "" {
+		t.Skip("SKIPPED: set GPUAAS_WIPE_BROKEN to the PCI addresses of drives that cannot be erased")
+	}
+	for _, name := range strings.Split(names, ",") {
+		r := openReal(t, name)
+		for i, policy := range policies {
+			if ev := r.wipe(t, policy, uint32(i)); ev.Result == domain.WipeVerified || ev.Reason == "" {
+				t.Errorf("%s: %+v", policy, ev)
+			}
+		}
+	}
+}
 
 // TestRealDrives erases the drives that GPUAAS_WIPE_DRIVES names, separated by
 // commas: PCI addresses or controllers (/dev/nvme0). Everything on them is lost.
@@ -33,6 +51,7 @@ func TestRealDrives(t *testing.T) {
 			t.Run("LBA format restored", r.formatRestored)
 			t.Run("held", r.held)
 			t.Run("wrong serial", r.wrongSerial)
+			t.Run("write zeroes", r.zeroes)
 		})
 	}
 }
@@ -188,17 +207,39 @@ func (r *real) formatRestored(t *testing.T) {
 
 // held is a drive that something on the host has open for itself.
 func (r *real) held(t *testing.T) {
-	name, err := filepath.Glob(filepath.Join("/sys/class/nvme", r.ctl.Name(), "nvme*n*"))
-	if err != nil || len(name) == 0 {
-		t.Fatal(name, err)
+	names, err := filepath.Glob(filepath.Join("/sys/class/nvme", r.ctl.Name(), "nvme*n*"))
+	if err != nil || len(names) == 0 {
+		t.Fatal(names, err)
 	}
-	f, err := os.OpenFile(filepath.Join("/dev", filepath.Base(name[0])), os.O_RDONLY|unix.O_EXCL, 0)
+	// Behind the kernel's multipath nvme0c0n1 is a path to the disk nvme0n1.
+	disk := regexp.MustCompile(`c\d+`).ReplaceAllString(filepath.Base(names[0]), "")
+	f, err := os.OpenFile(filepath.Join("/dev", disk), os.O_RDONLY|unix.O_EXCL, 0)
 	if err != nil {
-		t.Skipf("SKIPPED: %v", err) // behind the kernel's multipath the disk has another name
+		t.Fatal(err)
 	}
 	defer f.Close()
 	if ev := r.wipe(t, domain.WipeAuto, 10); ev.Reason != InUse {
 		t.Errorf("%+v, want %s", ev, InUse)
+	}
+}
+
+// zeroes tries the Write Zeroes command by itself: the ladder comes to it only on
+// drives that can do nothing better.
+func (r *real) zeroes(t *testing.T) {
+	if !r.id.ZeroesBlocks() {
+		t.Skip("SKIPPED: the drive has no Write Zeroes")
+	}
+	r.fill(t)
+	r.each(t, func(b nvme.Blocks) {
+		if err := b.WriteZeroes(t.Context(), 0, b.Size()); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if left := r.secrets(t); left > 0 {
+		t.Errorf("%d MiB with the secret", left)
 	}
 }
 
