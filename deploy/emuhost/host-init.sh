@@ -23,5 +23,5 @@ for n in /sys/class/net/*; do # the way out: QEMU's user network, where 10.0.2.2
   esac
 done
 echo "EMUHOST up $(cut -d' ' -f1 /proc/uptime)"
-if grep -q emuhost.prime /proc/cmdline; then sh /run/emuhost/prime; fi
+if grep -q emuhost.prime /proc/cmdline; then /run/emuhost/prime; sleep 60; fi
 while :; do /run/emuhost/agent; echo "EMUHOST the agent ended: $?"; sleep 1; done

@@ -2,6 +2,7 @@
 # Builds the emulated GPU host (hostd/emuhost) into the cache and prints the folder:
 #
 #   kernel, initrd, root.ext4    the host
+#   used-*.raw                   what earlier owners leave on drives
 #   qemu/                        the QEMU that emulates it
 #   bare.elf, bare.img, bare.qcow2    the small guest, for a direct start and as a UEFI disk
 #
@@ -58,6 +59,7 @@ if [ ! -d "$image" ]; then
   new=$(mktemp -d "$cache/new.XXXXXX"); chmod 755 "$new"
   ln -s "$qemu/qemu" "$new/qemu"; ln -s "$root/kernel" "$new/kernel"; ln -s "$primed/root.ext4" "$new/root.ext4"
   ln -s "$start/initrd" "$new/initrd"
+  for f in "$primed"/used-*.raw; do ln -s "$f" "$new/${f##*/}"; done
   for f in bare.elf bare.img bare.qcow2; do ln -s "$bare/$f" "$new/$f"; done
   mv "$new" "$image"
 fi

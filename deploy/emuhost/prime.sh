@@ -1,8 +1,26 @@
 #!/bin/sh
-# Runs once, at the end of the image's build, inside the emulated host: has libvirt
-# look at what its QEMU can do and keep that, which takes half a minute each time otherwise.
-set -x
+# Runs once, at the end of the image's build, inside the emulated host. It has libvirt
+# look at what its QEMU can do and keep that, which takes half a minute each time
+# otherwise; and makes what earlier owners leave on drives, vdb to vdd, by the real tools.
+set -ex
+trap 'sync; mount -o remount,ro /; echo o > /proc/sysrq-trigger; sleep 10' EXIT
+
+leave() { # DEVICE: a file system with a secret
+  mkfs.ext4 -q "$1"; mount "$1" /mnt
+  echo 'secret of an earlier owner' > /mnt/secret
+  umount /mnt
+}
+printf 'label: gpt\nstart=1MiB, name=data\n' | sfdisk -q /dev/vdb
+udevadm settle; leave /dev/vdb1
+vgcreate -q tenantvg /dev/vdc
+lvcreate -q -n data -l 100%FREE tenantvg
+udevadm settle; leave /dev/tenantvg/data
+vgchange -q -an tenantvg
+yes | mdadm --create /dev/md/tenantmd --name=tenantmd --homehost=any --metadata=1.2 --level=1 --raid-devices=1 --force /dev/vdd
+udevadm settle; leave /dev/md/tenantmd
+mdadm --stop /dev/md/tenantmd
+
 /run/emuhost/service libvirt
-virsh -c qemu:///system domcapabilities --virttype qemu --machine q35 >/dev/null; echo "EMUHOST primed $?"
-kill "$(cat /run/libvirtd.pid /run/libvirt/libvirtd.pid 2>/dev/null | head -1)" "$(cat /run/virtlogd.pid)"
-sync; mount -o remount,ro /; echo o > /proc/sysrq-trigger; sleep 10
+virsh -c qemu:///system domcapabilities --virttype qemu --machine q35 > /dev/null
+kill "$(cat /run/libvirtd.pid)" "$(cat /run/virtlogd.pid)"
+echo "EMUHOST primed"
