@@ -43,11 +43,11 @@ func newTestWorld(t testing.TB) *world {
 		*[]*string{&w.finance, &w.auditor}[i] = w.site.key(domain.TenantID{}, u, 0, 0)
 	}
 	w.ids = map[string]string{
-		"t": w.acme.id, "p": w.acme.project, "a": w.alloc, "h": w.hostID, "u": w.user, "k": w.key, "key": "quota.gpus",
+		"t": w.acme.id, "p": w.acme.project, "a": w.alloc, "h": w.hostID, "u": w.user, "k": w.key, "key": "quota.gpus", "d": domain.WipeDutyID{1}.String(),
 	}
 	w.strangers = map[string]string{
 		"t": domain.TenantID{9}.String(), "p": domain.ProjectID{9}.String(), "a": domain.AllocationID{9}.String(), "h": domain.HostID{9}.String(),
-		"u": domain.UserID{9}.String(), "k": domain.APIKeyID{9}.String(), "key": "quota.gpus",
+		"u": domain.UserID{9}.String(), "k": domain.APIKeyID{9}.String(), "key": "quota.gpus", "d": domain.WipeDutyID{9}.String(),
 	}
 	time.Sleep(time.Until(time.Now().Truncate(0).Add(310 * time.Millisecond))) // the expired key expires
 	return w
@@ -89,6 +89,8 @@ var bodies = map[string]string{
 	"POST /v1/hosts":                      `{"name":"h2"}`,
 	"POST /v1/hosts/{h}/slot-map/approve": `{"digest":"sha256:` + strings.Repeat("0", 64) + `","wipe_policy":"auto"}`,
 	"POST /v1/slots/{s}/quarantine":       `{"reason":"noise"}`,
+	"POST /v1/slots/{s}/retire":           `{"reason":"old"}`,
+	"POST /v1/wipe-duties/{d}/destroyed":  `{"evidence":"certificate-1"}`,
 	"POST /v1/enroll":                     `{"token":"enr_0000000000000","signing_public_key":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=","nats_public_key":"U` + strings.Repeat("0", 55) + `"}`,
 }
 
@@ -155,6 +157,9 @@ var access = []struct{ route, v, x, f, a string }{
 	{"POST /v1/hosts/{h}/drain", "auth.platform_only", "auth.platform_only", "auth.platform_only", "auth.platform_only"},
 	{"POST /v1/hosts/{h}/confirm-power-off", "auth.platform_only", "auth.platform_only", "auth.platform_only", "auth.platform_only"},
 	{"POST /v1/slots/{s}/quarantine", "auth.platform_only", "auth.platform_only", "auth.platform_only", "auth.platform_only"},
+	{"POST /v1/slots/{s}/retire", "auth.platform_only", "auth.platform_only", "auth.platform_only", "auth.platform_only"},
+	{"POST /v1/wipe-duties/{d}/destroyed", "auth.platform_only", "auth.platform_only", "auth.platform_only", "auth.platform_only"},
+	{"DELETE /v1/hosts/{h}", "auth.platform_only", "auth.platform_only", "auth.platform_only", "auth.platform_only"},
 	{"POST /v1/slots/{s}/rewipe", "auth.platform_only", "auth.platform_only", "auth.platform_only", "auth.platform_only"},
 	{"POST /v1/projects/{p}/allocations", "auth.role_too_low", "project.not_found", "project.not_found", "project.not_found"},
 	{"POST /v1/allocations/{a}/stop", "auth.role_too_low", "allocation.not_found", "allocation.not_found", "allocation.not_found"},

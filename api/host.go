@@ -12,7 +12,7 @@ type Host struct {
 	ID          string `json:"id" example:"host_06g3n4k8w2v5r9t1y7m0q4x8zc"`
 	CRN         string `json:"crn"`
 	Name        string `json:"name" example:"r1-h07"`
-	State       string `json:"state" enum:"enrolled,admitted,proposed,in_service,cordoned,draining,silent,quarantined"`
+	State       string `json:"state" enum:"enrolled,admitted,proposed,in_service,cordoned,draining,silent,quarantined,removed"`
 	Rack        string `json:"rack,omitempty"`
 	Leaf        string `json:"leaf,omitempty"`
 	Spine       string `json:"spine,omitempty"`
@@ -53,15 +53,15 @@ type slotOverride struct {
 	Policy string   `json:"wipe_policy" enum:"auto,sanitize,format,overwrite"`
 }
 
-// ApprovedMap is what an approval brought into being.
+// ApprovedMap is what an approval brought into being, or changed.
 type ApprovedMap struct {
 	ID     string         `json:"id" doc:"The host's id"`
 	State  string         `json:"state" enum:"approved"`
 	Digest string         `json:"digest"`
-	Slots  []ApprovedSlot `json:"slots" nullable:"false" doc:"Empty if the map was approved before"`
+	Slots  []ApprovedSlot `json:"slots" nullable:"false" doc:"Those that are wiped first: new ones, and those with another device. Empty if the map was approved before"`
 }
 
-// ApprovedSlot is a new slot: it is wiped first.
+// ApprovedSlot is a slot that is new, or has another device: it is wiped first.
 type ApprovedSlot struct {
 	ID     string `json:"id"`
 	Index  uint32 `json:"index"`
@@ -94,7 +94,7 @@ var hostActions = []struct {
 
 func (s *Server) hostRoutes() {
 	command(s, route{method: "POST", path: "/v1/hosts", id: "create-host", tag: "Fleet", summary: "Enrol a host", about: "Answers with the one-time token that hostd exchanges for its credential.", status: 201}, s.createHost)
-	command(s, route{method: "POST", path: "/v1/hosts/{h}/slot-map/approve", id: "approve-slot-map", tag: "Fleet", summary: "Approve a proposed slot map", about: "By the digest of what was looked at. Every slot needs a wipe policy, and is wiped first.", status: 202}, s.approveMap)
+	command(s, route{method: "POST", path: "/v1/hosts/{h}/slot-map/approve", id: "approve-slot-map", tag: "Fleet", summary: "Approve a proposed slot map", about: "By the digest of what was looked at. Every slot needs a wipe policy, and is wiped first. The map of a host in service can be changed: slots in use have to stay as they are.", status: 202}, s.approveMap)
 	for _, a := range hostActions {
 		action(s, route{method: "POST", path: "/v1/hosts/{h}/" + a.path, id: a.path + "-host", tag: "Fleet", summary: a.summary, status: 202}, func(c *call) (*Changed, *domain.Error) {
 			m := &domain.ActOnHost{Action: a.action}
@@ -107,6 +107,7 @@ func (s *Server) hostRoutes() {
 			return &Changed{ID: m.Host.String(), State: a.state}, nil
 		})
 	}
+	action(s, route{method: "DELETE", path: "/v1/hosts/{h}", id: "remove-host", tag: "Fleet", summary: "Take a host out of the site", about: "All its slots have to be retired. Its credential is revoked: 503 host.not_revoked says that this failed; repeat it."}, s.removeHost)
 	read(s, route{path: "/v1/hosts", id: "list-hosts", tag: "Fleet", summary: "List hosts", query: paging}, s.listHosts)
 	read(s, route{path: "/v1/hosts/{h}", id: "get-host", tag: "Fleet", summary: "Read a host"}, s.getHost)
 	read(s, route{path: "/v1/hosts/{h}/slot-map", id: "get-slot-map", tag: "Fleet", summary: "What a host proposes, and what was approved", about: "Look at it, above all at what is on the disks, before approving its digest."}, s.getSlotMap)
@@ -169,7 +170,41 @@ func (s *Server) approveMap(c *call, b *approveMap) (*ApprovedMap, *domain.Error
 			out.Slots = append(out.Slots, ApprovedSlot{ID: sl.ID.String(), Index: sl.Spec.Index, State: "wiping", Policy: sl.Policy.String()})
 		}
 	}
+	if e, ok := eventOf[*domain.MapAmended](&d); ok {
+		for _, sl := range e.Slots {
+			if sl.Change == "added" || sl.Change == "replaced" {
+				out.Slots = append(out.Slots, ApprovedSlot{ID: sl.ID.String(), Index: sl.Spec.Index, State: "wiping", Policy: sl.Policy.String()})
+			}
+		}
+	}
 	return out, nil
+}
+
+// removeHost revokes the host's credential when it is durable that the host is
+// removed; a repeat revokes it again, and so does every start of the site.
+func (s *Server) removeHost(c *call) (*Changed, *domain.Error) {
+	m := &domain.RemoveHost{}
+	if err := pathID(c, "h", "host", &m.Host); err != nil {
+		return nil, c.hidePlatform(err)
+	}
+	if _, err := c.submit(m); err != nil {
+		return nil, err
+	}
+	key := ""
+	if err := c.query(func(w *domain.World, _ domain.Time) *domain.Error {
+		key, _ = w.HostKey(m.Host)
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	if key != "" {
+		if err := s.o.Hosts.Revoke(c.ctx(), m.Host, key); err != nil {
+			e := domain.Errorf(domain.Unavailable, "host.not_revoked", "the host is removed, but its credential could not be revoked: repeat this")
+			e.Cause = err
+			return nil, e
+		}
+	}
+	return &Changed{ID: m.Host.String(), State: "removed"}, nil
 }
 
 func (s *Server) listHosts(c *call) (*List[Host], *domain.Error) {

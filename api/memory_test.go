@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"sync"
 	"time"
 
@@ -197,6 +198,14 @@ func (stubs) Read(_ context.Context, _ domain.HostID, vm domain.VMID, offset int
 
 func (stubs) Issue(host domain.HostID, key string) (string, error) {
 	return "jwt." + host.String() + "." + key, nil
+}
+
+// Revoke fails for the host whose key ends in 2.
+func (stubs) Revoke(_ context.Context, _ domain.HostID, key string) error {
+	if strings.HasSuffix(key, "2") {
+		return errors.New("the servers are away")
+	}
+	return nil
 }
 
 func (stubs) Resolve(name string) (domain.Digest, error) {

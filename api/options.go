@@ -92,6 +92,8 @@ type Consoles interface {
 // HostCredentials issues the credential with which a host's key may speak.
 type HostCredentials interface {
 	Issue(host domain.HostID, natsPublicKey string) (jwt string, err error)
+	// Revoke ends it: connections that use it are closed, new ones refused.
+	Revoke(ctx context.Context, host domain.HostID, natsPublicKey string) error
 }
 
 // Images knows the images there are. An unknown name is *domain.Error with the

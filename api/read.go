@@ -206,6 +206,7 @@ func (s *Server) register() {
 	s.hostRoutes()
 	s.enrollRoutes()
 	s.slotRoutes()
+	s.wipeDutyRoutes()
 	s.allocationRoutes()
 	s.erasureRoutes()
 	s.consoleRoutes()

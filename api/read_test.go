@@ -44,6 +44,7 @@ var readable = []struct{ route, v, x, f string }{
 	{"GET /v1/slots", "auth.platform_only", "auth.platform_only", ""},
 	{"GET /v1/slots/{s}", "auth.platform_only", "auth.platform_only", ""},
 	{"GET /v1/slots/{s}/leases", "auth.platform_only", "auth.platform_only", ""},
+	{"GET /v1/wipe-duties", "auth.platform_only", "auth.platform_only", ""},
 	{"GET /v1/operators", "auth.platform_only", "auth.platform_only", ""},
 	{"GET /v1/operators/api-keys", "auth.platform_only", "auth.platform_only", ""},
 	{"GET /v1/audit", "", "", ""},

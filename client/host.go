@@ -105,6 +105,11 @@ func (c *Client) ActOnHost(ctx context.Context, host string, do HostAction) (*Ch
 	return post[Changed](ctx, c, path("/v1/hosts/%s/%s", host, string(do)), nil)
 }
 
+// RemoveHost takes a host out of the site; all its slots have to be retired.
+func (c *Client) RemoveHost(ctx context.Context, host string) (*Changed, error) {
+	return del[Changed](ctx, c, path("/v1/hosts/%s", host))
+}
+
 // Enrolment exchanges a host's one-time token for its credential.
 type Enrolment struct {
 	Token            string `json:"token"`

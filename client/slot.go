@@ -99,6 +99,12 @@ func (c *Client) QuarantineSlot(ctx context.Context, id, reason string) (*Change
 	return post[Changed](ctx, c, path("/v1/slots/%s/quarantine", id), map[string]string{"reason": reason})
 }
 
+// RetireSlot takes an available or quarantined slot out for ever. The reason is a
+// slug. What of it is not wiped is owed: see [Client.WipeDuties].
+func (c *Client) RetireSlot(ctx context.Context, id, reason string) (*Changed, error) {
+	return post[Changed](ctx, c, path("/v1/slots/%s/retire", id), map[string]string{"reason": reason})
+}
+
 // RewipeSlot sends a quarantined slot through another wipe.
 func (c *Client) RewipeSlot(ctx context.Context, id string) (*Changed, error) {
 	return post[Changed](ctx, c, path("/v1/slots/%s/rewipe", id), nil)

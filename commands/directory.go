@@ -53,7 +53,7 @@ func (d *Directory) apply(n uint64, events []domain.EventBody) {
 	locked := false
 	for _, e := range events {
 		switch e.(type) {
-		case *domain.APIKeyCreated, *domain.APIKeyRevoked, *domain.TenantMemberSet, *domain.OperatorSet, *domain.HostAdmitted:
+		case *domain.APIKeyCreated, *domain.APIKeyRevoked, *domain.TenantMemberSet, *domain.OperatorSet, *domain.HostAdmitted, *domain.HostRemoved:
 			if !locked {
 				d.mu.Lock()
 				defer d.mu.Unlock()
@@ -86,6 +86,8 @@ func (d *Directory) applyOne(e domain.EventBody) {
 		d.members[e.User] = m
 	case *domain.HostAdmitted:
 		d.hosts[e.ID] = HostKeys{e.NATSKey, e.SignKey}
+	case *domain.HostRemoved:
+		delete(d.hosts, e.ID)
 	}
 }
 

@@ -174,7 +174,7 @@ func (e *AllocationPlaced) apply(w *World, x *Applied) {
 		for k := range pv.Slots {
 			row := w.slots.find(pv.Slots[k])
 			s := w.slots.row(row)
-			s.State, s.vm, s.seed, s.Attempt = SlotIsReserved, vi, e.Seed, 0
+			s.State, s.vm, s.seed, s.Attempt, s.Dirty = SlotIsReserved, vi, e.Seed, 0, true
 			s.Generation++
 			v.slots[k] = row
 		}

@@ -26,6 +26,7 @@ type Host struct {
 	Draining bool
 	Silent   Time // no heartbeat since; 0: in touch
 	Faulted  bool // quarantined as a whole
+	Removed  bool // taken out of the site: only the row is left
 
 	Generation uint64    // of its desired state
 	Journal    JournalID // reports recorded so far
@@ -46,7 +47,7 @@ func (h *Host) proposalID() Digest {
 
 // placeable reports whether new VMs may go there.
 func (h *Host) placeable() bool {
-	return !h.MapID.IsZero() && !h.Cordoned && !h.Draining && h.Silent == 0 && !h.Faulted
+	return !h.MapID.IsZero() && !h.Cordoned && !h.Draining && h.Silent == 0 && !h.Faulted && !h.Removed
 }
 
 // EnrollHost makes a host. The token's hash lets the host exchange it for a
@@ -294,7 +295,7 @@ func (m *ActOnHost) decide(w *World, x *Context) ([]EventBody, *Error) {
 		return nil, err
 	}
 	h := w.hosts.get(m.Host)
-	if h == nil {
+	if h == nil || h.Removed {
 		return nil, notFound("host")
 	}
 	change := HostChange{ID: m.Host}

@@ -36,6 +36,7 @@ type (
 	CommandID    = ID[commandKind]
 	TxID         = ID[txKind]
 	JournalID    = ID[journalKind]
+	WipeDutyID   = ID[wipeDutyKind]
 )
 
 type (
@@ -53,6 +54,7 @@ type (
 	commandKind    struct{}
 	txKind         struct{}
 	journalKind    struct{}
+	wipeDutyKind   struct{}
 )
 
 func (tenantKind) prefix() string     { return "ten" }
@@ -69,6 +71,7 @@ func (grantKind) prefix() string      { return "grant" }
 func (commandKind) prefix() string    { return "cmd" }
 func (txKind) prefix() string         { return "tx" }
 func (journalKind) prefix() string    { return "jrn" }
+func (wipeDutyKind) prefix() string   { return "duty" }
 
 // IsZero reports whether the id names nothing.
 func (id ID[K]) IsZero() bool { return id == ID[K]{} }

@@ -156,6 +156,29 @@ func (w *World) checkFleet() error {
 			return fmt.Errorf("host %s has %d free slots, the index says %d", h.ID, n, at.free)
 		}
 	}
+	return w.checkHardware()
+}
+
+// checkHardware: no device is in two slots, and each is found by its serial.
+func (w *World) checkHardware() error {
+	for row, s := range w.slots.rows() {
+		if s.State == SlotIsRetired && s.devices != [3]uint64{} {
+			return fmt.Errorf("slot %s is retired and has devices", s.ID)
+		}
+		for k, key := range s.devices {
+			if key != 0 && w.slotByDevice(k, key) != row {
+				return fmt.Errorf("the %s of slot %s is found in slot row %d", deviceComponents[k], s.ID, w.slotByDevice(k, key))
+			}
+		}
+		if s.State == SlotIsAvailable && s.Dirty {
+			return fmt.Errorf("slot %s is available, and no wipe was verified", s.ID)
+		}
+	}
+	for _, d := range w.duties.rows() {
+		if w.dutyOf[d.device] != d.ID {
+			return fmt.Errorf("wipe duty %s is not found by its device", d.ID)
+		}
+	}
 	return nil
 }
 

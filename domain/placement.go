@@ -243,7 +243,7 @@ func (w *World) ExplainPlacement(class string, shape uint32, limit int) []HostRe
 	}
 	for row := uint32(0); row < w.hosts.next && len(out) < limit; row++ {
 		h := w.hosts.row(row)
-		if h.ID.IsZero() {
+		if h.ID.IsZero() || h.Removed {
 			continue
 		}
 		out = append(out, HostReason{h.ID, w.whyNot(row, h, class, shape, chosen)})

@@ -34,6 +34,9 @@ func (e *SlotQuarantined) wire(c *coder) {
 func (e *SlotQuarantined) apply(w *World, _ *Applied) {
 	s := w.slots.get(e.Slot)
 	s.State, s.Deadline, s.Condemned, s.vm = SlotIsQuarantined, 0, false, none
+	if e.Reason == "condemned" { // after a wipe that was verified
+		s.Dirty = false
+	}
 	w.touchHostSlots(e.Host)
 }
 
@@ -99,7 +102,7 @@ func (w *World) takeOut(row uint32, component, scope, reason string, evidence []
 	s := w.slots.row(row)
 	host := w.hosts.row(s.host).ID
 	switch {
-	case s.State == SlotIsQuarantined || s.State == SlotIsRetired || s.Condemned:
+	case s.State == SlotIsQuarantined || s.State == SlotIsRetired || s.Condemned && (s.State != SlotIsWiping || w.LogicLevel < 2):
 		return nil
 	case s.State == SlotIsReserved || s.State == SlotIsActive:
 		return []EventBody{&SlotCondemned{Host: host, Slot: s.ID, Component: component, Scope: scope, Reason: reason}}

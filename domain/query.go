@@ -15,7 +15,7 @@ func (w *World) Identities(key func(APIKey), member func(Member), host func(*Hos
 		}
 	}
 	for row := uint32(0); row < w.hosts.next; row++ {
-		if h := w.hosts.row(row); !h.ID.IsZero() {
+		if h := w.hosts.row(row); !h.ID.IsZero() && !h.Removed {
 			host(h)
 		}
 	}
@@ -162,7 +162,7 @@ func (w *World) EffectivePolicies(project ProjectID) []EffectivePolicy {
 func (w *World) AdmittedHosts() []HostID {
 	var out []HostID
 	for row := uint32(0); row < w.hosts.next; row++ {
-		if h := w.hosts.row(row); h.NATSKey != "" {
+		if h := w.hosts.row(row); h.NATSKey != "" && !h.Removed {
 			out = append(out, h.ID)
 		}
 	}

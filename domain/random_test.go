@@ -10,16 +10,44 @@ import (
 // shadow remembers, beside the world and knowing nothing of it, what must be true
 // of every slot before it is given to a tenant.
 type shadow struct {
-	clean map[SlotID]bool // verified since it was last used
-	owner map[SlotID]TenantID
+	clean   map[SlotID]bool // verified since it was last used
+	owner   map[SlotID]TenantID
+	drive   map[SlotID]string   // serial of the slot's drive
+	data    map[string]TenantID // whose data may be on a drive, whatever slot it is in
+	retired map[SlotID]bool
+	owed    map[WipeDutyID]bool
 }
 
 func (sh *shadow) see(t *rapid.T, events []EventBody) {
 	for _, e := range events {
 		switch e := e.(type) {
+		case *MapApproved:
+			for _, s := range e.Slots {
+				sh.drive[s.ID] = s.Spec.NVMe.Serial
+			}
+		case *MapAmended:
+			for _, s := range e.Slots {
+				if s.Change != "kept" && (sh.owner[s.ID] != TenantID{}) {
+					t.Fatalf("slot %s of %s is changed", s.ID, sh.owner[s.ID])
+				}
+				if sh.drive[s.ID] != s.Spec.NVMe.Serial {
+					sh.clean[s.ID] = false
+				}
+				sh.drive[s.ID] = s.Spec.NVMe.Serial
+			}
+		case *SlotRetired:
+			sh.retired[e.Slot] = true
+		case *WipeOwed:
+			sh.owed[e.ID] = true
+		case *WipeDischarged:
+			delete(sh.owed, e.ID)
 		case *AllocationPlaced:
 			for _, v := range e.VMs {
 				for _, id := range v.Slots {
+					if on := sh.data[sh.drive[id]]; on != (TenantID{}) || sh.retired[id] {
+						t.Fatalf("slot %s (retired: %v) given to %s with data of %s", id, sh.retired[id], e.Tenant, on)
+					}
+					sh.data[sh.drive[id]] = e.Tenant
 					if !sh.clean[id] || sh.owner[id] != (TenantID{}) {
 						t.Fatalf("slot %s given to %s: clean %v, owner %s", id, e.Tenant, sh.clean[id], sh.owner[id])
 					}
@@ -37,6 +65,11 @@ func (sh *shadow) see(t *rapid.T, events []EventBody) {
 				}
 			}
 			sh.clean[e.Slot] = true
+			for _, d := range e.Devices {
+				if d.Component == "nvme" {
+					delete(sh.data, d.Serial)
+				}
+			}
 		case *SlotQuarantined:
 			sh.clean[e.Slot] = false
 		}
@@ -48,12 +81,20 @@ func (sh *shadow) see(t *rapid.T, events []EventBody) {
 // again to the same world.
 func TestAnythingInAnyOrder(t *testing.T) {
 	t.Parallel()
-	late := 0
+	late, amended := 0, 0
 	rapid.Check(t, func(rt *rapid.T) {
 		s := newSiteAt(t, at("2026-03-31T12:00:00Z")) // a month ends on the way
-		sh := &shadow{clean: map[SlotID]bool{}, owner: map[SlotID]TenantID{}}
+		sh := &shadow{
+			clean: map[SlotID]bool{}, owner: map[SlotID]TenantID{}, drive: map[SlotID]string{}, data: map[string]TenantID{},
+			retired: map[SlotID]bool{}, owed: map[WipeDutyID]bool{},
+		}
 		hosts := []*fakeHost{s.host("h1", 8, "r1"), s.host("h2", 8, "r1"), s.host("h3", 4, "r2")}
 		money := newShadowMoney()
+		for _, h := range hosts {
+			for i, row := range s.w.hosts.get(h.id).slots {
+				sh.drive[s.w.slots.row(row).ID] = h.m.Slots[i].NVMe.Serial
+			}
+		}
 		s.seen = money.see
 		var skus []SKUID
 		for _, shape := range []uint32{1, 2, 4, 8} {
@@ -91,7 +132,7 @@ func TestAnythingInAnyOrder(t *testing.T) {
 			if len(live) > 0 {
 				id = rapid.SampledFrom(live).Draw(rt, "allocation")
 			}
-			switch rapid.IntRange(0, 15).Draw(rt, "what") {
+			switch rapid.IntRange(0, 17).Draw(rt, "what") {
 			case 0, 1, 2:
 				act(f.key, &CreateAllocation{Project: f.project, SKUName: rapid.SampledFrom([]string{"gpu-1x", "gpu-2x", "gpu-4x", "gpu-8x"}).Draw(rt, "sku"), Count: rapid.Uint32Range(1, 3).Draw(rt, "count"), LockPrice: rapid.IntRange(0, 4).Draw(rt, "lock") == 0})
 			case 3:
@@ -127,6 +168,25 @@ func TestAnythingInAnyOrder(t *testing.T) {
 				row := rapid.Uint32Range(0, s.w.slots.next-1).Draw(rt, "slot")
 				act(s.admin, &QuarantineSlot{Slot: s.w.slots.row(row).ID, Reason: "test"})
 				act(s.admin, &RewipeSlot{Slot: s.w.slots.row(row).ID})
+			case 16: // other drives in a slot or two, perhaps one that was in another host
+				m := h.clone()
+				for range rapid.IntRange(1, 2).Draw(rt, "drives") {
+					i := rapid.IntRange(0, len(m.Slots)-1).Draw(rt, "swapped")
+					serials := []string{"NVME-h1-0", "NVME-h2-0", "NVME-h3-0", m.Slots[0].NVMe.Serial, "SPARE-1", "SPARE-2", "SPARE-3"}
+					m.Slots[i].NVMe.Serial = rapid.SampledFrom(serials).Draw(rt, "serial")
+				}
+				report(h, Report{Kind: ReportInventory, Inventory: m})
+				if e, err := s.try(s.admin, &ApproveMap{Host: h.id, Digest: m.Digest(), Policy: WipeAuto}); err == nil && len(e) > 0 {
+					h.m, amended = m, amended+1
+				} else {
+					report(h, Report{Kind: ReportInventory, Inventory: h.m})
+				}
+			case 17:
+				if rapid.IntRange(0, 3).Draw(rt, "retire") == 0 {
+					row := rapid.Uint32Range(0, s.w.slots.next-1).Draw(rt, "old")
+					act(s.admin, &RetireSlot{Slot: s.w.slots.row(row).ID, Reason: "old"})
+				}
+				act(s.admin, &RemoveHost{Host: h.id})
 			case 14, 15: // a price, late more often than not
 				p := &PublishPrice{SKU: rapid.SampledFrom(skus).Draw(rt, "priced"), Currency: "USD", Micros: Micros(rapid.Int64Range(0, 9_000_000).Draw(rt, "price"))}
 				if rapid.IntRange(0, 3).Draw(rt, "own") == 0 {
@@ -149,15 +209,18 @@ func TestAnythingInAnyOrder(t *testing.T) {
 			rt.Fatalf("%d allocations never ended", n)
 		}
 		for row := range s.w.slots.next {
-			if st := s.w.slots.row(row).State; st != SlotIsAvailable && st != SlotIsQuarantined {
+			if st := s.w.slots.row(row).State; st != SlotIsAvailable && st != SlotIsQuarantined && st != SlotIsRetired {
 				rt.Fatalf("slot %d is %s for ever", row, st)
 			}
+		}
+		if len(sh.owed) != s.w.duties.len() {
+			rt.Fatalf("%d wipes are owed, the world has %d", len(sh.owed), s.w.duties.len())
 		}
 		money.check(rt)
 		late += money.late
 		s.replays()
 	})
-	if late == 0 {
-		t.Error("no history had a late price")
+	if late == 0 || amended == 0 {
+		t.Errorf("%d late prices, %d amended maps", late, amended)
 	}
 }

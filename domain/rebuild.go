@@ -37,6 +37,9 @@ func (w *World) rebuild() (err error) {
 	for row, g := range w.grants.rows() {
 		w.timers.add(g.Expires, timerGrant, row)
 	}
+	for _, d := range w.duties.rows() {
+		w.dutyOf[d.device] = d.ID
+	}
 	w.rebuildFleet()
 	w.rebuildAllocations()
 	return nil
@@ -51,7 +54,9 @@ func (w *World) rebuildFleet() {
 	}
 	for row, h := range w.hosts.rows() {
 		h.Rack, h.Leaf, h.Spine, h.GPUClass = w.word(h.Rack), w.word(h.Leaf), w.word(h.Spine), w.word(h.GPUClass)
-		w.indexHost(row)
+		if !h.Removed {
+			w.indexHost(row)
+		}
 		w.fleet.addHost(w, row)
 		w.fleet.refresh(w, row)
 		for at, vi := range h.vms {

@@ -58,7 +58,7 @@ func (m *RecordReport) decide(w *World, x *Context) ([]EventBody, *Error) {
 		return nil, notFound("host")
 	}
 	hi := w.hosts.find(m.Host)
-	if hi == none {
+	if hi == none || w.hosts.row(hi).Removed {
 		return nil, notFound("host")
 	}
 	if len(m.Report) > maxReportBytes {
@@ -84,6 +84,7 @@ func (m *RecordReport) decide(w *World, x *Context) ([]EventBody, *Error) {
 	if err != nil {
 		done.Refused = err.Code
 	}
+	events = append(events, w.discharged(events)...)
 	return append([]EventBody{done}, events...), nil
 }
 
@@ -112,7 +113,8 @@ func (w *World) judge(x *Context, hi uint32, r *Report) ([]EventBody, *Error) {
 
 func (w *World) judgeInventory(h *Host, m *SlotMap) ([]EventBody, *Error) {
 	d := m.Digest()
-	if d == h.proposalID() || d == h.MapID {
+	// Found again as it was approved, another proposal is withdrawn.
+	if d == h.proposalID() || d == h.MapID && (h.Proposal == nil || w.LogicLevel < 2) {
 		return nil, nil
 	}
 	if len(m.Slots) > maxSlotsOnMap || len(m.Nodes) > 64 || len(m.Unsafe) > 256 {

@@ -13,7 +13,7 @@ func TestSnapshotSchemaNamesTheEncoding(t *testing.T) {
 	s.launch(f, "a", "gpu-1x", 2)
 	h.boot()
 	s.after(2 * Hour)
-	const schema, want = "gpuaas-world-3", "sha256:7aa4baaa8e807e37e285b1a788df5397bcbdaf7192556ad5e4a395a58dc8aeb5"
+	const schema, want = "gpuaas-world-4", "sha256:0922dc996c48bc375174b392a5d7f75bffc098f5be58dc1a3e976d5b1b65532c"
 	if got := s.w.Hash().String(); snapshotSchema != schema || got != want {
 		t.Fatalf("the world is encoded as %s under the schema %q, it was %s under %q: change snapshotSchema and this test together", got, snapshotSchema, want, schema)
 	}

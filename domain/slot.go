@@ -50,7 +50,9 @@ type Slot struct {
 	State      SlotState
 	NUMA       uint8
 	Policy     WipePolicy
-	Condemned  bool // goes to quarantine instead of back to available
+	Condemned  bool   // goes to quarantine instead of back to available
+	Dirty      bool   // no wipe was verified since it was last used, or since it came in
+	room       uint64 // SlotSpec.room of its cores and memory
 }
 
 var deviceComponents = [3]string{"gpu", "nvme", "ib_vf"}

@@ -1,6 +1,9 @@
 package domain
 
-import "fmt"
+import (
+	"cmp"
+	"fmt"
+)
 
 // A host proposes a slot map; slots come into being when an operator approves its
 // digest.
@@ -38,7 +41,8 @@ func (e *MapProposed) apply(w *World, _ *Applied) {
 }
 
 // ApproveMap approves a proposed slot map by its digest. Every slot must have a
-// wipe policy, from the map's or from its own entry.
+// wipe policy, from the map's or from its own entry; with a host in service, what a
+// slot has stays unless its own entry says otherwise.
 type ApproveMap struct {
 	Host   HostID         `json:"host_id"`
 	Digest Digest         `json:"digest"`
@@ -109,7 +113,7 @@ func (m *ApproveMap) decide(w *World, x *Context) ([]EventBody, *Error) {
 		return nil, err
 	}
 	h := w.hosts.get(m.Host)
-	if h == nil {
+	if h == nil || h.Removed {
 		return nil, notFound("host")
 	}
 	if !m.Digest.IsZero() && m.Digest == h.MapID {
@@ -121,33 +125,28 @@ func (m *ApproveMap) decide(w *World, x *Context) ([]EventBody, *Error) {
 	if m.Digest != h.proposalID() {
 		return nil, Errorf(Conflict, "host.wrong_digest", "the host's present proposal has the digest %s: look at GET /v1/hosts/{h}/slot-map again", h.proposalID())
 	}
-	if len(h.slots) > 0 {
-		return nil, Errorf(Conflict, "host.map_exists", "the host has an approved map: changing the slots of a running host is not supported yet")
-	}
 	if err := checkMap(h.Proposal); err != nil {
 		return nil, err
 	}
-	approved := &MapApproved{Host: m.Host, Digest: m.Digest, GPUClass: h.Proposal.GPUClass}
-	wipe := &SlotWipeStarted{Host: m.Host, Cause: "approved"}
-	overrides := make(map[uint32]WipePolicy, len(m.Slots))
+	policies := make(map[uint32]WipePolicy, len(m.Slots))
 	for _, o := range m.Slots {
 		if int(o.Index) >= len(h.Proposal.Slots) {
 			return nil, invalidField("slots", "slot.unknown_index", "slots: the map has no slot %d", o.Index)
 		}
-		overrides[o.Index] = o.Policy
+		policies[o.Index] = o.Policy
 	}
+	if len(h.slots) > 0 {
+		return w.amend(x, h, m, policies)
+	}
+	approved := &MapApproved{Host: m.Host, Digest: m.Digest, GPUClass: h.Proposal.GPUClass}
+	wipe := &SlotWipeStarted{Host: m.Host, Cause: "approved"}
 	for i, spec := range h.Proposal.Slots {
-		policy := m.Policy
-		if p, ok := overrides[spec.Index]; ok {
-			policy = p
+		policy := cmp.Or(policies[spec.Index], m.Policy)
+		if err := checkPolicy(policy, spec.Index); err != nil {
+			return nil, err
 		}
-		if policy == WipeUnset || policy > WipeOverwrite {
-			return nil, invalidField("wipe_policy", "slot.no_wipe_policy", "slot %d has no wipe policy: give wipe_policy (auto, sanitize, format or overwrite) for the map or the slot", spec.Index)
-		}
-		for k, serial := range [3]string{spec.GPU.Serial, spec.NVMe.Serial, spec.IBVF.Serial} {
-			if other := w.slotByDevice(k, deviceKey(k, serial)); other != none {
-				return nil, Errorf(Conflict, "slot.device_in_use", "%s %q already belongs to slot %s", deviceComponents[k], clip(serial, 64), w.slots.row(other).ID)
-			}
+		if err := w.checkDevices(&spec, h); err != nil {
+			return nil, err
 		}
 		id := deriveID[slotKind](x.Entropy, i)
 		approved.Slots = append(approved.Slots, ApprovedSlot{ID: id, Policy: policy, Spec: spec})
@@ -156,6 +155,13 @@ func (m *ApproveMap) decide(w *World, x *Context) ([]EventBody, *Error) {
 	seed := x.Entropy.derive("wipe-seed", 0)
 	copy(wipe.Seed[:], seed[:])
 	return []EventBody{approved, wipe}, nil
+}
+
+func checkPolicy(p WipePolicy, index uint32) *Error {
+	if p == WipeUnset || p > WipeOverwrite {
+		return invalidField("wipe_policy", "slot.no_wipe_policy", "slot %d has no wipe policy: give wipe_policy (auto, sanitize, format or overwrite) for the map or the slot", index)
+	}
+	return nil
 }
 
 // checkMap refuses a map that is not sane: slots that share devices, cores or
@@ -241,11 +247,8 @@ func (e *MapApproved) apply(w *World, _ *Applied) {
 	for i := range e.Slots {
 		a := &e.Slots[i]
 		row, s := w.slots.add(a.ID)
-		*s = Slot{ID: a.ID, host: hi, vm: none, Index: uint16(a.Spec.Index), State: SlotIsProposed, NUMA: a.Spec.NUMANode, Policy: a.Policy}
-		for k, serial := range [3]string{a.Spec.GPU.Serial, a.Spec.NVMe.Serial, a.Spec.IBVF.Serial} {
-			s.devices[k] = deviceKey(k, serial)
-		}
-		w.indexDevices(row)
+		*s = Slot{ID: a.ID, host: hi, vm: none, Index: uint16(a.Spec.Index), State: SlotIsProposed, NUMA: a.Spec.NUMANode, Policy: a.Policy, Dirty: true, room: a.Spec.room()}
+		w.setDevices(row, a.Spec.deviceKeys())
 		h.slots = append(h.slots, row)
 	}
 	w.touch(h)

@@ -127,6 +127,7 @@ func (h *Host) wire(c *coder) {
 	c.uvar(19, &h.Acked)
 	uints(c, 20, &h.slots)
 	uints(c, 21, &h.vms)
+	c.bool(22, &h.Removed)
 }
 
 func (s *Slot) wire(c *coder) {
@@ -145,6 +146,8 @@ func (s *Slot) wire(c *coder) {
 	uintField(c, 13, &s.NUMA)
 	uintField(c, 14, &s.Policy)
 	c.bool(15, &s.Condemned)
+	c.bool(16, &s.Dirty)
+	c.fixed64(17, &s.room)
 }
 
 // rowField is a row's number, with none left out.

@@ -108,7 +108,7 @@ func (e *SlotWiped) wire(c *coder) {
 
 func (e *SlotWiped) apply(w *World, _ *Applied) {
 	s := w.slots.get(e.Slot)
-	s.State, s.Deadline, s.Attempt = SlotIsAvailable, 0, 0
+	s.State, s.Deadline, s.Attempt, s.Dirty = SlotIsAvailable, 0, 0, false
 	w.touchHostSlots(e.Host)
 }
 

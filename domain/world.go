@@ -27,6 +27,7 @@ type World struct {
 	slots       table[SlotID, Slot, *Slot]
 	allocations table[AllocationID, Allocation, *Allocation]
 	vms         table[VMID, VM, *VM]
+	duties      table[WipeDutyID, WipeDuty, *WipeDuty]
 
 	projectMembers map[projectMember]ProjectRole
 	policies       map[policyAt]*policyRow
@@ -46,8 +47,9 @@ type World struct {
 	keyByHash    map[Digest]APIKeyID
 	hostNames    names
 	hostTokens   index
-	devices      index // slots by each of their devices
-	allocNames   names // live allocations by project and name
+	devices      index                 // slots by each of their devices
+	dutyOf       map[uint64]WipeDutyID // by device
+	allocNames   names                 // live allocations by project and name
 	words        map[string]string
 	fleet        fleet
 	timers       timers
@@ -68,6 +70,7 @@ func NewWorld() *World {
 		skuNames:       map[string]SKUID{},
 		keyByHash:      map[Digest]APIKeyID{},
 		words:          map[string]string{},
+		dutyOf:         map[uint64]WipeDutyID{},
 	}
 }
 
@@ -187,9 +190,18 @@ func tokenHash(d Digest) uint64 { return binary.LittleEndian.Uint64(d[:]) }
 
 func (w *World) indexHost(row uint32) {
 	h := w.hosts.row(row)
-	w.hostNames.add(nameHash([16]byte{}, h.Name), row, func(r uint32) uint64 { return nameHash([16]byte{}, w.hosts.row(r).Name) })
-	w.hostTokens.add(tokenHash(h.TokenID), row, func(r uint32) uint64 { return tokenHash(w.hosts.row(r).TokenID) })
+	w.hostNames.add(nameHash([16]byte{}, h.Name), row, w.hostNameHash)
+	w.hostTokens.add(tokenHash(h.TokenID), row, w.hostTokenHash)
 }
+
+// forgetHost frees a host's name, and its token is good for nothing any more.
+func (w *World) forgetHost(row uint32) {
+	w.hostNames.remove(w.hostNameHash(row), row, w.hostNameHash)
+	w.hostTokens.remove(w.hostTokenHash(row), row, w.hostTokenHash)
+}
+
+func (w *World) hostNameHash(r uint32) uint64  { return nameHash([16]byte{}, w.hosts.row(r).Name) }
+func (w *World) hostTokenHash(r uint32) uint64 { return tokenHash(w.hosts.row(r).TokenID) }
 
 // slotByDevice finds the slot that has the device as its GPU (0), drive (1) or VF (2).
 func (w *World) slotByDevice(component int, key uint64) uint32 {
@@ -210,7 +222,7 @@ func (w *World) slotByDevice(component int, key uint64) uint32 {
 func (w *World) indexDevices(row uint32) {
 	for i, key := range w.slots.row(row).devices {
 		if key != 0 {
-			w.devices.add(key, row*4+uint32(i), func(r uint32) uint64 { return w.slots.row(r / 4).devices[r%4] })
+			w.devices.add(key, row*4+uint32(i), w.deviceHash)
 		}
 	}
 }

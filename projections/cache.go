@@ -63,6 +63,18 @@ func (n *needs) collect(e domain.EventBody) {
 		for i := range e.Slots {
 			n.approved[e.Slots[i].ID] = true
 		}
+	case *domain.MapAmended:
+		for i := range e.Slots {
+			if id := e.Slots[i].ID; e.Slots[i].Change == "added" {
+				n.approved[id] = true
+			} else {
+				n.slots[id] = true
+			}
+		}
+	case *domain.SlotRetired:
+		n.slots[e.Slot] = true
+	case *domain.WipeOwed:
+		n.slots[e.Slot] = true
 	case *domain.SlotWipeStarted:
 		for i := range e.Slots {
 			n.slots[e.Slots[i].Slot] = true

@@ -31,6 +31,7 @@ const (
 	listUsage
 	listGrants
 	listAudit
+	listWipeDuties
 )
 
 // cursors encrypt places: event numbers count the whole site's activity, which is

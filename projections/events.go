@@ -60,6 +60,20 @@ func (b *batch) project(x *at, e domain.EventBody) {
 		b.mapProposed(x, e)
 	case *domain.MapApproved:
 		b.mapApproved(x, e)
+	case *domain.MapAmended:
+		b.mapAmended(x, e)
+	case *domain.HostRemoved:
+		b.exec(1, `UPDATE hosts SET removed_at = $2, proposal_digest = '', proposal = NULL, proposed_at = NULL WHERE id = $1`, e.ID.String(), timestamp(x.At))
+	case *domain.SlotRetired:
+		b.slotRetired(x, e)
+	case *domain.WipeOwed:
+		b.wipeOwed(x, e)
+	case *domain.WipeDischarged:
+		b.wipeDischarged(x, e)
+	case *domain.DestructionReported:
+		b.destructionReported(x, e)
+	case *domain.DeviceDestroyed:
+		b.deviceDestroyed(x, e)
 	case *domain.SlotWipeStarted:
 		b.slotWipeStarted(x, e)
 	case *domain.SlotWiped:

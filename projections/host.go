@@ -50,22 +50,54 @@ func (b *batch) mapProposed(x *at, e *domain.MapProposed) {
 		e.Host.String(), e.Digest.String(), encode(&e.Map), timestamp(x.At))
 }
 
-// mapApproved brings the host's slots into being, and for each the lease of
-// generation 0: nobody's, but its wipe has evidence like any other.
+// mapApproved brings the host's slots into being.
 func (b *batch) mapApproved(x *at, e *domain.MapApproved) {
 	b.exec(1, `UPDATE hosts SET map_digest = $2, map = $3::text::jsonb, gpu_class = $4, approved_at = $5,
 		proposal_digest = '', proposal = NULL, proposed_at = NULL WHERE id = $1`,
 		e.Host.String(), e.Digest.String(), encode(e), e.GPUClass, timestamp(x.At))
 	for i := range e.Slots {
 		s := &e.Slots[i]
-		r := &slotRow{
-			id: s.ID, host: e.Host, ordinal: x.Number<<6 | uint64(i&63), position: s.Spec.Index, class: e.GPUClass,
-			numa: s.Spec.NUMANode, policy: s.Policy, spec: encode(&s.Spec), state: domain.SlotIsProposed, changed: x.At, mark: fresh,
-		}
-		b.rows.slots[s.ID] = r
-		b.newSlots = append(b.newSlots, r)
-		b.newLeases = append(b.newLeases, &leaseRow{key: leaseKey{s.ID, 0}, host: e.Host, started: x.At, ended: x.At})
+		b.addSlot(x, e.Host, e.GPUClass, i, s.ID, s.Policy, &s.Spec)
 	}
+}
+
+// mapAmended changes slots, and adds some. A slot with another device has a lease of
+// nobody's, whose wipe is that device's first here.
+func (b *batch) mapAmended(x *at, e *domain.MapAmended) {
+	b.exec(1, `UPDATE hosts SET map_digest = $2, map = $3::text::jsonb, approved_at = $4, proposal_digest = '', proposal = NULL, proposed_at = NULL WHERE id = $1`,
+		e.Host.String(), e.Digest.String(), encode(e), timestamp(x.At))
+	for i := range e.Slots {
+		s := &e.Slots[i]
+		if s.Change == "added" {
+			b.addSlot(x, e.Host, e.Class, i, s.ID, s.Policy, &s.Spec)
+			continue
+		}
+		b.changeSlot(x, s.ID, func(r *slotRow) {
+			if r.mark == fresh { // inserted by this batch
+				r.position, r.numa, r.policy, r.spec = s.Spec.Index, s.Spec.NUMANode, s.Policy, encode(&s.Spec)
+			} else {
+				b.exec(1, `UPDATE slots SET position = $2, numa_node = $3, wipe_policy = $4, spec = $5::text::jsonb WHERE id = $1`,
+					s.ID.String(), int64(s.Spec.Index), int64(s.Spec.NUMANode), s.Policy.String(), encode(&s.Spec))
+			}
+			if s.Change == "replaced" {
+				r.generation++
+				r.attempt, r.condemned = 0, false
+				b.newLeases = append(b.newLeases, &leaseRow{key: leaseKey{s.ID, r.generation}, host: e.Host, started: x.At, ended: x.At})
+			}
+		})
+	}
+}
+
+// addSlot brings a slot into being, with the lease of generation 0: nobody's, but
+// its wipe has evidence like any other.
+func (b *batch) addSlot(x *at, host domain.HostID, class string, i int, id domain.SlotID, policy domain.WipePolicy, spec *domain.SlotSpec) {
+	r := &slotRow{
+		id: id, host: host, ordinal: x.Number<<6 | uint64(i&63), position: spec.Index, class: class,
+		numa: spec.NUMANode, policy: policy, spec: encode(spec), state: domain.SlotIsProposed, changed: x.At, mark: fresh,
+	}
+	b.rows.slots[id] = r
+	b.newSlots = append(b.newSlots, r)
+	b.newLeases = append(b.newLeases, &leaseRow{key: leaseKey{id, 0}, host: host, started: x.At, ended: x.At})
 }
 
 // Host is a host as operators see it.
@@ -96,22 +128,24 @@ type Host struct {
 
 func (h Host) place() cursor { return cursor{a: h.Number} }
 
-const selectHosts = `SELECT h.number, h.id, h.name, CASE WHEN h.faulted THEN 'quarantined' WHEN h.silent_since IS NOT NULL THEN 'silent' WHEN h.draining THEN 'draining'
+const selectHosts = `SELECT h.number, h.id, h.name, CASE WHEN h.removed_at IS NOT NULL THEN 'removed' WHEN h.faulted THEN 'quarantined' WHEN h.silent_since IS NOT NULL THEN 'silent' WHEN h.draining THEN 'draining'
 	WHEN h.cordoned THEN 'cordoned' WHEN h.map_digest <> '' THEN 'in_service' WHEN h.proposal_digest <> '' THEN 'proposed'
 	WHEN h.admitted_at IS NOT NULL THEN 'admitted' ELSE 'enrolled' END AS state,
 	h.rack, h.leaf, h.spine, h.gpu_class, h.cordoned, h.draining, h.faulted, h.silent_since, h.enrolled_at, h.admitted_at, h.approved_at,
 	h.map_digest, h.proposal_digest, h.reported_at, h.acked_report, s.slots, s.slots_in_use,
-	CASE WHEN h.cordoned OR h.draining OR h.faulted OR h.silent_since IS NOT NULL THEN 0 ELSE s.available END AS slots_available
-	FROM hosts h LEFT JOIN LATERAL (SELECT count(*) AS slots, count(*) FILTER (WHERE state = 'available') AS available,
+	CASE WHEN h.removed_at IS NOT NULL OR h.cordoned OR h.draining OR h.faulted OR h.silent_since IS NOT NULL THEN 0 ELSE s.available END AS slots_available
+	FROM hosts h LEFT JOIN LATERAL (SELECT count(*) FILTER (WHERE state <> 'retired') AS slots, count(*) FILTER (WHERE state = 'available') AS available,
 		count(*) FILTER (WHERE state IN ('reserved', 'active')) AS slots_in_use FROM slots WHERE host_id = h.id) s ON true`
 
-// Hosts lists the fleet.
+// Hosts lists the fleet, without what was removed.
 func (r *Reader) Hosts(ctx context.Context, scope Scope, o ListOptions) (page Page[Host], err error) {
 	_, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
 		if err := v.requirePlatform(); err != nil {
 			return err
 		}
-		page, err = list[Host](ctx, v, listHosts, selectHosts, filter{}, []string{"h.number"}, o)
+		var f filter
+		f.add("h.removed_at IS NULL")
+		page, err = list[Host](ctx, v, listHosts, selectHosts, f, []string{"h.number"}, o)
 		return err
 	})
 	return page, err

@@ -223,6 +223,7 @@ func story(s *site) (tenant, *fleetHost) {
 		}
 	}
 	s.latePrice(sku)
+	s.hardware()
 	s.system(&domain.ActOnHost{Host: h.id, Action: domain.HostSilent, Since: s.at})
 	return ten, h
 }
@@ -425,5 +426,57 @@ func TestServerKilled(t *testing.T) {
 	want(t, "after kills", query(t, url, contents), query(t, clean, contents))
 	if err := own.Stop(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// hardware is a drive that could not be wiped, the spare in its place, and slots and
+// a host that go.
+func (s *site) hardware() {
+	h := s.host("old", 2)
+	m := domain.SlotMap{GPUClass: "h100", Nodes: []domain.NUMANode{{Node: 0, MemoryMiB: 1 << 20, Threads: []uint16{999, 0, 1}}}}
+	m.Slots = append(m.Slots, h.specs...)
+	h.quarantine()
+	m.Slots[1].NVMe.Serial = "spare"
+	h.report(domain.ReportInventory, func(r *domain.Report) { r.Inventory = &m })
+	s.system(&domain.ApproveMap{Host: h.id, Digest: m.Digest()})
+	h.specs = m.Slots
+	h.quarantine()
+	for _, slot := range h.slots {
+		s.system(&domain.RetireSlot{Slot: slot, Reason: "old"})
+	}
+	s.system(&domain.RemoveHost{Host: h.id})
+}
+
+// quarantine reports every wipe as evidence of nothing.
+func (h *fleetHost) quarantine() {
+	p, _ := h.s.w.PlacementOf(h.id)
+	for _, pw := range p.Desired.Wipes {
+		h.report(domain.ReportWiped, func(r *domain.Report) {
+			r.Wipe = &domain.WipeReport{Slot: pw.Lease.Slot, Generation: pw.Lease.Generation, Nonce: pw.Lease.Nonce, Attempt: pw.Attempt}
+		})
+	}
+}
+
+// Serials of what is owed are those of the slot at the time, whether its row was
+// written long ago or in the same transaction.
+func TestWipeDutiesNameTheSerial(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.hardware()
+	for _, batch := range []int{1, 4000} {
+		store := openStore(t, newDatabase(t))
+		p := store.Projector(s)
+		p.batch = batch
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- p.Run(ctx) }()
+		waitFor(t, p, s.w.Head.N)
+		cancel()
+		<-done
+		var serials []string
+		for _, d := range items[WipeDuty](t)(store.Reader([]byte("key")).WipeDuties(t.Context(), platform, "owed", ListOptions{})) {
+			serials = append(serials, d.Cause+" "+d.Component+" "+d.Serial)
+		}
+		want(t, "duties", strings.Join(serials, "\n"), "replaced nvme old-nvme1\nretired gpu old-gpu0\nretired nvme old-nvme0\nretired gpu old-gpu1\nretired nvme spare")
 	}
 }

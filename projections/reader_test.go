@@ -126,7 +126,7 @@ func TestQueries(t *testing.T) {
 	for _, c := range []struct {
 		by   SlotFilter
 		want int
-	}{{SlotFilter{}, 8}, {SlotFilter{Host: host.id}, 4}, {SlotFilter{State: "cordoned"}, 3}, {SlotFilter{State: "quarantined"}, 1}, {SlotFilter{State: "active", Host: host.id}, 1}} {
+	}{{SlotFilter{}, 10}, {SlotFilter{State: "retired"}, 2}, {SlotFilter{Host: host.id}, 4}, {SlotFilter{State: "cordoned"}, 3}, {SlotFilter{State: "quarantined"}, 1}, {SlotFilter{State: "active", Host: host.id}, 1}} {
 		if got := items[Slot](t)(r.Slots(ctx, platform, c.by, ListOptions{})); len(got) != c.want {
 			t.Errorf("slots %+v: %d, want %d", c.by, len(got), c.want)
 		}

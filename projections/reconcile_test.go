@@ -32,6 +32,14 @@ func (f foldOf) Slots(yield func(domain.SlotID, domain.SlotState, uint32)) {
 			state[e.Slot] = domain.SlotIsAvailable
 		case *domain.SlotQuarantined:
 			state[e.Slot] = domain.SlotIsQuarantined
+		case *domain.SlotRetired:
+			state[e.Slot] = domain.SlotIsRetired
+		case *domain.MapAmended:
+			for _, s := range e.Slots {
+				if s.Change == "replaced" {
+					generation[s.ID]++
+				}
+			}
 		case *domain.SlotReserved:
 			for _, s := range e.Slots {
 				state[s] = domain.SlotIsReserved
@@ -94,7 +102,7 @@ func TestReconcile(t *testing.T) {
 	p, _ := run(t, store, s)
 	waitFor(t, p, s.w.Head.N)
 	report, err := store.Reconcile(t.Context(), s.w.Head, foldOf{s.memoryLog})
-	if err != nil || len(report.Findings) != 0 || report.Rows["slots"] != 8 || report.Rows["balances"] == 0 || report.Rows["allocations"] == 0 {
+	if err != nil || len(report.Findings) != 0 || report.Rows["slots"] != 10 || report.Rows["balances"] == 0 || report.Rows["allocations"] == 0 {
 		t.Fatalf("%+v: %v", report, err)
 	}
 	query(t, url, `UPDATE slots SET state = 'available' WHERE state = 'quarantined'`)

@@ -155,6 +155,12 @@ func (b *batch) slotCondemned(x *at, e *domain.SlotCondemned) {
 	})
 }
 
+func (b *batch) slotRetired(x *at, e *domain.SlotRetired) {
+	b.changeSlot(x, e.Slot, func(r *slotRow) {
+		r.state, r.deadline, r.condemned, r.reason = domain.SlotIsRetired, 0, false, e.Reason
+	})
+}
+
 // Slot is a slot as operators see it.
 type Slot struct {
 	Ordinal      int64           `json:"-" db:"ordinal"`

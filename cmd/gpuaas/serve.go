@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
@@ -17,6 +18,7 @@ import (
 	"github.com/gpuaas/gpuaas/api"
 	"github.com/gpuaas/gpuaas/domain"
 	"github.com/gpuaas/gpuaas/streams"
+	"github.com/gpuaas/gpuaas/streams/server"
 )
 
 func serveCommand() *cobra.Command {
@@ -247,6 +249,30 @@ func (h hostCredentials) Issue(host domain.HostID, natsPublicKey string) (string
 		return "", err
 	}
 	return h.s.trust.HostCredential(host, natsPublicKey)
+}
+
+// Revoke implements api.HostCredentials.
+func (h hostCredentials) Revoke(ctx context.Context, _ domain.HostID, natsPublicKey string) error {
+	system, err := h.s.dial(server.System)(nats.Name("revoke"))
+	if err != nil {
+		return fmt.Errorf("connect to revoke: %w", err)
+	}
+	defer system.Close()
+	return h.s.trust.Revoke(ctx, system, natsPublicKey)
+}
+
+// revokeRemoved revokes again what belongs to hosts that were removed: the process
+// may have ended between the one and the other.
+func (h hostCredentials) revokeRemoved(ctx context.Context) {
+	var keys []string
+	if _, err := h.s.loop.Query(ctx, domain.System, func(w *domain.World, _ domain.Time) { keys = w.RemovedHostKeys() }); err != nil {
+		return // the site stops
+	}
+	for _, key := range keys {
+		if err := h.Revoke(ctx, domain.HostID{}, key); err != nil {
+			h.s.log.Error("the credential of a removed host could not be revoked: repeat DELETE /v1/hosts/{h}", "nats_key", key, "err", err)
+		}
+	}
 }
 
 type history struct{ log *streams.Log }

@@ -340,6 +340,7 @@ func (s *site) whenStarted(ctx context.Context, part func(string, func(context.C
 	if err := s.placer.OfferAll(ctx, s.loop); err != nil {
 		return err
 	}
+	hostCredentials{s}.revokeRemoved(ctx)
 	s.startHostProcesses(part)
 	// Whoever reads after "ready" sees what was written before the restart. A database
 	// that is away does not keep the site from deciding.

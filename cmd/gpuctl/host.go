@@ -55,7 +55,22 @@ func (a *app) hosts() *cobra.Command {
 	list := listCommand(a, "The fleet", hostColumns, func(ctx cx, c *client.Client, o ...client.ListOption) (iter.Seq2[client.Host, error], error) {
 		return c.Hosts(ctx, o...), nil
 	})
-	return group("hosts", "Servers with GPUs", []string{"host"}, add, list, get, a.slotMap(), a.approve(),
+	var sure bool
+	remove := &cobra.Command{
+		Use: "remove HOST", Short: "Take a host out of the site; its slots have to be retired", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := a.hostID(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			if err := a.confirm(sure, "Remove %s? Its credential is revoked.", clean(args[0])); err != nil {
+				return err
+			}
+			return a.change(cmd, func(ctx cx, c *client.Client) (*client.Changed, error) { return c.RemoveHost(ctx, id) })
+		},
+	}
+	remove.Flags().BoolVarP(&sure, "yes", "y", false, "do not ask")
+	return group("hosts", "Servers with GPUs", []string{"host"}, add, list, get, a.slotMap(), a.approve(), remove,
 		a.hostAction("cordon HOST", "No new VMs on it", client.Cordon, ""),
 		a.hostAction("uncordon HOST", "End cordon and drain", client.Uncordon, ""),
 		a.hostAction("drain HOST", "No new VMs; what runs is left to end", client.Drain, ""),

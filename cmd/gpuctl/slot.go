@@ -23,6 +23,7 @@ var slotColumns = []column[client.Slot]{
 
 func (a *app) slots() *cobra.Command {
 	var host, state, reason string
+	var sure bool
 	list := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "The fleet's slots", Args: cobra.NoArgs}
 	list.Flags().StringVar(&host, "host", "", "only this host's")
 	list.Flags().StringVar(&state, "state", "", "only those in this state: available, quarantined, ...")
@@ -58,6 +59,22 @@ func (a *app) slots() *cobra.Command {
 			return a.change(cmd, func(ctx cx, c *client.Client) (*client.Changed, error) { return c.RewipeSlot(ctx, id) })
 		},
 	}
+	retire := &cobra.Command{
+		Use: "retire SLOT --reason WORD", Short: "Take a slot out for ever", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := a.slotID(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			if err := a.confirm(sure, "Retire %s? It never comes back.", clean(args[0])); err != nil {
+				return err
+			}
+			return a.change(cmd, func(ctx cx, c *client.Client) (*client.Changed, error) { return c.RetireSlot(ctx, id, reason) })
+		},
+	}
+	retire.Flags().StringVar(&reason, "reason", "", "why, as a word: worn-out")
+	retire.Flags().BoolVarP(&sure, "yes", "y", false, "do not ask")
+	_ = retire.MarkFlagRequired("reason")
 	leases := plainList(a, "leases SLOT", "A slot's history: who had it, and each wipe; -o json has the evidence", cobra.ExactArgs(1), leaseColumns,
 		func(ctx cx, c *client.Client, args []string) (iter.Seq2[client.Lease, error], error) {
 			id, err := a.slotID(quiet(ctx), args[0])
@@ -67,5 +84,5 @@ func (a *app) slots() *cobra.Command {
 			leases, err := c.SlotLeases(ctx, id)
 			return each(leases), err
 		})
-	return group("slots", "A GPU with its drive and its network each; SLOT is an id or HOST/INDEX", []string{"slot"}, list, quarantine, rewipe, leases)
+	return group("slots", "A GPU with its drive and its network each; SLOT is an id or HOST/INDEX", []string{"slot"}, list, quarantine, rewipe, retire, leases)
 }
