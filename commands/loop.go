@@ -3,7 +3,6 @@ package commands
 import (
 	"context"
 	crand "crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,51 +11,6 @@ import (
 
 	"github.com/gpuaas/gpuaas/domain"
 )
-
-// Log is where commits become durable. streams.Log implements it.
-type Log interface {
-	// Append makes commit the log's message expectedSeq+1. Any error means that the
-	// outcome is unknown or that another process writes: the loop ends.
-	Append(ctx context.Context, expectedSeq uint64, commit []byte) (uint64, error)
-	// Seq is the log's sequence of commit n.
-	Seq(n uint64) uint64
-}
-
-// Publisher sends placements to hosts. Offer must not block; of two placements of
-// one host only the later one matters.
-type Publisher interface {
-	Offer([]*domain.Placement)
-}
-
-// Options are what a loop is made of.
-type Options struct {
-	Site      string
-	Build     string
-	Log       Log
-	Publisher Publisher        // nil: none
-	Clock     func() time.Time // nil: time.Now
-	Slog      *slog.Logger
-	Metrics   *Metrics // nil: none
-	// Snapshot is called between two commits, at most every SnapshotEvery commits,
-	// with the encoded world. It must not block.
-	Snapshot      func(head domain.Head, state []byte)
-	SnapshotEvery uint64
-	// Final is called with the state at a clean stop. It may block.
-	Final func(head domain.Head, state []byte)
-	// Gate refuses tenants' commands while it returns an error: the disk is nearly
-	// full, the read models are too far behind, the log's configuration has drifted.
-	Gate func() *domain.Error
-	// AppendTimeout is how long the site may be without its log before the process
-	// gives up. Default 30 s.
-	AppendTimeout time.Duration
-}
-
-// LogicLevel is the highest logic level this build decides at.
-const LogicLevel = domain.LogicLevel
-
-// maxClockJump is how far the wall clock may move against the monotonic one while
-// the loop runs.
-const maxClockJump = 5 * time.Second
 
 // Loop runs a Core: one goroutine decides, one append is in flight.
 type Loop struct {
@@ -71,19 +25,6 @@ type Loop struct {
 
 	wall0  time.Time // wall and monotonic clock at the last look
 	snapAt uint64
-}
-
-// pending is a group on its way, with everyone who waits for it.
-type pending struct {
-	closed  Closed
-	replies []waiting
-	events  []domain.EventBody // for the directory
-	since   time.Time
-}
-
-type waiting struct {
-	it    *item
-	reply Reply
 }
 
 // NewLoop goes on from a folded world. Run starts it.
@@ -268,41 +209,6 @@ func (l *Loop) stopping(ctx context.Context, inFlight *pending) <-chan struct{} 
 	return ctx.Done()
 }
 
-// startWriter opens this writer's term: the first decision of its first commit.
-func (l *Loop) startWriter(open *pending) error {
-	cmd := l.systemCommand(&domain.StartWriter{Site: l.o.Site, Build: l.o.Build, LogicLevel: LogicLevel})
-	r := l.core.Decide(domain.TimeOf(l.o.Clock()), cmd)
-	if r.Err != nil {
-		return r.Err
-	}
-	open.events = append(open.events, r.Events...)
-	return nil
-}
-
-func (l *Loop) systemCommand(body domain.CommandBody) *domain.Command {
-	cmd := &domain.Command{Actor: domain.System, Body: body}
-	l.fill(cmd)
-	cmd.ID = NewCommandID(l.o.Clock(), cmd.Entropy)
-	return cmd
-}
-
-// fill adds the entropy that all ids and nonces of the decision derive from.
-func (l *Loop) fill(cmd *domain.Command) {
-	for i := 0; i < len(cmd.Entropy); i += 8 {
-		binary.LittleEndian.PutUint64(cmd.Entropy[i:], l.entropy.Uint64())
-	}
-}
-
-// NewCommandID makes a UUIDv7 (RFC 9562): 48 bits of time, then entropy.
-func NewCommandID(now time.Time, e domain.Entropy) domain.CommandID {
-	var id domain.CommandID
-	binary.BigEndian.PutUint64(id[:8], uint64(now.UnixMilli())<<16)
-	copy(id[6:], e[22:])
-	id[6] = id[6]&0x0f | 0x70
-	id[8] = id[8]&0x3f | 0x80
-	return id
-}
-
 // decide takes waiting commands and questions into the open group, until it is
 // full, and returns those that are left.
 func (l *Loop) decide(open *pending, batch []*item) ([]*item, error) {
@@ -336,123 +242,6 @@ func (l *Loop) decide(open *pending, batch []*item) ([]*item, error) {
 		open.replies = append(open.replies, waiting{it, r})
 	}
 	return nil, nil
-}
-
-// now reads the clock, and refuses to go on after a jump.
-func (l *Loop) now() (time.Time, error) {
-	t := l.o.Clock()
-	elapsed := t.Sub(l.wall0) // monotonic, if both have it
-	wall := t.Round(0).Sub(l.wall0.Round(0))
-	if d := wall - elapsed; d > maxClockJump || d < -maxClockJump {
-		return t, fmt.Errorf("the wall clock jumped by %v while running: check time synchronisation and restart", d)
-	}
-	l.wall0 = t
-	return t, nil
-}
-
-// arm sets the timer to the world's next deadline and reports whether it is due.
-func (l *Loop) arm(timer *time.Timer, started bool) bool {
-	wait := time.Hour
-	due := false
-	if next := l.core.World().NextDeadline(); started && next != 0 {
-		if wait = time.Until(next.Std()); wait <= 0 {
-			due, wait = true, time.Hour
-		}
-	}
-	timer.Reset(max(wait, time.Millisecond))
-	return due
-}
-
-// maxTicks is how many ticks go into one group before others have their turn.
-const maxTicks = 16
-
-// tick handles deadlines that are due.
-func (l *Loop) tick(open *pending) (bool, error) {
-	now, err := l.now()
-	if err != nil {
-		return false, err
-	}
-	at := domain.TimeOf(now)
-	progressed := false
-	for range maxTicks {
-		next := l.core.World().NextDeadline()
-		if next == 0 || next > l.core.Now(at) || l.core.Full() {
-			break
-		}
-		r := l.core.Decide(at, l.systemCommand(&domain.Tick{}))
-		if r.Err != nil {
-			return progressed, fmt.Errorf("tick: %w", r.Err)
-		}
-		if len(r.Events) == 0 {
-			break
-		}
-		progressed = true
-		open.events = append(open.events, r.Events...)
-	}
-	return progressed, nil
-}
-
-// close finishes a group and hands it to the appender.
-func (l *Loop) close(open *pending) *pending {
-	open.closed = l.core.Close()
-	open.since = l.o.Clock()
-	if l.o.Snapshot != nil && open.closed.Head.N >= l.snapAt+l.o.SnapshotEvery && l.o.SnapshotEvery > 0 {
-		l.snapAt = open.closed.Head.N
-		l.o.Snapshot(open.closed.Head, l.core.World().Encode())
-	}
-	return open
-}
-
-// lastSnapshot keeps the state at a clean stop, so that the next start is quick.
-func (l *Loop) lastSnapshot() {
-	if w := l.core.World(); l.o.Final != nil && w.Head.N > l.snapAt {
-		l.o.Final(w.Head, w.Encode())
-	}
-}
-
-// appender makes one group after another durable.
-func (l *Loop) appender(ctx context.Context, in <-chan *pending, acks chan<- error) {
-	for p := range in {
-		attempt, cancel := context.WithTimeout(ctx, l.o.AppendTimeout)
-		_, err := l.o.Log.Append(attempt, l.o.Log.Seq(p.closed.Head.N)-1, p.closed.Commit)
-		cancel()
-		acks <- err
-	}
-}
-
-// durable answers everyone in a group that is now in the log.
-func (l *Loop) durable(p *pending, err error) error {
-	if err != nil {
-		return fmt.Errorf("append of commit %d: %w", p.closed.Head.N, err)
-	}
-	l.o.Metrics.durable(p, l.o.Clock())
-	l.dir.apply(p.closed.Head.N, p.events)
-	if l.o.Publisher != nil && len(p.closed.Placements) > 0 {
-		l.o.Publisher.Offer(p.closed.Placements)
-	}
-	l.answer(p)
-	l.core.Recycle(p.closed.Commit)
-	return nil
-}
-
-func (l *Loop) answer(p *pending) {
-	for _, w := range p.replies {
-		w.it.reply <- w.reply
-	}
-}
-
-// giveUp tells everyone that the outcome is not known.
-func (l *Loop) giveUp(err error, groups ...*pending) error {
-	unknown := domain.Errorf(domain.Unavailable, "outcome.unknown", "the outcome is not known: repeat the request with the same Idempotency-Key")
-	for _, p := range groups {
-		if p == nil {
-			continue
-		}
-		for _, w := range p.replies {
-			w.it.reply <- Reply{Err: unknown}
-		}
-	}
-	return err
 }
 
 // QueueLen is how many commands wait.

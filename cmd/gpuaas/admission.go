@@ -1,0 +1,94 @@
+package main
+
+import (
+	"context"
+	"syscall"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/streams"
+	"github.com/gpuaas/gpuaas/streams/server"
+)
+
+// admission refuses tenants' commands while the site could not keep its promises.
+func (s *site) admission() *domain.Error {
+	if e := s.gate.Load(); e != nil {
+		return e
+	}
+	if s.reads != nil && s.reads.lag() > s.cfg.MaxLag {
+		return domain.Errorf(domain.Unavailable, "read_model.behind", "the site is catching up: try again in a few seconds")
+	}
+	return nil
+}
+
+// watchDrift stops admission while a stream is not configured as it must be.
+func (s *site) watchDrift(ctx context.Context) error {
+	nc, err := s.dial(server.Runtime)(nats.Name("drift watch"))
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	streams.Watch(ctx, nc, s.streamConfig(), 30*time.Second, func(drifts []streams.Drift, err error) {
+		if err != nil {
+			s.log.Warn("stream configuration not compared", "err", err)
+			return
+		}
+		s.setGate("drift", nil)
+		if err := refuseDrift(drifts); err != nil {
+			s.log.Error("writing stops", "err", err)
+			s.setGate("drift", domain.Errorf(domain.Unavailable, "site.drift", "the site has stopped writing: an operator has to look at it"))
+		}
+	})
+	return nil
+}
+
+// watchDisk stops admission before the disk is full: JetStream answers a full disk
+// with timeouts, and does not resume by itself.
+func (s *site) watchDisk(ctx context.Context) error {
+	free := prometheus.NewGauge(prometheus.GaugeOpts{Name: "gpuaas_disk_free_ratio", Help: "Free part of the data directory's disk."})
+	s.reg.MustRegister(free)
+	t := time.NewTicker(2 * time.Second)
+	defer t.Stop()
+	for {
+		var st syscall.Statfs_t
+		if err := syscall.Statfs(s.cfg.DataDir, &st); err == nil && st.Blocks > 0 {
+			percent := int(st.Bavail * 100 / st.Blocks)
+			free.Set(float64(st.Bavail) / float64(st.Blocks))
+			var gate *domain.Error
+			if percent < s.cfg.MinFree {
+				gate = domain.Errorf(domain.Unavailable, "site.disk_nearly_full", "the site's disk is nearly full: an operator has to make room")
+			}
+			s.setGate("disk", gate)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+	}
+}
+
+// setGate opens or closes admission for one reason; another reason's is left alone.
+func (s *site) setGate(reason string, e *domain.Error) {
+	s.gates.Lock()
+	defer s.gates.Unlock()
+	if s.why == nil {
+		s.why = map[string]*domain.Error{}
+	}
+	if had := s.why[reason]; (had == nil) != (e == nil) && e != nil {
+		s.log.Error("admission stops", "reason", reason, "message", e.Message)
+	} else if had != nil && e == nil {
+		s.log.Info("admission goes on", "reason", reason)
+	}
+	delete(s.why, reason)
+	if e != nil {
+		s.why[reason] = e
+	}
+	s.gate.Store(nil)
+	for _, e := range s.why {
+		s.gate.Store(e)
+	}
+}

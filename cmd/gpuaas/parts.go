@@ -1,0 +1,103 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/gpuaas/gpuaas/commands"
+	"github.com/gpuaas/gpuaas/commands/processes"
+	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/streams"
+	"github.com/gpuaas/gpuaas/streams/server"
+)
+
+func (s *site) newLoop(ctx context.Context, world *domain.World) error {
+	placements, err := streams.OpenPlacements(s.dial(server.Runtime), s.names)
+	if err != nil {
+		return err
+	}
+	s.closers = append(s.closers, placements.Close)
+	s.placer = processes.NewPlacer(func(ctx context.Context, host domain.HostID, data []byte) error {
+		return placements.Publish(ctx, host, data)
+	}, func(err error) bool { return errors.Is(err, streams.ErrStale) }, s.log)
+	s.hostConsumer = placements.CreateHostConsumer
+	s.loop, err = commands.NewLoop(world, commands.Options{
+		Site: s.cfg.Site, Build: build(), Log: s.commits, Publisher: s.placer, Slog: s.log, Metrics: commands.NewMetrics(s.reg),
+		Snapshot: s.snaps.Offer, SnapshotEvery: s.cfg.Snapshot, Gate: s.admission,
+		Final: func(h domain.Head, state []byte) {
+			if err := s.snaps.Save(h, state); err != nil {
+				s.log.Warn("snapshot not written", "err", err)
+			}
+		},
+	})
+	return err
+}
+
+// startParts begins everything that does not need the loop to be started.
+func (s *site) startParts(part func(string, func(context.Context) error)) {
+	s.live = &processes.Liveness{Loop: s.loop, Hosts: s.loop.Directory().Hosts, SilentAfter: time.Duration(s.cfg.Silent) * time.Second, Clock: s.clock, Log: s.log}
+	part("placements", func(ctx context.Context) error { s.placer.Run(ctx); return nil })
+	part("feed", s.fanout.Run)
+	part("drift watch", s.watchDrift)
+	part("disk watch", s.watchDisk)
+	part("database", s.keepDatabase)
+	part("read models", func(ctx context.Context) error { return s.reads.projector.Run(ctx) })
+	part("api", s.serveAPI)
+}
+
+// whenStarted begins what submits commands, once this process is the writer.
+func (s *site) whenStarted(ctx context.Context, part func(string, func(context.Context) error), ready func(context.Context) error) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-s.loop.Started():
+	}
+	s.log.Info("deciding", "after", time.Since(s.started).Round(time.Millisecond))
+	if err := s.bootstrap(ctx); err != nil {
+		return fmt.Errorf("bootstrap: %w", err)
+	}
+	if err := s.placer.OfferAll(ctx, s.loop); err != nil {
+		return err
+	}
+	hostCredentials{s}.revokeRemoved(ctx)
+	s.startHostProcesses(part)
+	// Whoever reads after "ready" sees what was written before the restart. A database
+	// that is away does not keep the site from deciding.
+	caughtUp, cancel := context.WithTimeout(ctx, startTimeout)
+	if err := s.reads.projector.WaitFor(caughtUp, s.foldedTo); err != nil {
+		s.log.Warn("the read models are still catching up", "err", err)
+	}
+	cancel()
+	if ready != nil {
+		return ready(ctx)
+	}
+	return nil
+}
+
+func (s *site) deny(d processes.Denied) { s.audit.Record("host", encodeJSON(d)) }
+
+func (s *site) startHostProcesses(part func(string, func(context.Context) error)) {
+	reports := &processes.Reports{Loop: s.loop, Keys: s.loop.Directory().Host, Audit: s.deny, Clock: s.clock}
+	asked := &processes.HostRequests{Loop: s.loop, Vault: s.vault.Get, Image: s.images.Path, Audit: s.deny}
+	part("reports", func(ctx context.Context) error {
+		r, err := streams.OpenReports(s.dial(server.Runtime), s.names)
+		if err != nil {
+			return err
+		}
+		defer r.Close()
+		return r.Consume(ctx, func(m streams.ReportMsg) error { return reports.Handle(ctx, m.Host, m.Data, m.Delivery) })
+	})
+	part("heartbeats", func(ctx context.Context) error {
+		h, err := streams.OpenHeartbeats(s.dial(server.Responder), s.names)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		return h.Listen(ctx, s.live.Heard)
+	})
+	part("liveness", func(ctx context.Context) error { s.live.Run(ctx); return nil })
+	part("images", func(ctx context.Context) error { return s.requests.ServeImages(ctx, asked.ServeImage) })
+	part("vault", func(ctx context.Context) error { return s.requests.ServeVault(ctx, asked.ServeVault) })
+}

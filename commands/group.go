@@ -1,0 +1,85 @@
+package commands
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/gpuaas/gpuaas/domain"
+)
+
+// pending is a group on its way, with everyone who waits for it.
+type pending struct {
+	closed  Closed
+	replies []waiting
+	events  []domain.EventBody // for the directory
+	since   time.Time
+}
+
+type waiting struct {
+	it    *item
+	reply Reply
+}
+
+// close finishes a group and hands it to the appender.
+func (l *Loop) close(open *pending) *pending {
+	open.closed = l.core.Close()
+	open.since = l.o.Clock()
+	if l.o.Snapshot != nil && open.closed.Head.N >= l.snapAt+l.o.SnapshotEvery && l.o.SnapshotEvery > 0 {
+		l.snapAt = open.closed.Head.N
+		l.o.Snapshot(open.closed.Head, l.core.World().Encode())
+	}
+	return open
+}
+
+// lastSnapshot keeps the state at a clean stop, so that the next start is quick.
+func (l *Loop) lastSnapshot() {
+	if w := l.core.World(); l.o.Final != nil && w.Head.N > l.snapAt {
+		l.o.Final(w.Head, w.Encode())
+	}
+}
+
+// appender makes one group after another durable.
+func (l *Loop) appender(ctx context.Context, in <-chan *pending, acks chan<- error) {
+	for p := range in {
+		attempt, cancel := context.WithTimeout(ctx, l.o.AppendTimeout)
+		_, err := l.o.Log.Append(attempt, l.o.Log.Seq(p.closed.Head.N)-1, p.closed.Commit)
+		cancel()
+		acks <- err
+	}
+}
+
+// durable answers everyone in a group that is now in the log.
+func (l *Loop) durable(p *pending, err error) error {
+	if err != nil {
+		return fmt.Errorf("append of commit %d: %w", p.closed.Head.N, err)
+	}
+	l.o.Metrics.durable(p, l.o.Clock())
+	l.dir.apply(p.closed.Head.N, p.events)
+	if l.o.Publisher != nil && len(p.closed.Placements) > 0 {
+		l.o.Publisher.Offer(p.closed.Placements)
+	}
+	l.answer(p)
+	l.core.Recycle(p.closed.Commit)
+	return nil
+}
+
+func (l *Loop) answer(p *pending) {
+	for _, w := range p.replies {
+		w.it.reply <- w.reply
+	}
+}
+
+// giveUp tells everyone that the outcome is not known.
+func (l *Loop) giveUp(err error, groups ...*pending) error {
+	unknown := domain.Errorf(domain.Unavailable, "outcome.unknown", "the outcome is not known: repeat the request with the same Idempotency-Key")
+	for _, p := range groups {
+		if p == nil {
+			continue
+		}
+		for _, w := range p.replies {
+			w.it.reply <- Reply{Err: unknown}
+		}
+	}
+	return err
+}

@@ -1,0 +1,47 @@
+package commands
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/gpuaas/gpuaas/domain"
+)
+
+// Log is where commits become durable. streams.Log implements it.
+type Log interface {
+	// Append makes commit the log's message expectedSeq+1. Any error means that the
+	// outcome is unknown or that another process writes: the loop ends.
+	Append(ctx context.Context, expectedSeq uint64, commit []byte) (uint64, error)
+	// Seq is the log's sequence of commit n.
+	Seq(n uint64) uint64
+}
+
+// Publisher sends placements to hosts. Offer must not block; of two placements of
+// one host only the later one matters.
+type Publisher interface {
+	Offer([]*domain.Placement)
+}
+
+// Options are what a loop is made of.
+type Options struct {
+	Site      string
+	Build     string
+	Log       Log
+	Publisher Publisher        // nil: none
+	Clock     func() time.Time // nil: time.Now
+	Slog      *slog.Logger
+	Metrics   *Metrics // nil: none
+	// Snapshot is called between two commits, at most every SnapshotEvery commits,
+	// with the encoded world. It must not block.
+	Snapshot      func(head domain.Head, state []byte)
+	SnapshotEvery uint64
+	// Final is called with the state at a clean stop. It may block.
+	Final func(head domain.Head, state []byte)
+	// Gate refuses tenants' commands while it returns an error: the disk is nearly
+	// full, the read models are too far behind, the log's configuration has drifted.
+	Gate func() *domain.Error
+	// AppendTimeout is how long the site may be without its log before the process
+	// gives up. Default 30 s.
+	AppendTimeout time.Duration
+}

@@ -1,0 +1,66 @@
+package commands
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/gpuaas/gpuaas/domain"
+)
+
+// maxClockJump is how far the wall clock may move against the monotonic one while
+// the loop runs.
+const maxClockJump = 5 * time.Second
+
+// now reads the clock, and refuses to go on after a jump.
+func (l *Loop) now() (time.Time, error) {
+	t := l.o.Clock()
+	elapsed := t.Sub(l.wall0) // monotonic, if both have it
+	wall := t.Round(0).Sub(l.wall0.Round(0))
+	if d := wall - elapsed; d > maxClockJump || d < -maxClockJump {
+		return t, fmt.Errorf("the wall clock jumped by %v while running: check time synchronisation and restart", d)
+	}
+	l.wall0 = t
+	return t, nil
+}
+
+// arm sets the timer to the world's next deadline and reports whether it is due.
+func (l *Loop) arm(timer *time.Timer, started bool) bool {
+	wait := time.Hour
+	due := false
+	if next := l.core.World().NextDeadline(); started && next != 0 {
+		if wait = time.Until(next.Std()); wait <= 0 {
+			due, wait = true, time.Hour
+		}
+	}
+	timer.Reset(max(wait, time.Millisecond))
+	return due
+}
+
+// maxTicks is how many ticks go into one group before others have their turn.
+const maxTicks = 16
+
+// tick handles deadlines that are due.
+func (l *Loop) tick(open *pending) (bool, error) {
+	now, err := l.now()
+	if err != nil {
+		return false, err
+	}
+	at := domain.TimeOf(now)
+	progressed := false
+	for range maxTicks {
+		next := l.core.World().NextDeadline()
+		if next == 0 || next > l.core.Now(at) || l.core.Full() {
+			break
+		}
+		r := l.core.Decide(at, l.systemCommand(&domain.Tick{}))
+		if r.Err != nil {
+			return progressed, fmt.Errorf("tick: %w", r.Err)
+		}
+		if len(r.Events) == 0 {
+			break
+		}
+		progressed = true
+		open.events = append(open.events, r.Events...)
+	}
+	return progressed, nil
+}
