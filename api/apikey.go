@@ -26,6 +26,7 @@ type createAPIKey struct {
 	UserID    string   `json:"user_id,omitempty" maxLength:"64" doc:"Left out: a service user of its own, with the role"`
 	Role      string   `json:"role,omitempty" enum:"owner,admin,billing,viewer" doc:"Of the service user; admin if left out"`
 	ExpiresAt string   `json:"expires_at,omitempty" format:"date-time"`
+	Reason    string   `json:"reason,omitempty" maxLength:"128" example:"ticket-4711" doc:"Why an operator needs another key in a tenant: the tenant reads it in its audit"`
 }
 
 type createOperatorKey struct {
@@ -43,7 +44,7 @@ func (s *Server) apiKeyRoutes() {
 }
 
 func (s *Server) createAPIKey(c *call, b *createAPIKey) (*APIKey, *domain.Error) {
-	m := &domain.CreateAPIKey{Name: b.Name}
+	m := &domain.CreateAPIKey{Name: b.Name, Reason: b.Reason}
 	if err := pathID(c, "t", "tenant", &m.Tenant); err != nil {
 		return nil, err
 	}

@@ -21,6 +21,7 @@ type AuditEntry struct {
 	TenantID  string `json:"tenant_id,omitempty"`
 	Resource  string `json:"resource,omitempty" doc:"What was changed"`
 	Events    uint32 `json:"events" doc:"How many events followed"`
+	Reason    string `json:"reason,omitempty" doc:"What an operator gave as reason for a key in the tenant"`
 }
 
 // Denial is one request, or report, that was not accepted.
@@ -56,7 +57,7 @@ func (s *Server) listAudit(c *call) (*List[AuditEntry], *domain.Error) {
 	}, func(r *projections.AuditEntry) AuditEntry {
 		return AuditEntry{
 			Sequence: uint64(r.N), At: r.At.String(), CommandID: r.CommandID, Type: r.Type, Actor: r.Actor, KeyID: r.KeyID, UserID: r.UserID,
-			HostID: r.HostID, TenantID: r.TenantID, Resource: r.Resource, Events: r.Events,
+			HostID: r.HostID, TenantID: r.TenantID, Resource: r.Resource, Events: r.Events, Reason: r.Reason,
 		}
 	})
 }

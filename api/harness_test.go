@@ -327,7 +327,7 @@ func (s *site) tenant(name string, credit int64) *tenant {
 	s.t.Helper()
 	t := &tenant{id: s.want(201, s.admin, "POST", "/v1/tenants", fmt.Sprintf(`{"name":%q,"currency":"USD"}`, name)).get("id")}
 	for role, key := range map[string]*string{"owner": &t.owner, "admin": &t.admin, "billing": &t.billing, "viewer": &t.viewer} {
-		*key = s.want(201, s.admin, "POST", "/v1/tenants/"+t.id+"/api-keys", fmt.Sprintf(`{"name":"k-%s","role":%q}`, role, role)).get("secret")
+		*key = s.want(201, s.admin, "POST", "/v1/tenants/"+t.id+"/api-keys", fmt.Sprintf(`{"name":"k-%s","role":%q,"reason":"test"}`, role, role)).get("secret")
 	}
 	t.project = s.want(201, t.owner, "POST", "/v1/tenants/"+t.id+"/projects", `{"name":"main"}`).get("id")
 	if credit > 0 {

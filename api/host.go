@@ -274,11 +274,15 @@ func slotMapOf(raw json.RawMessage) *domain.SlotMap {
 // approvedMapOf shows the map that was approved, as it was proposed. The read model
 // keeps the event, which has each slot's id and policy beside it.
 func approvedMapOf(raw json.RawMessage) *domain.SlotMap {
-	e := &domain.MapApproved{}
-	if len(raw) == 0 || json.Unmarshal(raw, e) != nil {
+	var e struct {
+		domain.MapApproved
+		Beside domain.SlotMap `json:"beside"` // the proposal without its slots
+	}
+	if len(raw) == 0 || json.Unmarshal(raw, &e) != nil {
 		return nil
 	}
-	m := &domain.SlotMap{GPUClass: e.GPUClass}
+	m := &e.Beside
+	m.GPUClass = e.GPUClass
 	for i := range e.Slots {
 		m.Slots = append(m.Slots, e.Slots[i].Spec)
 	}

@@ -27,6 +27,7 @@ type NewAPIKey struct {
 	UserID    string    `json:"user_id,omitempty"`
 	Role      string    `json:"role,omitempty"` // owner, admin, billing, viewer
 	ExpiresAt time.Time `json:"expires_at,omitzero"`
+	Reason    string    `json:"reason,omitempty"` // why an operator needs another key in a tenant: a ticket's number
 }
 
 // APIKeys lists a tenant's keys, without their secrets.
@@ -46,7 +47,7 @@ func (c *Client) CreateAPIKey(ctx context.Context, tenant string, k NewAPIKey) (
 
 // CreateOperatorAPIKey makes a key of an operator; only Name and ExpiresAt count.
 func (c *Client) CreateOperatorAPIKey(ctx context.Context, user string, k NewAPIKey) (*APIKey, error) {
-	k.UserID, k.Role = "", ""
+	k.UserID, k.Role, k.Reason = "", "", ""
 	return post[APIKey](ctx, c, path("/v1/operators/%s/api-keys", user), k)
 }
 

@@ -20,6 +20,7 @@ type AuditEntry struct {
 	TenantID  string    `json:"tenant_id,omitempty"`
 	Resource  string    `json:"resource,omitempty"`
 	Events    int       `json:"events"`
+	Reason    string    `json:"reason,omitempty"` // an operator's, for a key in the tenant
 }
 
 // Audit lists accepted commands: of one tenant, or (for the site's people) of all.

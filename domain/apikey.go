@@ -19,6 +19,9 @@ func (k *APIKey) Usable(t Time) bool { return k.Revoked == 0 && (k.Expires == 0 
 // CreateAPIKey makes a key for a user. With a tenant and no user, it makes a
 // service user of that tenant with Role. Without a tenant it is a key of an
 // operator. The secret itself is made at the edge; the log gets its hash.
+//
+// An operator makes a tenant's first key. Another one it makes for support: it has
+// to say why, and the tenant reads it in its events and its audit.
 type CreateAPIKey struct {
 	Tenant  TenantID   `json:"tenant_id"`
 	User    UserID     `json:"user_id"`
@@ -26,6 +29,7 @@ type CreateAPIKey struct {
 	Name    string     `json:"name"`
 	Hash    Digest     `json:"hash"`
 	Expires Time       `json:"expires_at"`
+	Reason  string     `json:"reason,omitempty"`
 }
 
 // CommandType implements CommandBody.
@@ -38,6 +42,7 @@ func (m *CreateAPIKey) wire(c *coder) {
 	c.str(4, &m.Name)
 	c.digest(5, &m.Hash)
 	c.time(6, &m.Expires)
+	c.str(7, &m.Reason)
 }
 
 // APIKeyCreated is the fact. Tenant is zero for an operator's key.
@@ -48,6 +53,7 @@ type APIKeyCreated struct {
 	Name    string   `json:"name"`
 	Hash    Digest   `json:"hash"`
 	Expires Time     `json:"expires_at,omitzero"`
+	Reason  string   `json:"reason,omitempty"`
 }
 
 // EventType implements EventBody.
@@ -74,6 +80,7 @@ func (e *APIKeyCreated) wire(c *coder) {
 	c.str(4, &e.Name)
 	c.digest(5, &e.Hash)
 	c.time(6, &e.Expires)
+	c.str(7, &e.Reason)
 }
 
 func (m *CreateAPIKey) decide(w *World, x *Context) ([]EventBody, *Error) {
@@ -86,7 +93,10 @@ func (m *CreateAPIKey) decide(w *World, x *Context) ([]EventBody, *Error) {
 	if m.Expires != 0 && m.Expires <= x.At {
 		return nil, invalidField("expires_at", "time.past", "expires_at: lies in the past")
 	}
-	key := &APIKeyCreated{ID: deriveID[apiKeyKind](x.Entropy, 0), Tenant: m.Tenant, User: m.User, Name: m.Name, Hash: m.Hash, Expires: m.Expires}
+	key := &APIKeyCreated{ID: deriveID[apiKeyKind](x.Entropy, 0), Tenant: m.Tenant, User: m.User, Name: m.Name, Hash: m.Hash, Expires: m.Expires, Reason: m.Reason}
+	if err := checkWord("reason", m.Reason, 128, true); err != nil {
+		return nil, err
+	}
 	if m.Tenant.IsZero() {
 		if err := w.requirePlatform(x, RoleOperator); err != nil {
 			return nil, err
@@ -99,6 +109,9 @@ func (m *CreateAPIKey) decide(w *World, x *Context) ([]EventBody, *Error) {
 	t, p, err := w.requireTenant(x, m.Tenant, TenantViewer)
 	if err != nil {
 		return nil, err
+	}
+	if w.LogicLevel >= 2 && p.platform != 0 && !p.system && t.Keys > 0 && m.Reason == "" {
+		return nil, invalidField("reason", "support.reason_required", "reason: the tenant has keys of its own: say why you need one there (a ticket's number); the tenant can read it")
 	}
 	if !m.User.IsZero() {
 		u := w.members.get(m.User)
@@ -131,6 +144,9 @@ func (e *APIKeyCreated) apply(w *World, _ *Applied) {
 	_, k := w.keys.add(e.ID)
 	*k = APIKey{ID: e.ID, Hash: e.Hash, Tenant: e.Tenant, User: e.User, Expires: e.Expires}
 	w.keyByHash[e.Hash] = e.ID
+	if t := w.tenants.get(e.Tenant); t != nil {
+		t.Keys++
+	}
 }
 
 // RevokeAPIKey ends a key.

@@ -17,6 +17,9 @@ func (w *World) rebuild() (err error) {
 	}
 	for _, k := range w.keys.rows() {
 		w.keyByHash[k.Hash] = k.ID
+		if !k.Tenant.IsZero() {
+			w.tenants.get(k.Tenant).Keys++
+		}
 	}
 	for _, s := range w.skus.rows() {
 		w.skuNames[s.Name] = s.ID

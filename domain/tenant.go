@@ -63,6 +63,7 @@ type Tenant struct {
 	GPUs        uint32 // held by live allocations, for the quota
 	Allocations uint32 // live
 	Owners      uint32 // members with the owner's role
+	Keys        uint32 // that were ever made for its people
 
 	grants     []uint32 // rows of grants, live ones, in burn order
 	vms        []uint32 // rows of VMs with an open line; order has no meaning

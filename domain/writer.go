@@ -8,7 +8,7 @@ package domain
 //
 //	1  the first
 //	2  late prices are corrected, postings are split at the ends of billing
-//	   periods, an operator's key in a tenant that has people of its own needs a
+//	   periods, an operator's key in a tenant that has keys of its own needs a
 //	   reason; a host that is found as it was approved withdraws its
 //	   proposal; a condemned slot is quarantined as soon as its wipe fails
 const LogicLevel = 2

@@ -14,6 +14,7 @@ type auditRow struct {
 	d        *domain.Decision
 	tenant   string
 	resource string
+	reason   string
 }
 
 var auditInserts = inserts("audit",
@@ -29,6 +30,7 @@ var auditInserts = inserts("audit",
 	text("resource", func(r *auditRow) string { return r.resource }),
 	integer("events", func(r *auditRow) int { return len(r.d.Events) }),
 	integer("number", func(r *auditRow) uint64 { return r.at.Number }),
+	text("reason", func(r *auditRow) string { return r.reason }),
 )
 
 // commandType is "" for a commit that was decoded without its commands.
@@ -49,6 +51,11 @@ func (b *batch) record(x *at, position int, d *domain.Decision) {
 			r.tenant = owner
 		}
 	}
+	for i := range d.Events {
+		if e, ok := d.Events[i].Body.(*domain.APIKeyCreated); ok {
+			r.reason = e.Reason
+		}
+	}
 	b.audit = append(b.audit, r)
 }
 
@@ -66,6 +73,7 @@ type AuditEntry struct {
 	TenantID  string      `json:"tenant_id,omitempty" db:"tenant_id"`
 	Resource  string      `json:"resource,omitempty" db:"resource"`
 	Events    uint32      `json:"events" db:"events"`
+	Reason    string      `json:"reason,omitempty" db:"reason"`
 }
 
 func (a AuditEntry) place() cursor { return cursor{a.N, int64(a.Position)} }
@@ -94,7 +102,7 @@ func (r *Reader) Audit(ctx context.Context, scope Scope, by AuditFilter, o ListO
 			f.add("a.actor = ?", by.Actor)
 		}
 		page, err = list[AuditEntry](ctx, v, listAudit, `SELECT a.n, a.position, a.at, a.command_id, a.type, a.actor, a.key_id, coalesce(k.user_id, '') AS user_id,
-			a.host_id, a.tenant_id, a.resource, a.events FROM audit a LEFT JOIN api_keys k ON k.id = a.key_id`, f, []string{"a.n", "a.position"}, o)
+			a.host_id, a.tenant_id, a.resource, a.events, a.reason FROM audit a LEFT JOIN api_keys k ON k.id = a.key_id`, f, []string{"a.n", "a.position"}, o)
 		return err
 	})
 	return page, err

@@ -44,9 +44,10 @@ type position struct {
 
 // at is the event under the fold.
 type at struct {
-	At     domain.Time
-	N      uint64
-	Number uint64
+	At       domain.Time
+	N        uint64
+	Position int // of the decision in its commit
+	Number   uint64
 }
 
 func newBatch(rows *cache) *batch {
@@ -75,6 +76,7 @@ func (b *batch) fold(c *domain.Commit, head domain.Head) {
 	x := at{At: c.At, N: c.N}
 	for i := range c.Decisions {
 		d := &c.Decisions[i]
+		x.Position = i
 		for k := range d.Events {
 			x.Number = d.Events[k].Number
 			b.project(&x, d.Events[k].Body)

@@ -50,9 +50,11 @@ func (b *batch) mapProposed(x *at, e *domain.MapProposed) {
 		e.Host.String(), e.Digest.String(), encode(&e.Map), timestamp(x.At))
 }
 
-// mapApproved brings the host's slots into being.
+// mapApproved brings the host's slots into being. What the proposal says beside the
+// slots (nodes, spares, unsafe devices) is kept with it: the event names it by its
+// digest only.
 func (b *batch) mapApproved(x *at, e *domain.MapApproved) {
-	b.exec(1, `UPDATE hosts SET map_digest = $2, map = $3::text::jsonb, gpu_class = $4, approved_at = $5,
+	b.exec(1, `UPDATE hosts SET map_digest = $2, map = $3::text::jsonb || jsonb_build_object('beside', proposal - 'slots'), gpu_class = $4, approved_at = $5,
 		proposal_digest = '', proposal = NULL, proposed_at = NULL WHERE id = $1`,
 		e.Host.String(), e.Digest.String(), encode(e), e.GPUClass, timestamp(x.At))
 	for i := range e.Slots {
@@ -64,7 +66,7 @@ func (b *batch) mapApproved(x *at, e *domain.MapApproved) {
 // mapAmended changes slots, and adds some. A slot with another device has a lease of
 // nobody's, whose wipe is that device's first here.
 func (b *batch) mapAmended(x *at, e *domain.MapAmended) {
-	b.exec(1, `UPDATE hosts SET map_digest = $2, map = $3::text::jsonb, approved_at = $4, proposal_digest = '', proposal = NULL, proposed_at = NULL WHERE id = $1`,
+	b.exec(1, `UPDATE hosts SET map_digest = $2, map = $3::text::jsonb || jsonb_build_object('beside', proposal - 'slots'), approved_at = $4, proposal_digest = '', proposal = NULL, proposed_at = NULL WHERE id = $1`,
 		e.Host.String(), e.Digest.String(), encode(e), timestamp(x.At))
 	for i := range e.Slots {
 		s := &e.Slots[i]

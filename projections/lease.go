@@ -58,6 +58,8 @@ type wipeEvidence struct {
 	EndedAt   domain.Time         `json:"ended_at,omitzero"`
 	Nonce     domain.Digest       `json:"nonce,omitzero"`
 	Devices   []domain.DeviceWipe `json:"devices"`
+	Sequence  uint64              `json:"sequence"` // the commit that recorded it,
+	Position  int                 `json:"position"` // and which of its decisions
 }
 
 // prove stores the outcome of a lease's last wipe; wiped_at stands only beside a
@@ -66,6 +68,7 @@ func (b *batch) prove(x *at, key leaseKey, e *wipeEvidence) {
 	if e.Devices == nil {
 		e.Devices = []domain.DeviceWipe{}
 	}
+	e.Sequence, e.Position = x.N, x.Position
 	r := &leaseRow{key: key, result: e.Result, evidence: encode(e)}
 	if e.Result == "verified" {
 		r.wiped = x.At

@@ -430,3 +430,21 @@ func TestReadsAfterDisconnect(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// The tenant reads why an operator made a key in it.
+func TestSupportShowsInTheTenantsAudit(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	ten := s.tenant("acme")
+	s.system(&domain.CreateAPIKey{Tenant: ten.id, Name: "support", Role: domain.TenantViewer, Hash: domain.DigestOf([]byte("k")), Reason: "ticket-4711"})
+	store := openStore(t, newDatabase(t))
+	p, _ := run(t, store, s)
+	waitFor(t, p, s.w.Head.N)
+	found := false
+	for _, e := range items[AuditEntry](t)(store.Reader([]byte("key")).Audit(t.Context(), Scope{User: ten.owner, Tenant: ten.id}, AuditFilter{Tenant: ten.id}, ListOptions{})) {
+		found = found || e.Type == "api_key.create" && e.Reason == "ticket-4711"
+	}
+	if !found {
+		t.Fatal("the reason is not in the tenant's audit")
+	}
+}

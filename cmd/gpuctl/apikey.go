@@ -71,6 +71,7 @@ func (a *app) keys() *cobra.Command {
 		},
 	}
 	create.Flags().StringVar(&n.Role, "role", "", "of the key's own service user: owner, admin, billing, viewer (default admin)")
+	create.Flags().StringVar(&n.Reason, "reason", "", "for operators: why another key in this tenant is needed: ticket-4711; the tenant reads it")
 	create.Flags().StringVar(&n.UserID, "user", "", "make it a key of this user instead")
 	f.add(create)
 	list := listCommand(a, "The tenant's keys", keyColumns, func(ctx cx, c *client.Client, o ...client.ListOption) (iter.Seq2[client.APIKey, error], error) {

@@ -13,6 +13,7 @@ var auditColumns = []column[client.AuditEntry]{
 	{name: "COMMAND", cell: func(e client.AuditEntry) string { return e.Type }},
 	{name: "BY", cell: func(e client.AuditEntry) string { return first(e.UserID, e.KeyID, e.HostID, e.Actor) }},
 	{name: "ABOUT", cell: func(e client.AuditEntry) string { return e.Resource }},
+	{name: "REASON", wide: true, cell: func(e client.AuditEntry) string { return e.Reason }},
 	{name: "EVENTS", cell: func(e client.AuditEntry) string { return itoa(e.Events) }},
 	{name: "COMMAND ID", cell: func(e client.AuditEntry) string { return e.CommandID }},
 }
