@@ -9,6 +9,13 @@ mount -t cgroup2 cgroup /sys/fs/cgroup; mount -t securityfs sec /sys/kernel/secu
 hostname emuhost
 echo '127.0.0.1 localhost emuhost' > /etc/hosts
 
+# Nodes whose modules are loaded when somebody opens them, /dev/net/tun and /dev/vfio/vfio among them.
+sed -n 's/^[^#].* \(.*\) \([bc]\)\([0-9]*\):\([0-9]*\)$/\1 \2 \3 \4/p' "/lib/modules/$(uname -r)/modules.devname" |
+  while read -r n type major minor; do
+    mkdir -p "$(dirname "/dev/$n")"
+    [ -e "/dev/$n" ] || mknod "/dev/$n" "$type" "$major" "$minor"
+  done
+
 /lib/systemd/systemd-udevd --daemon
 udevadm trigger --type=subsystems --action=add; udevadm trigger --type=devices --action=add
 udevadm settle --timeout=20 || echo "EMUHOST udev did not settle"
