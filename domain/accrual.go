@@ -25,12 +25,21 @@ func (w *World) charge(v *VM, from, to Time) Micros {
 const everyPrice = ^uint32(0)
 
 // cost is what a line has cost from `from` to `to` by the prices that are known with
-// the late price of that number. Both times count from the beginning of the line, so
-// that the floors fall where they always fell.
+// the late price of that number. Both times count from the beginning of the stretch of
+// one price and period that they are in, so that the floors fall where they always
+// fell.
 func (w *World) cost(t *Tenant, l endedLine, locked Micros, from, to Time, known uint32) Micros {
 	var sum Micros
 	sku := w.skus.row(l.sku)
-	for at := l.start; at < to; {
+	at := l.start
+	if from > at { // what ended before `from` is nothing to it
+		since := Time(0)
+		if locked < 0 {
+			_, since, _, _ = sku.versionAt(t.ID, t.Currency, from, known)
+		}
+		at = max(at, since, t.calendar.start(from))
+	}
+	for at < to {
 		rate, until := locked, Time(0)
 		if rate < 0 {
 			rate, until, _ = sku.rateAt(t.ID, t.Currency, at, known)

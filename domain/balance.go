@@ -43,12 +43,29 @@ func (w *World) canSpend(t *Tenant, p *purse, amount Micros) (Micros, bool) {
 	if have >= amount && len(t.vms) == 0 {
 		return have, true
 	}
-	if w.priceChanged < t.AccruedTo && t.AccruedTo != 0 {
-		usage := accrued(t.Rate, 1, p.x.At.Sub(t.AccruedTo)) + Micros(len(t.vms))
+	if since, ok := w.unpostedSince(t, p.x.At); ok && w.priceChanged < since {
+		usage := accrued(t.Rate, 1, p.x.At.Sub(since)) + Micros(len(t.vms))
 		if have-usage >= amount {
 			return have, true
 		}
 	}
 	exact := w.BalanceAt(t, p.x.At).Available
 	return exact, exact >= amount
+}
+
+// unpostedSince is a time before which all usage of the tenant is posted. A line in
+// its first hour has a deadline at that hour's end, so it cannot have begun an hour
+// before the first deadline there is.
+func (w *World) unpostedSince(t *Tenant, now Time) (Time, bool) {
+	since := now
+	if t.captured > 0 {
+		since = min(since, t.AccruedTo)
+	}
+	if int(t.captured) < len(t.vms) {
+		if len(w.timers.heap) == 0 || len(w.parked) > 0 {
+			return 0, false
+		}
+		since = min(since, w.timers.heap[0].at-Time(firstHour))
+	}
+	return since, true
 }

@@ -192,6 +192,12 @@ func (e *PricePublished) apply(w *World, x *Applied) {
 // for ever), as it was when the late price with the number `known` was the newest.
 // A tenant's own price beats the book from its effective time on.
 func (s *SKU) rateAt(tenant TenantID, cur Currency, t Time, known uint32) (rate Micros, until Time, ok bool) {
+	rate, _, until, ok = s.versionAt(tenant, cur, t, known)
+	return rate, until, ok
+}
+
+// versionAt is rateAt with the time since which the price holds.
+func (s *SKU) versionAt(tenant TenantID, cur Currency, t Time, known uint32) (rate Micros, since, until Time, ok bool) {
 	own := false
 	for i := range s.prices {
 		p := &s.prices[i]
@@ -210,7 +216,7 @@ func (s *SKU) rateAt(tenant TenantID, cur Currency, t Time, known uint32) (rate 
 		if p.Tenant.IsZero() && own {
 			continue
 		}
-		rate, ok, own = p.Micros, true, !p.Tenant.IsZero()
+		rate, since, ok, own = p.Micros, p.Effective, true, !p.Tenant.IsZero()
 	}
-	return rate, until, ok
+	return rate, since, until, ok
 }

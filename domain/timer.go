@@ -43,8 +43,15 @@ func (a timer) before(b timer) bool {
 	return a.row < b.row
 }
 
-// timers is a binary heap.
-type timers struct{ heap []timer }
+// timers is a binary heap. Most deadlines are overtaken, and a wipe's lies a day
+// ahead: when the heap has grown to twice what was left of it, it is looked through
+// again for those, a few entries at a time as new ones come.
+type timers struct {
+	heap   []timer
+	enough int // so many may be here without a look
+	sweep  int // entries below were looked at
+	pushed int // since the last look
+}
 
 // add sets a deadline; zero is none.
 func (t *timers) add(at Time, kind timerKind, row uint32) {
@@ -55,8 +62,14 @@ func (t *timers) add(at Time, kind timerKind, row uint32) {
 }
 
 func (t *timers) push(x timer) {
+	t.pushed++
 	t.heap = append(t.heap, x)
-	i := len(t.heap) - 1
+	t.up(len(t.heap) - 1)
+}
+
+// up moves the timer at i to where it belongs above.
+func (t *timers) up(i int) {
+	x := t.heap[i]
 	for i > 0 {
 		up := (i - 1) / 2
 		if !x.before(t.heap[up]) {
@@ -69,10 +82,20 @@ func (t *timers) push(x timer) {
 }
 
 func (t *timers) pop() timer {
-	top, last := t.heap[0], t.heap[len(t.heap)-1]
+	top := t.heap[0]
+	t.removeAt(0)
+	return top
+}
+
+// removeAt takes out the timer at i.
+func (t *timers) removeAt(i int) {
+	last := t.heap[len(t.heap)-1]
 	t.heap = t.heap[:len(t.heap)-1]
-	n, i := len(t.heap), 0
-	for n > 0 {
+	n := len(t.heap)
+	if i == n {
+		return
+	}
+	for { // ends at a leaf
 		kid := 2*i + 1
 		if kid >= n {
 			break
@@ -86,10 +109,37 @@ func (t *timers) pop() timer {
 		t.heap[i] = t.heap[kid]
 		i = kid
 	}
-	if n > 0 {
-		t.heap[i] = last
+	t.heap[i] = last
+	t.up(i)
+}
+
+// sweepLooks is how many deadlines are looked at for each new one, once the heap has
+// more than enough; sweepFrom is always enough.
+const (
+	sweepLooks = 4
+	sweepFrom  = 1 << 12
+)
+
+// sweepTimers forgets deadlines that were overtaken, a bounded number at a time.
+// What stands once and no longer never stands again without being set again.
+func (w *World) sweepTimers() {
+	t := &w.timers
+	looks := sweepLooks * t.pushed
+	t.pushed = 0
+	if len(t.heap) <= max(t.enough, sweepFrom) {
+		return
 	}
-	return top
+	for ; looks > 0; looks-- {
+		if t.sweep >= len(t.heap) {
+			t.sweep, t.enough = 0, 2*len(t.heap)
+			return
+		}
+		if w.stands(t.heap[t.sweep]) {
+			t.sweep++
+		} else {
+			t.removeAt(t.sweep)
+		}
+	}
 }
 
 // stands reports whether the deadline is still the state's.

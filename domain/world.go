@@ -91,6 +91,7 @@ func (w *World) Apply(d *Decision, pos Position) {
 		w.Number = e.Number
 		e.Body.apply(w, &x)
 	}
+	w.sweepTimers()
 	c := &d.Command
 	if c.Actor.Kind != ActorKey {
 		return

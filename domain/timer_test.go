@@ -1,0 +1,65 @@
+package domain
+
+import "testing"
+
+// Deadlines that were overtaken do not pile up: a wipe's lies a day ahead, and most
+// wipes take seconds.
+func TestOvertakenDeadlinesAreForgotten(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.check = false
+	h := s.host("h", 1, "r")
+	s.sku("gpu-1x", 1, 1)
+	f := s.tenant("acme", 1_000_000_000)
+	most := 0
+	for range 3000 {
+		s.now = s.now.Add(Second)
+		id := s.launch(f, "", "gpu-1x", 1)
+		h.boot()
+		s.release(f, id, h)
+		most = max(most, len(s.w.timers.heap))
+	}
+	if most > 3*sweepFrom/2 {
+		t.Fatalf("%d deadlines, with one VM at a time", most)
+	}
+	for i, x := range s.w.timers.heap {
+		if i > 0 && x.before(s.w.timers.heap[(i-1)/2]) {
+			t.Fatalf("deadline %d is before the one above it", i)
+		}
+	}
+	s.check = true
+	s.replays()
+}
+
+// The quick answer about money is never better than the exact one.
+func TestQuickAnswerAboutMoney(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	h := s.host("h", 8, "r")
+	s.sku("gpu-1x", 1, 2_490_000)
+	s.now = s.now.Add(Day)
+	f := s.tenant("acme", 60_000_000)
+	quick := 0
+	for i := range 300 {
+		if i%40 == 0 {
+			if _, err := s.try(f.key, &CreateAllocation{Project: f.project, SKUName: "gpu-1x", Count: 1}); err == nil {
+				h.boot()
+			}
+		}
+		s.after(Minute + Duration(i))
+		tn := s.w.tenants.get(f.id)
+		exact := s.w.BalanceAt(tn, s.now).Available
+		for _, amount := range []Micros{1, 2_490_000, exact - 1, exact, exact + 1} {
+			have, ok := s.w.canSpend(tn, newPurse(s.w, tn, &Context{At: s.now}), amount)
+			if ok != (exact >= amount) {
+				t.Fatalf("after %d minutes: %d of %d (%d exactly): %v", i, amount, have, exact, ok)
+			}
+			if ok && have != exact {
+				quick++
+			}
+		}
+	}
+	if quick == 0 {
+		t.Fatal("the quick answer was never good enough")
+	}
+}
