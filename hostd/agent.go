@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gpuaas/gpuaas/domain"
@@ -43,8 +44,13 @@ type Agent struct {
 	holdOff    map[string]time.Time // chains that failed and are not given up: when to try again
 	working    sync.WaitGroup
 
-	status status // for heartbeats
+	status  status                         // for heartbeats
+	inForce atomic.Pointer[domain.SlotMap] // approved, for others to read
 }
+
+// Approved is the slot map in force, nil if none is known in this life yet. It may be
+// called from anywhere.
+func (a *Agent) Approved() *domain.SlotMap { return a.inForce.Load() }
 
 // New opens the directory of an agent. Run it, or its files stay open.
 func New(o Options) (*Agent, error) {
@@ -127,6 +133,7 @@ func (a *Agent) loop(ctx context.Context) error {
 // returns when to look again at the latest. An error means that the agent can no
 // longer keep what it has to remember.
 func (a *Agent) reconcile(ctx context.Context) (time.Duration, error) {
+	a.inForce.Store(a.approved)
 	if err := a.inventory(ctx); err != nil {
 		return 0, full(err)
 	}

@@ -220,11 +220,12 @@ func (a *Agent) do(ctx context.Context, c *chain, s plan.Step) ([]domain.DeviceW
 			}
 			c.vm.ImagePath = path
 		}
-		return nil, m.PrepareDisk(ctx, c.vm)
-	case plan.Seed:
+		// Keys and user data that cannot be right are refused before a device is touched.
 		if err := a.fetchSeed(ctx, c.vm); err != nil {
 			return nil, err
 		}
+		return nil, m.PrepareDisk(ctx, c.vm)
+	case plan.Seed:
 		return nil, m.PrepareSeed(ctx, c.vm)
 	case plan.Network:
 		return nil, m.AttachNetwork(ctx, c.vm)

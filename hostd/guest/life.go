@@ -100,6 +100,7 @@ func (g *Guests) Remove(ctx context.Context, id domain.VMID, rest func(s State) 
 	}
 	g.mu.Lock()
 	delete(g.vms, id)
+	g.listen(id, false)
 	g.changes++
 	g.mu.Unlock()
 	g.look()

@@ -79,6 +79,8 @@ func (g *Guests) readReady(ctx context.Context, id domain.VMID) {
 			if !errors.Is(err, io.EOF) && ctx.Err() == nil {
 				g.o.Log.Debug("ready port", "vm", id, "err", err)
 			}
+		} else if ctx.Err() == nil {
+			g.o.Log.Debug("ready port", "vm", id, "err", err)
 		}
 		pause(ctx, 500*time.Millisecond)
 	}
