@@ -12,7 +12,7 @@ func TestTags(t *testing.T) {
 	t.Parallel()
 	w := newTestWorld(t)
 	made := w.want(201, w.acme.owner, "POST", "/v1/projects/"+w.acme.project+"/allocations", `{"name":"tagged","sku":"gpu-1x","tags":{"team":"x","cost-centre":"7"}}`)
-	path := "/v1/allocations/" + made.get("id")
+	path := "/v1/allocations/" + made.get("id") + "?at_least=" + made.header.Get("Log-Sequence")
 	for _, key := range []string{w.acme.owner, w.acme.viewer} {
 		if a := w.want(200, key, "GET", path, ""); a.get("tags.team") != "x" || a.get("tags.cost-centre") != "7" || made.get("tags.team") != "x" {
 			t.Errorf("%s", a.body)
