@@ -138,11 +138,13 @@ func (n *Network) arguments() []string {
 	return a
 }
 
-// Running says whether dnsmasq runs; if not, [Network.Start] starts it.
+// Running says whether dnsmasq runs and the bridges are as they were made (Open
+// vSwitch's daemon starts without flows, and passes nothing without); if not,
+// [Network.Start] mends it.
 func (n *Network) Running() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.dnsmasq() != 0
+	return n.dnsmasq() != 0 && n.bridges.Epoch() == n.epoch
 }
 
 // dnsmasq is the pid of our dnsmasq, 0 if it does not run. The command line is

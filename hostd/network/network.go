@@ -5,30 +5,52 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
 )
 
-// Run runs a program inside the lab's network namespace and returns what it
-// printed, to the end or until ctx ends.
+// Run runs a program inside the network namespace and returns what it printed, to
+// the end or until ctx ends.
 type Run func(ctx context.Context, name string, args ...string) ([]byte, error)
 
-// Network is the lab's network. See [New].
+// Options are what differs between hosts. The zero value is a namespace of our own
+// whose only way out is an interface called uplink.
+type Options struct {
+	Uplink   string         // interface that leads out; "": uplink
+	Closed   []netip.Prefix // networks behind it that no guest may reach: management, storage, other hosts
+	Metadata bool           // guests reach MetadataAddress, port 80, on their bridge
+	Shared   bool           // the namespace is the host's own: only what is ours is touched in it
+}
+
+// MetadataAddress is where guests look for their metadata service.
+const MetadataAddress = "169.254.169.254"
+
+// Network is the tenants' networks of one host. See [New].
 type Network struct {
 	dir     string
 	run     Run
 	bridges Bridges
+	o       Options
 
 	mu    sync.Mutex
 	ports []Port
+	epoch string // of the bridges when they were applied
 }
 
 // New reads the wanted ports from dir. It runs nothing: see [Network.Start].
-func New(dir string, run Run, bridges Bridges) (*Network, error) {
-	n := &Network{dir: dir, run: run, bridges: bridges}
+func New(dir string, run Run, bridges Bridges, o Options) (*Network, error) {
+	if o.Uplink == "" {
+		o.Uplink = "uplink"
+	}
+	if !interfaceName.MatchString(o.Uplink) {
+		return nil, fmt.Errorf("network: %q is no interface's name", o.Uplink)
+	}
+	n := &Network{dir: dir, run: run, bridges: bridges, o: o}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("network: %w", err)
 	}
@@ -45,7 +67,9 @@ func New(dir string, run Run, bridges Bridges) (*Network, error) {
 	return n, nil
 }
 
-// Start brings everything up: bridges, rules, dnsmasq. What is up is left alone.
+// Start brings everything up: bridges, rules, dnsmasq. What is up is left alone, what
+// is left over goes. Repeated now and then it repairs what others broke: Open
+// vSwitch's daemon forgets its flows when it restarts, and passes nothing without.
 func (n *Network) Start(ctx context.Context) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -53,10 +77,15 @@ func (n *Network) Start(ctx context.Context) error {
 		return fmt.Errorf("network: %w", err)
 	}
 	for _, kv := range optional {
-		_, _ = n.run(ctx, "sysctl", "-q", "-w", kv) // a kernel without the switch does not do the thing
+		if !n.o.Shared {
+			_, _ = n.run(ctx, "sysctl", "-q", "-w", kv) // a kernel without the switch does not do the thing
+		}
 	}
 	return n.apply(ctx)
 }
+
+// interfaceName is what may stand in a rule.
+var interfaceName = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,15}$`)
 
 // optional are switches of things a kernel may lack: IPv6, and br_netfilter, which
 // would pass what two VMs of one bridge say to each other through the routed rules
@@ -84,7 +113,7 @@ func (n *Network) Attach(ctx context.Context, p Port) (Port, error) {
 	if err != nil {
 		return Port{}, err
 	}
-	p.Subnet = subnet
+	p.Subnet, p.Plugged = subnet, n.bridges.Plugs()
 	if err := n.store(append(rest, p)); err != nil {
 		return Port{}, err
 	}
@@ -118,6 +147,30 @@ func (n *Network) Port(vm string) (Port, bool) {
 	return Port{}, false
 }
 
+// Find returns the port that has this address on this bridge. No other port can
+// send with it there.
+func (n *Network) Find(bridge string, source netip.Addr) (Port, bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, p := range n.ports {
+		if bridgeName(p.Subnet) == bridge && p.Address() == source.String() {
+			return p, true
+		}
+	}
+	return Port{}, false
+}
+
+// Interfaces are the bridges' names: where the metadata service listens.
+func (n *Network) Interfaces() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var names []string
+	for _, b := range n.wanted() {
+		names = append(names, b.Name)
+	}
+	return names
+}
+
 // chooseSubnet is the tenant's subnet, or the lowest free one.
 func chooseSubnet(ports []Port, tenant string) (int, error) {
 	var used [maxSubnets]bool
@@ -149,46 +202,48 @@ func (n *Network) store(ports []Port) error {
 	return nil
 }
 
-// apply makes the namespace equal to the wanted ports.
+// apply makes the namespace equal to the wanted ports. The rules come first: a
+// bridge that is new is closed before it is there.
 func (n *Network) apply(ctx context.Context) error {
-	if err := n.applyBridges(); err != nil {
-		return err
-	}
-	if err := n.write("rules.nft", []byte(rules(n.ports))); err != nil {
+	if err := n.write("rules.nft", []byte(n.rules())); err != nil {
 		return err
 	}
 	if _, err := n.run(ctx, "nft", "-f", n.path("rules.nft")); err != nil {
 		return fmt.Errorf("network: rules: %w", err)
 	}
+	want := n.wanted()
+	epoch := n.bridges.Epoch() // before, so that a loss meanwhile is noticed
+	if err := n.bridges.Apply(ctx, want); err != nil {
+		return fmt.Errorf("network: bridges: %w", err)
+	}
+	n.epoch = epoch
+	for _, b := range want {
+		// No ARP answers for the host's other addresses.
+		if _, err := n.run(ctx, "sysctl", "-q", "-w", "net.ipv4.conf."+b.Name+".arp_ignore=1"); err != nil {
+			return fmt.Errorf("network: %w", err)
+		}
+	}
 	return n.applyDHCP(ctx)
 }
 
-func (n *Network) applyBridges() error {
-	have, err := n.bridges.List()
-	if err != nil {
-		return fmt.Errorf("network: %w", err)
-	}
-	want := map[string]int{}
-	for _, p := range n.ports {
-		want[p.Bridge()] = p.Subnet
-	}
-	for _, name := range have {
-		if _, ok := want[name]; !ok && strings.HasPrefix(name, "gbr") {
-			if err := n.bridges.Delete(name); err != nil {
-				return fmt.Errorf("network: delete bridge %s: %w", name, err)
+// wanted are the bridges for the wanted ports, in the order of their subnets.
+func (n *Network) wanted() []Bridge {
+	var want []Bridge
+	for subnet := range maxSubnets {
+		b := Bridge{Name: bridgeName(subnet), MAC: gatewayMAC(subnet), Addresses: []string{gateway(subnet) + "/24"}}
+		if n.o.Metadata {
+			b.Addresses = append(b.Addresses, MetadataAddress+"/32")
+		}
+		for _, p := range n.ports {
+			if p.Subnet == subnet {
+				b.Ports = append(b.Ports, p)
 			}
 		}
-		delete(want, name)
-	}
-	for _, p := range n.ports {
-		if _, ok := want[p.Bridge()]; ok {
-			delete(want, p.Bridge())
-			if err := n.bridges.Add(p.Bridge(), gateway(p.Subnet)+"/24"); err != nil {
-				return fmt.Errorf("network: add bridge %s: %w", p.Bridge(), err)
-			}
+		if len(b.Ports) > 0 {
+			want = append(want, b)
 		}
 	}
-	return nil
+	return want
 }
 
 func (n *Network) path(name string) string { return filepath.Join(n.dir, name) }

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"flag"
-	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,7 +21,8 @@ var update = flag.Bool("update", false, "write the golden files anew")
 type fake struct {
 	dir     string
 	ran     []string
-	bridges map[string]bool
+	bridges []string
+	plugs   bool
 	fail    string
 }
 
@@ -33,24 +34,31 @@ func (f *fake) run(_ context.Context, name string, args ...string) ([]byte, erro
 	if name == "dnsmasq" {
 		line = "dnsmasq"
 	}
+	if name == "sysctl" {
+		return nil, nil
+	}
 	f.ran = append(f.ran, line)
 	return nil, nil
 }
 
-func (f *fake) List() ([]string, error) { return slices.Collect(maps.Keys(f.bridges)), nil }
+func (f *fake) Plugs() bool { return f.plugs }
 
-func (f *fake) Add(name, cidr string) error {
-	if _, err := f.run(context.Background(), "bridge", "add", name, cidr); err != nil {
-		return err
+func (f *fake) Epoch() string { return "" }
+
+func (f *fake) Apply(_ context.Context, want []Bridge) error {
+	var have []string
+	for _, b := range want {
+		line := b.Name + " " + strings.Join(b.Addresses, " ")
+		for _, p := range b.Ports {
+			line += " " + p.Tap()
+		}
+		have = append(have, line)
 	}
-	f.bridges[name] = true
+	if !slices.Equal(have, f.bridges) {
+		f.ran = append(f.ran, "bridges "+strings.Join(have, ", "))
+	}
+	f.bridges = have
 	return nil
-}
-
-func (f *fake) Delete(name string) error {
-	delete(f.bridges, name)
-	_, err := f.run(context.Background(), "bridge", "delete", name)
-	return err
 }
 
 func (f *fake) took() []string {
@@ -61,8 +69,8 @@ func (f *fake) took() []string {
 
 func newFake(t *testing.T) (*Network, *fake) {
 	t.Helper()
-	f := &fake{dir: t.TempDir(), bridges: map[string]bool{}}
-	n, err := New(f.dir, f.run, f)
+	f := &fake{dir: t.TempDir()}
+	n, err := New(f.dir, f.run, f, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,9 +96,7 @@ func TestAttachAndDetach(t *testing.T) {
 	if err != nil || a.Address() != "10.77.0.10" || a.Bridge() != "gbr0" || a.Tap() != "gtap0" {
 		t.Fatalf("%+v, %v", a, err)
 	}
-	wantRan(t, f,
-		"bridge add gbr0 10.77.0.1/24",
-		"nft -f DIR/rules.nft", "dnsmasq")
+	wantRan(t, f, "nft -f DIR/rules.nft", "bridges gbr0 10.77.0.1/24 gtap0", "dnsmasq")
 
 	// The same tenant shares the bridge, another gets its own.
 	b, err := n.Attach(ctx, port("b", "red", 1))
@@ -105,7 +111,7 @@ func TestAttachAndDetach(t *testing.T) {
 	f.took()
 
 	// Again, by a process that knows only the file: the same port.
-	n, err = New(f.dir, f.run, f)
+	n, err = New(f.dir, f.run, f, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,11 +131,11 @@ func TestAttachAndDetach(t *testing.T) {
 	if err := n.Detach(ctx, "a"); err != nil {
 		t.Fatal(err)
 	}
-	wantRan(t, f, "nft -f DIR/rules.nft", "dnsmasq")
+	wantRan(t, f, "nft -f DIR/rules.nft", "bridges gbr0 10.77.0.1/24 gtap1, gbr1 10.77.1.1/24 gtap2", "dnsmasq")
 	if err := n.Detach(ctx, "b"); err != nil {
 		t.Fatal(err)
 	}
-	wantRan(t, f, "bridge delete gbr0", "nft -f DIR/rules.nft", "dnsmasq")
+	wantRan(t, f, "nft -f DIR/rules.nft", "bridges gbr1 10.77.1.1/24 gtap2", "dnsmasq")
 	if err := n.Detach(ctx, "b"); err != nil {
 		t.Fatal(err)
 	}
@@ -152,15 +158,13 @@ func TestRepeatAfterFailure(t *testing.T) {
 	if _, err := n.Attach(t.Context(), port("a", "red", 0)); err != nil {
 		t.Fatal(err)
 	}
-	wantRan(t, f, "nft -f DIR/rules.nft", "dnsmasq")
+	wantRan(t, f, "nft -f DIR/rules.nft", "bridges gbr0 10.77.0.1/24 gtap0", "dnsmasq")
 }
 
-func TestRules(t *testing.T) {
-	t.Parallel()
-	a, b := port("a", "red", 0), port("b", "blue", 1)
-	b.Subnet = 1
-	got := rules([]Port{a, b})
-	const path = "testdata/rules.nft"
+// golden compares text with a file of testdata.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := "testdata/" + name
 	if *update {
 		if err := os.WriteFile(path, []byte(got), 0o600); err != nil {
 			t.Fatal(err)
@@ -172,6 +176,22 @@ func TestRules(t *testing.T) {
 	}
 	if diff := cmp.Diff(string(want), got); diff != "" {
 		t.Errorf("%s (go test -update writes it anew):\n%s", path, diff)
+	}
+}
+
+func TestRules(t *testing.T) {
+	t.Parallel()
+	a, b := port("a", "red", 0), port("b", "blue", 1)
+	b.Subnet = 1
+	lab := &Network{ports: []Port{a, b}, bridges: &fake{}, o: Options{Uplink: "uplink"}}
+	golden(t, "rules.nft", lab.rules())
+	host := &Network{ports: []Port{a, b}, bridges: &fake{plugs: true}, o: Options{
+		Uplink: "bond0", Metadata: true, Shared: true,
+		Closed: []netip.Prefix{netip.MustParsePrefix("10.1.2.3/16"), netip.MustParsePrefix("192.168.0.0/24")},
+	}}
+	golden(t, "rules-host.nft", host.rules())
+	if b, err := New(t.TempDir(), nil, &fake{}, Options{Uplink: `x" accept; "`}); err == nil {
+		t.Errorf("a rule was smuggled in: %v", b)
 	}
 }
 

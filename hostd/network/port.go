@@ -14,7 +14,8 @@ type Port struct {
 	Slot     uint32 `json:"slot"` // the VM's first slot: names the tap and the address
 	MAC      string `json:"mac"`
 	Hostname string `json:"hostname"`
-	Subnet   int    `json:"subnet"` // the tenant's network on this host; chosen by Attach
+	Subnet   int    `json:"subnet"`            // the tenant's network on this host; chosen by Attach
+	Plugged  bool   `json:"plugged,omitempty"` // the tap is made and plugged in here, not by libvirt; chosen by Attach
 }
 
 // maxSubnets is how many tenants' networks a host can hold at once: dnsmasq is
@@ -24,10 +25,16 @@ const (
 	maxSlot    = 199
 )
 
-// Bridge is the tenant's bridge on this host.
-func (p Port) Bridge() string { return bridgeName(p.Subnet) }
+// Bridge is the bridge that libvirt plugs the tap into when the domain starts; "":
+// the tap is there and plugged in already.
+func (p Port) Bridge() string {
+	if p.Plugged {
+		return ""
+	}
+	return bridgeName(p.Subnet)
+}
 
-// Tap is the port's interface, made by libvirt when the domain starts.
+// Tap is the port's interface.
 func (p Port) Tap() string { return fmt.Sprintf("gtap%d", p.Slot) }
 
 // Address is the address the guest gets by DHCP.

@@ -86,7 +86,7 @@ func (m *Machine) open(ctx context.Context) (err error) {
 	if err := m.d.ensure(ctx); err != nil {
 		return err
 	}
-	if m.net, err = network.New(filepath.Join(m.o.Dir, "net"), m.d.inside, network.KernelBridges{Namespace: m.d.holder}); err != nil {
+	if m.net, err = network.New(filepath.Join(m.o.Dir, "net"), m.d.inside, network.KernelBridges{Namespace: m.d.holder}, network.Options{}); err != nil {
 		return err
 	}
 	if err := m.net.Start(ctx); err != nil {
