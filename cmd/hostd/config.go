@@ -23,6 +23,8 @@ type config struct {
 	ShutDown bool      `yaml:"shut_down"` // lab: take VMs and libvirt down at the end
 	Sim      simConfig `yaml:"sim"`
 
+	Linux linuxConfig `yaml:"linux"`
+
 	ImageCacheBytes int64 `yaml:"image_cache_bytes"`
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"strings"
 
@@ -16,6 +17,7 @@ import (
 
 func enrollCommand() *cobra.Command {
 	var o hostd.EnrollOptions
+	var ca string
 	cmd := &cobra.Command{
 		Use:   "enroll --server URL --token TOKEN --dir DIR",
 		Short: "Exchange a one-time token for this host's identity",
@@ -29,6 +31,17 @@ the environment, as HOSTD_TOKEN, where other users of the machine do not see it.
 			if o.Token == "" {
 				o.Token = os.Getenv("HOSTD_TOKEN")
 			}
+			if ca != "" {
+				b, err := os.ReadFile(ca)
+				if err != nil {
+					return err
+				}
+				trusted, err := trust(ca, string(b))
+				if err != nil {
+					return err
+				}
+				o.Client = &http.Client{Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: trusted}}
+			}
 			id, err := enroll(cmd.Context(), o)
 			if err != nil {
 				return err
@@ -40,6 +53,7 @@ the environment, as HOSTD_TOKEN, where other users of the machine do not see it.
 	cmd.Flags().StringVar(&o.Server, "server", "", "base URL of the site's API")
 	cmd.Flags().StringVar(&o.Token, "token", "", "the one-time token (or HOSTD_TOKEN)")
 	cmd.Flags().StringVar(&o.Dir, "dir", "/var/lib/hostd", "the host's own directory")
+	cmd.Flags().StringVar(&ca, "ca", "", "PEM file: who signed the API's certificate (default: whom the machine trusts)")
 	cmd.Flags().BoolVar(&o.Insecure, "insecure", false, "allow plain http to another machine")
 	_ = cmd.MarkFlagRequired("server")
 	return cmd

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"github.com/gpuaas/gpuaas/hostd"
 	"github.com/gpuaas/gpuaas/hostd/machine"
 	"github.com/gpuaas/gpuaas/hostd/machine/lab"
+	"github.com/gpuaas/gpuaas/hostd/machine/linux"
 	"github.com/gpuaas/gpuaas/hostd/machine/sim"
 	"github.com/gpuaas/gpuaas/streams/hostlink"
 )
@@ -108,7 +110,8 @@ func serveHost(ctx context.Context, c config, h fleetHost, log *slog.Logger) (er
 	if err != nil {
 		return err
 	}
-	m, silent, err := openMachine(ctx, c, h, id, log)
+	approved := new(approval)
+	m, silent, err := openMachine(ctx, c, h, id, approved, log)
 	if err != nil {
 		return err
 	}
@@ -133,12 +136,13 @@ func serveHost(ctx context.Context, c config, h fleetHost, log *slog.Logger) (er
 	if err != nil {
 		return err
 	}
+	approved.agent.Store(agent)
 	log.Info("hostd runs", "site", id.Site, "machine", c.Machine, "version", hostd.Version())
 	return agent.Run(ctx)
 }
 
 // openMachine also returns who says that the host plays dead, for a simulated one.
-func openMachine(ctx context.Context, c config, h fleetHost, id *hostd.Identity, log *slog.Logger) (machine.Machine, func() bool, error) {
+func openMachine(ctx context.Context, c config, h fleetHost, id *hostd.Identity, approved *approval, log *slog.Logger) (machine.Machine, func() bool, error) {
 	switch c.Machine {
 	case "sim":
 		o := sim.Options{Seed: h.Seed, Slots: h.Slots, State: filepath.Join(h.Dir, "sim.json"), Timings: sim.Timings{Boot: c.Sim.Boot, Wipe: c.Sim.Wipe}, Log: log}
@@ -169,8 +173,22 @@ func openMachine(ctx context.Context, c config, h fleetHost, id *hostd.Identity,
 			return nil, nil, err
 		}
 		return m, nil, nil
+	case "linux":
+		o, err := c.Linux.options(h.Dir, id.Host, log)
+		if err != nil {
+			return nil, nil, err
+		}
+		o.Discovery.Approved = approved.Map
+		if why := linux.Missing(o); why != "" {
+			return nil, nil, errors.New(why)
+		}
+		m, err := linux.New(ctx, o)
+		if err != nil {
+			return nil, nil, err
+		}
+		return m, nil, nil
 	}
-	return nil, nil, fmt.Errorf("machine %q is not part of this build: want sim or lab", c.Machine)
+	return nil, nil, fmt.Errorf("machine %q: want sim, lab or linux", c.Machine)
 }
 
 // closeMachine leaves VMs running, unless the whole machine is to go down: a lab
@@ -197,16 +215,31 @@ func connect(c config, dir string, id *hostd.Identity, log *slog.Logger) (*hostl
 		URL: id.NATSURL, JWT: string(jwt), Sign: key.Sign, Site: id.Site, Host: id.Host,
 		OnError: func(err error) { log.Warn("line to the site", "err", err) },
 	}
+	ca, from := id.NATSCA, "nats_ca in the identity"
 	if c.NATSCA != "" {
 		b, err := os.ReadFile(c.NATSCA)
 		if err != nil {
 			return nil, err
 		}
-		pool := x509.NewCertPool()
-		if !pool.AppendCertsFromPEM(b) {
-			return nil, fmt.Errorf("%s holds no certificate", c.NATSCA)
+		ca, from = string(b), c.NATSCA
+	}
+	if ca != "" || strings.HasPrefix(id.NATSURL, "tls:") {
+		if o.TLS, err = trust(from, ca); err != nil {
+			return nil, err
 		}
-		o.TLS = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13}
 	}
 	return hostlink.Connect(o)
+}
+
+// trust accepts servers whose certificate one of ca signed (PEM), or, without any,
+// one whom the machine trusts.
+func trust(from, ca string) (*tls.Config, error) {
+	c := &tls.Config{MinVersion: tls.VersionTLS13}
+	if ca != "" {
+		c.RootCAs = x509.NewCertPool()
+		if !c.RootCAs.AppendCertsFromPEM([]byte(ca)) {
+			return nil, fmt.Errorf("%s holds no certificate in PEM form", from)
+		}
+	}
+	return c, nil
 }

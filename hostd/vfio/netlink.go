@@ -1,8 +1,10 @@
 package vfio
 
 import (
+	"errors"
 	"fmt"
 	"net"
+	"syscall"
 
 	"github.com/vishvananda/netlink"
 )
@@ -10,49 +12,53 @@ import (
 // Netlink is the kernel's [Links].
 type Netlink struct{}
 
-// SetVF implements Links: address, VLAN, no promiscuity, no address but its own.
-func (Netlink) SetVF(ifname string, index int, c VFConfig) error {
+var linkStates = map[Link]uint32{
+	LinkAuto: netlink.VF_LINK_STATE_AUTO, LinkUp: netlink.VF_LINK_STATE_ENABLE, LinkDown: netlink.VF_LINK_STATE_DISABLE,
+}
+
+// SetVF implements Links. What already is as wanted is not written: a card need not
+// be able to do what nobody asks of it. A card that cannot switch the port off (igb)
+// keeps it as it is, and then the state reads back as "auto".
+func (n Netlink) SetVF(ifname string, index int, c VFConfig) error {
 	link, err := netlink.LinkByName(ifname)
 	if err != nil {
 		return err
 	}
-	state := uint32(netlink.VF_LINK_STATE_DISABLE)
-	if c.LinkUp {
-		state = netlink.VF_LINK_STATE_AUTO
+	now, err := n.VF(ifname, index)
+	if err != nil {
+		return err
 	}
-	if c.GUID != 0 || link.Type() == "ipoib" {
-		guid := make(net.HardwareAddr, 8)
-		for i := range guid {
-			guid[i] = byte(c.GUID >> (56 - 8*i))
+	mac := make(net.HardwareAddr, 6)
+	if c.MAC != "" {
+		if mac, err = net.ParseMAC(c.MAC); err != nil {
+			return err
 		}
-		if err := netlink.LinkSetVfNodeGUID(link, index, guid); err != nil {
-			return fmt.Errorf("node GUID: %w", err)
+	}
+	for _, step := range []struct {
+		name string
+		skip bool
+		do   func() error
+	}{
+		{"MAC", now.MAC == c.MAC, func() error { return netlink.LinkSetVfHardwareAddr(link, index, mac) }},
+		{"VLAN", now.VLAN == c.VLAN, func() error { return netlink.LinkSetVfVlan(link, index, int(c.VLAN)) }},
+		{"spoof check", now.SpoofCheck == c.SpoofCheck, func() error { return netlink.LinkSetVfSpoofchk(link, index, c.SpoofCheck) }},
+		{"trust", now.Trust == c.Trust, func() error { return netlink.LinkSetVfTrust(link, index, c.Trust) }},
+		{"rate", now.RateMbps == c.RateMbps, func() error { return netlink.LinkSetVfRate(link, index, 0, int(c.RateMbps)) }},
+		{"link state", now.Link == c.Link, func() error { return netlink.LinkSetVfState(link, index, linkStates[c.Link]) }},
+	} {
+		if step.skip {
+			continue
 		}
-		if err := netlink.LinkSetVfPortGUID(link, index, guid); err != nil {
-			return fmt.Errorf("port GUID: %w", err)
+		if err := step.do(); err != nil {
+			return fmt.Errorf("%s: %w", step.name, err)
 		}
-		return netlink.LinkSetVfState(link, index, state)
 	}
-	mac := c.MAC
-	if mac == nil {
-		mac = make(net.HardwareAddr, 6)
-	}
-	if err := netlink.LinkSetVfHardwareAddr(link, index, mac); err != nil {
-		return fmt.Errorf("MAC: %w", err)
-	}
-	if err := netlink.LinkSetVfVlan(link, index, int(c.VLAN)); err != nil {
-		return fmt.Errorf("VLAN: %w", err)
-	}
-	if err := netlink.LinkSetVfSpoofchk(link, index, true); err != nil {
-		return fmt.Errorf("spoof check: %w", err)
-	}
-	if err := netlink.LinkSetVfTrust(link, index, false); err != nil {
-		return fmt.Errorf("trust: %w", err)
-	}
-	// Cards without a switchable port state (igb) say so: the port's own state holds.
-	_ = netlink.LinkSetVfState(link, index, state)
 	return nil
 }
+
+// NoLinkState says whether err is a card's that has no port of its own for each
+// virtual function, so that its state cannot be set.
+func NoLinkState(err error) bool { return errors.Is(err, syscall.EOPNOTSUPP) }
 
 // VF implements Links.
 func (Netlink) VF(ifname string, index int) (VFConfig, error) {
@@ -61,12 +67,19 @@ func (Netlink) VF(ifname string, index int) (VFConfig, error) {
 		return VFConfig{}, err
 	}
 	for _, vf := range link.Attrs().Vfs {
-		if vf.ID == index {
-			if !vf.Spoofchk && link.Type() != "ipoib" {
-				return VFConfig{}, fmt.Errorf("VF %d may send with any address", index)
-			}
-			return VFConfig{MAC: vf.Mac, VLAN: uint16(vf.Vlan), LinkUp: vf.LinkState != netlink.VF_LINK_STATE_DISABLE}, nil
+		if vf.ID != index {
+			continue
 		}
+		c := VFConfig{VLAN: uint16(vf.Vlan), SpoofCheck: vf.Spoofchk, Trust: vf.Trust == 1, Link: LinkAuto, RateMbps: vf.MaxTxRate}
+		if mac := vf.Mac.String(); mac != "00:00:00:00:00:00" {
+			c.MAC = mac
+		}
+		for name, state := range linkStates {
+			if state == vf.LinkState {
+				c.Link = name
+			}
+		}
+		return c, nil
 	}
 	return VFConfig{}, fmt.Errorf("the kernel knows no VF %d of %s", index, ifname)
 }

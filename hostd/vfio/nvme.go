@@ -54,26 +54,50 @@ func (b *Binder) Namespace(ctx context.Context, a pci.Address, serial string) (*
 	return found, err
 }
 
-// Serial reads the serial of the drive at the address, as its driver shows it.
-func (b *Binder) Serial(a pci.Address) (string, error) {
-	d, err := b.sys.Device(a)
-	if err != nil {
-		return "", fmt.Errorf("vfio: %w", err)
+// Serial waits until the drive at the address is up and reads its serial, as its
+// driver shows it.
+func (b *Binder) Serial(ctx context.Context, a pci.Address) (serial string, err error) {
+	err = b.await(ctx, namespaceWait, fmt.Sprintf("vfio: the drive at %s does not come up", a), func() (bool, error) {
+		d, err := b.sys.Device(a)
+		if err != nil {
+			return false, fmt.Errorf("vfio: %w", err)
+		}
+		_, dir, err := b.controller(d)
+		if err == nil {
+			serial, err = b.sys.Tree.Text(path.Join(dir, "serial"))
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return false, nil
+		}
+		return true, err
+	})
+	return serial, err
+}
+
+// controller is the directory of a drive's controller, when it is up: until then its
+// attributes say nothing. One that is not is fs.ErrNotExist.
+func (b *Binder) controller(d *pci.Device) (name, dir string, err error) {
+	if name, err = b.only(path.Join(d.Path, "nvme"), controllerName); err != nil {
+		return "", "", err
 	}
-	name, err := b.only(path.Join(d.Path, "nvme"), controllerName)
-	if err != nil {
-		return "", err
+	dir = path.Join(d.Path, "nvme", name)
+	switch state, err := b.sys.Tree.Text(path.Join(dir, "state")); {
+	case err != nil:
+		return "", "", err
+	case state == "dead":
+		return "", "", fmt.Errorf("vfio: the drive at %s does not answer: its controller is dead", d.Address)
+	case state != "live":
+		return "", "", fs.ErrNotExist
 	}
-	return b.sys.Tree.Text(path.Join(d.Path, "nvme", name, "serial"))
+	return name, dir, nil
 }
 
 func (b *Binder) namespace(d *pci.Device, serial string) (*Namespace, error) {
 	t := b.sys.Tree
-	name, err := b.only(path.Join(d.Path, "nvme"), controllerName)
+	name, dir, err := b.controller(d)
 	if err != nil {
 		return nil, err
 	}
-	dir := path.Join(d.Path, "nvme", name)
 	got, err := t.Text(path.Join(dir, "serial"))
 	if err != nil {
 		return nil, err

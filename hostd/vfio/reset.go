@@ -1,6 +1,7 @@
 package vfio
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -40,7 +41,7 @@ func (b *Binder) Reset(ctx context.Context, s Set, a pci.Address, method string)
 		return fmt.Errorf("vfio: reset %s by %s: %w: it has %q", a, method, ErrNoReset, strings.Join(d.Resets, " "))
 	}
 	if method == ResetBus {
-		if err := b.private(s, d); err != nil {
+		if err := b.Private(s, a); err != nil {
 			return err
 		}
 	}
@@ -65,27 +66,39 @@ func (b *Binder) Reset(ctx context.Context, s Set, a pci.Address, method string)
 		if err != nil {
 			return false, fmt.Errorf("vfio: %s is gone after its reset: %w", a, err)
 		}
-		return len(c) >= 4 && !(c[0] == 0xff && c[1] == 0xff), nil // all ones: nobody answers
+		return Answers(c), nil
 	})
 }
 
-// private refuses when the bridge above the function has others below it.
-func (b *Binder) private(s Set, d *pci.Device) error {
+// Answers says whether config space that was read came from a device: where nobody
+// answers all bits are ones. The ids of a virtual function are ones too (SR-IOV
+// specification, 3.4.1.1), its command, status and class are not.
+func Answers(config []byte) bool {
+	return len(config) >= 12 && len(bytes.Trim(config[:12], "\xff")) > 0
+}
+
+// Private says why a bus reset of the function would reach others than the set: nil
+// if everything below the bridge above it is approved.
+func (b *Binder) Private(s Set, a pci.Address) error {
+	d, err := b.sys.Device(a)
+	if err != nil {
+		return fmt.Errorf("vfio: %w", err)
+	}
 	if len(d.Above) == 0 {
-		return fmt.Errorf("vfio: bus reset of %s: it is on a root bus, with others", d.Address)
+		return fmt.Errorf("vfio: bus reset of %s: it is on a root bus, with others", a)
 	}
 	bridge := d.Above[len(d.Above)-1]
 	all, err := b.sys.Addresses()
 	if err != nil {
 		return fmt.Errorf("vfio: %w", err)
 	}
-	for _, a := range all {
-		other, err := b.sys.Device(a)
+	for _, o := range all {
+		other, err := b.sys.Device(o)
 		if err != nil {
 			return fmt.Errorf("vfio: %w", err)
 		}
-		if slices.Contains(other.Above, bridge) && !other.Bridge() && !s.owns(a) {
-			return fmt.Errorf("vfio: bus reset of %s: %s is below the same bridge %s and is not approved with it", d.Address, a, bridge)
+		if slices.Contains(other.Above, bridge) && !other.Bridge() && !s.owns(o) {
+			return fmt.Errorf("vfio: bus reset of %s: %s is below the same bridge %s and is not approved with it", a, o, bridge)
 		}
 	}
 	return nil

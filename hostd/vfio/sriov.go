@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"path"
 	"strconv"
 	"time"
@@ -53,14 +52,26 @@ func (b *Binder) MakeVFs(ctx context.Context, pf pci.Address, n uint16) ([]pci.A
 	return d.VFs, nil
 }
 
-// VFConfig is what a physical function enforces on a virtual one, whatever its
-// guest does.
+// VFConfig is what an Ethernet physical function keeps and enforces of a virtual one,
+// whatever its guest does.
 type VFConfig struct {
-	MAC    net.HardwareAddr // Ethernet; nil on InfiniBand
-	VLAN   uint16           // 0: none
-	GUID   uint64           // InfiniBand node and port GUID; 0 on Ethernet
-	LinkUp bool             // follow the port; false: down
+	MAC        string // "" or all zero: none, the guest's driver makes one up
+	VLAN       uint16 // 0: none
+	SpoofCheck bool   // it sends with no other address
+	Trust      bool   // it may be promiscuous and change its address
+	Link       Link
+	RateMbps   uint32 // 0: no limit
 }
+
+// Link is the state of a virtual function's port.
+type Link string
+
+// The states.
+const (
+	LinkAuto Link = "auto" // as the physical port's
+	LinkUp   Link = "up"
+	LinkDown Link = "down"
+)
 
 // Links sets and reads the virtual functions of a PF's network interface
 // (rtnetlink(7), IFLA_VFINFO_LIST).
@@ -69,31 +80,50 @@ type Links interface {
 	VF(ifname string, index int) (VFConfig, error)
 }
 
-// SetVF configures an approved virtual function by its PF and reads it back. To
-// configure it as zero is the undo, and what is left of a tenant is gone.
-func (b *Binder) SetVF(s Set, vf pci.Address, links Links, c VFConfig) error {
-	d, err := b.sys.Device(vf)
+// VF reads what the physical function keeps of an approved virtual one.
+func (b *Binder) VF(s Set, vf pci.Address, links Links) (VFConfig, error) {
+	ifname, index, err := b.port(s, vf)
 	if err != nil {
-		return fmt.Errorf("vfio: %w", err)
+		return VFConfig{}, err
 	}
-	if !d.VF || !s.owns(vf) {
-		return fmt.Errorf("vfio: %s is no approved virtual function", vf)
+	c, err := links.VF(ifname, index)
+	if err != nil {
+		return c, fmt.Errorf("vfio: %s (VF %d of %s): %w", vf, index, ifname, err)
 	}
-	ifname, err := b.netdev(d.PF)
+	return c, nil
+}
+
+// SetVF configures an approved virtual function by its PF and reads it back. What it
+// was before is the undo.
+func (b *Binder) SetVF(s Set, vf pci.Address, links Links, c VFConfig) error {
+	ifname, index, err := b.port(s, vf)
 	if err != nil {
 		return err
 	}
-	if err := links.SetVF(ifname, d.VFIndex, c); err != nil {
-		return fmt.Errorf("vfio: %s (VF %d of %s): %w", vf, d.VFIndex, ifname, err)
+	if err := links.SetVF(ifname, index, c); err != nil {
+		return fmt.Errorf("vfio: %s (VF %d of %s): %w", vf, index, ifname, err)
 	}
-	got, err := links.VF(ifname, d.VFIndex)
+	got, err := b.VF(s, vf, links)
 	if err != nil {
-		return fmt.Errorf("vfio: %s (VF %d of %s): %w", vf, d.VFIndex, ifname, err)
+		return err
 	}
-	if len(c.MAC) > 0 && got.MAC.String() != c.MAC.String() || got.VLAN != c.VLAN {
-		return fmt.Errorf("vfio: %s (VF %d of %s) reads back MAC %s VLAN %d, want %s and %d", vf, d.VFIndex, ifname, got.MAC, got.VLAN, c.MAC, c.VLAN)
+	if got != c {
+		return fmt.Errorf("vfio: %s (VF %d of %s) reads back %+v, want %+v", vf, index, ifname, got, c)
 	}
 	return nil
+}
+
+// port finds the physical function's interface and the virtual function's number.
+func (b *Binder) port(s Set, vf pci.Address) (ifname string, index int, err error) {
+	d, err := b.sys.Device(vf)
+	if err != nil {
+		return "", 0, fmt.Errorf("vfio: %w", err)
+	}
+	if !d.VF || !s.owns(vf) {
+		return "", 0, fmt.Errorf("vfio: %s is no approved virtual function", vf)
+	}
+	ifname, err = b.netdev(d.PF)
+	return ifname, d.VFIndex, err
 }
 
 // netdev is the PF's one network interface.

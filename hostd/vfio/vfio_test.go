@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -318,6 +317,22 @@ func TestNamespace(t *testing.T) {
 	if _, err := h.b.Namespace(t.Context(), a, "S1"); err == nil || !strings.Contains(err.Error(), "swapped") {
 		t.Errorf("a swapped drive: %v", err)
 	}
+	// A controller that comes up says nothing that counts, a dead one nothing more.
+	h = newHost(t)
+	up := h.tree.Path(drive) + "/nvme/nvme0/"
+	h.tree.Write(up+"state", "connecting\n")
+	h.tree.Write(up+"serial", "(efault)\n")
+	time.AfterFunc(30*time.Millisecond, func() {
+		h.tree.Write(up+"serial", "S1\n")
+		h.tree.Write(up+"state", "live\n")
+	})
+	if _, err := h.b.Namespace(t.Context(), a, "S1"); err != nil {
+		t.Errorf("a controller that comes up: %v", err)
+	}
+	h.tree.Write(up+"state", "dead\n")
+	if _, err := h.b.Namespace(t.Context(), a, "S1"); err == nil || !strings.Contains(err.Error(), "dead") {
+		t.Errorf("a dead controller: %v", err)
+	}
 	// The namespace comes late, under a name of a subsystem.
 	h = newHost(t)
 	dir := h.tree.Path(drive) + "/nvme/nvme0"
@@ -425,7 +440,7 @@ type links struct {
 
 func (l *links) SetVF(ifname string, index int, c VFConfig) error {
 	if l.lie {
-		c.MAC = nil
+		c.MAC = ""
 	}
 	l.has[fmt.Sprint(ifname, index)] = c
 	return l.fail
@@ -439,8 +454,7 @@ func TestSetVF(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	l := &links{has: map[string]VFConfig{}}
-	mac, _ := net.ParseMAC("02:00:00:00:00:77")
-	c := VFConfig{MAC: mac, VLAN: 12, LinkUp: true}
+	c := VFConfig{MAC: "02:00:00:00:00:77", VLAN: 12, SpoofCheck: true, Link: LinkAuto}
 	if err := h.b.SetVF(h.set, address(t, vf), l, c); err != nil || l.has["eth00"].VLAN != 12 {
 		t.Errorf("%v, %+v", err, l.has)
 	}

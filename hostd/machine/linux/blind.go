@@ -9,6 +9,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/hostd/discovery"
+	"github.com/gpuaas/gpuaas/hostd/pci"
 )
 
 // udevRules is the file of deploy/hostd that keeps udev, and what it starts, away from
@@ -110,4 +114,35 @@ func (m *Machine) probed() []string {
 		}
 	}
 	return out
+}
+
+// Check looks at a host on which hostd may run or not, and binds nothing: what it
+// would propose, and the findings of [Machine.Blind].
+func Check(ctx context.Context, o Options) (*domain.SlotMap, []string, error) {
+	if o.Uplink == "" {
+		o.Uplink = "lo" // not asked here
+	}
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, nil, err
+	}
+	if o.Discovery.Host == "" {
+		o.Discovery.Host = "check"
+	}
+	o.Discovery.Prove = nil
+	sys, err := pci.Open(o.Discovery.Sys)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer sys.Close()
+	d, err := discovery.New(o.Discovery)
+	if err != nil {
+		return nil, nil, err
+	}
+	found, err := d.Discover(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	m := &Machine{o: o, sys: sys, found: found}
+	return found, m.Blind(ctx), nil
 }

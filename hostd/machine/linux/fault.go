@@ -100,7 +100,8 @@ func expected(slots []domain.SlotSpec) map[string]int {
 }
 
 // doubt says why a guest that says ready is not: its devices are not all where they
-// have to be, or it says itself that it sees fewer ("ready 10de:2330=7"). A guest
+// have to be, or it says itself that it sees fewer ("ready 10de:2330=7",
+// or "ready devices=7" for GPUs and drives together). A guest
 // that counts nothing is believed as to what it sees; its word alone is no fault of
 // ours, so it only delays what is the tenant's own.
 func (m *Machine) doubt(s guest.State, said string) error {
@@ -115,6 +116,9 @@ func (m *Machine) doubt(s guest.State, said string) error {
 	for word := range strings.FieldsSeq(said) {
 		id, count, ok := strings.Cut(word, "=")
 		n, err := strconv.Atoi(count)
+		if all := 2 * len(s.Devices); ok && err == nil && id == "devices" && n < all {
+			return fmt.Errorf("the guest sees %d of %d GPUs and drives", n, all)
+		}
 		if !ok || err != nil || want[id] == 0 {
 			continue
 		}

@@ -1,63 +1,133 @@
 package linux
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/google/uuid"
 
 	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/hostd/wipe"
 )
 
-// traces are where libvirt and QEMU keep what a VM leaves behind, besides what
-// undefining its domain takes with it.
-func traces(id domain.VMID) []string {
-	name := id.String()
-	return []string{
-		"/var/log/libvirt/qemu/" + name + ".log*",
-		"/var/log/swtpm/libvirt/qemu/" + name + "-swtpm.log",
-		"/var/lib/libvirt/swtpm/" + uuid.UUID(id).String(),
-		"/var/lib/libvirt/qemu/nvram/" + name + "_VARS.fd",
-		"/var/lib/libvirt/qemu/save/" + name + ".save",
-		"/var/lib/libvirt/qemu/dump/*" + name + "*",
-		"/var/lib/libvirt/qemu/ram/*" + name + "*",
-		"/var/lib/libvirt/qemu/domain-*-" + name[:min(len(name), 20)] + "*",
-		"/run/libvirt/qemu/" + name + ".*",
-		"/run/libvirt/qemu/swtpm/*" + name + "*",
-	}
+// trace is a place where the host keeps something of a VM. In pattern VM stands for
+// the VM's id and UUID for its UUID.
+type trace struct{ kind, pattern string }
+
+// ownerless: the name does not say whose it is.
+func (t trace) ownerless() bool {
+	return !strings.Contains(strings.ReplaceAll(t.pattern, "VMS", ""), "VM") && !t.byUUID()
 }
 
-// forget removes what of a VM lies outside its own folder. It is called when the
-// domain is gone. What is absent is left alone.
+func (t trace) byUUID() bool { return strings.Contains(t.pattern, "UUID") }
+
+// traces are all such places; those below VMS are in the VM's own folder. Kinds are
+// those of wipe.RemnantKinds. The cache of images holds what the catalog offers to
+// everybody, by digest: nothing in it is one tenant's.
+var traces = []trace{
+	{"seed", "VMS/VM/seed.iso*"}, {"seed", "VMS/VM/seed-*"},
+	{"user-data", "VMS/VM/guest.json*"},
+	{"nvram", "VMS/VM/nvram.fd*"}, {"nvram", "/var/lib/libvirt/qemu/nvram/VM_VARS.fd"},
+	{"vtpm", "/var/lib/libvirt/swtpm/UUID"}, {"vtpm", "/var/log/swtpm/libvirt/qemu/VM-swtpm.log"}, {"vtpm", "/run/libvirt/qemu/swtpm/*VM*"},
+	{"console-log-key", "VMS/VM/console.*"}, {"console-log-key", "/var/log/libvirt/qemu/VM.log*"},
+	{"dumps", "/var/lib/libvirt/qemu/dump/*VM*"}, {"dumps", "/var/lib/libvirt/qemu/save/VM.save"},
+	{"dumps", "/var/lib/libvirt/qemu/ram/*VM*"}, {"dumps", "/run/libvirt/qemu/VM.*"},
+	{"dumps", "/var/lib/systemd/coredump/core.qemu-system-*"}, {"dumps", "/var/crash/*qemu-system-*"},
+}
+
+// at are the paths of a trace that are the VM's; id may be a pattern.
+func (m *Machine) at(t trace, id, uuid string) ([]string, error) {
+	p := strings.NewReplacer("VMS", filepath.Join(m.o.Dir, "vms"), "UUID", uuid).Replace(t.pattern)
+	p = strings.ReplaceAll(p, "VM", id)
+	if !strings.HasPrefix(t.pattern, "VMS") {
+		p = filepath.Join(m.root, p)
+	}
+	paths, err := filepath.Glob(p)
+	if err != nil {
+		return nil, fmt.Errorf("linux: %w", err)
+	}
+	return paths, nil
+}
+
+// forget removes everything that the host keeps of a VM but its state. It is called
+// when the domain is gone. What is absent is left alone.
 func (m *Machine) forget(id domain.VMID) error {
-	for _, pattern := range traces(id) {
-		paths, err := filepath.Glob(filepath.Join(m.root, pattern))
-		if err != nil {
+	left, err := m.traces(id)
+	if err != nil {
+		return err
+	}
+	for _, p := range left {
+		if err := os.RemoveAll(p); err != nil {
 			return fmt.Errorf("linux: %w", err)
-		}
-		for _, p := range paths {
-			if err := os.RemoveAll(p); err != nil && !errors.Is(err, os.ErrNotExist) {
-				return fmt.Errorf("linux: %w", err)
-			}
 		}
 	}
 	return nil
 }
 
-// Remnants lists what of a VM is still on the host: none after Remove.
-func (m *Machine) Remnants(id domain.VMID) ([]string, error) {
-	var left []string
-	for _, pattern := range traces(id) {
-		paths, err := filepath.Glob(filepath.Join(m.root, pattern))
-		if err != nil {
-			return nil, fmt.Errorf("linux: %w", err)
+// traces lists what the host keeps of a VM: nothing after Remove.
+func (m *Machine) traces(id domain.VMID) (all []string, err error) {
+	for _, t := range traces {
+		if t.ownerless() {
+			continue // see Clear
 		}
-		left = append(left, paths...)
+		paths, err := m.at(t, id.String(), uuid.UUID(id).String())
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, paths...)
 	}
-	if _, err := os.Lstat(m.guests.Dir(id)); err == nil {
-		left = append(left, m.guests.Dir(id))
+	return all, nil
+}
+
+// Clear implements wipe.Remnants: what is on the host of no VM that exists is the
+// rest of one that does not, and goes. A core dump does not say whose memory is in
+// it, so it always goes.
+func (m *Machine) Clear(ctx context.Context, _ domain.Lease) ([]wipe.Remnant, error) {
+	dead := func(path string) bool { // asked of each path when it is seen: a VM has its state before its files
+		for _, s := range m.guests.States() {
+			if strings.Contains(path, s.VM.String()) {
+				return false
+			}
+		}
+		return true
 	}
-	return left, nil
+	found := map[string]*wipe.Remnant{}
+	for _, kind := range wipe.RemnantKinds {
+		found[kind] = &wipe.Remnant{Kind: kind}
+	}
+	for _, again := range []bool{false, true} {
+		for _, t := range traces {
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
+			if t.byUUID() {
+				continue // may be a domain's that is not ours; undefining ours took it
+			}
+			paths, err := m.at(t, "*vm_*", "")
+			if err != nil {
+				return nil, err
+			}
+			r := found[t.kind]
+			for _, p := range paths {
+				switch {
+				case !dead(p):
+				case again:
+					r.Left = append(r.Left, p)
+				default:
+					if err := os.RemoveAll(p); err == nil || errors.Is(err, os.ErrNotExist) {
+						r.Removed++
+					}
+				}
+			}
+		}
+	}
+	out := make([]wipe.Remnant, 0, len(found))
+	for _, kind := range wipe.RemnantKinds {
+		out = append(out, *found[kind])
+	}
+	return out, nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -67,6 +68,7 @@ func newWorld(t *testing.T, slots int) *world {
 	w.net.act = w.act
 	w.run = w.qemuImg
 	w.wipe = w.erase
+	w.tree.Mkdir("class/misc/tun")
 	w.boot("1")
 	w.write(filepath.Join(w.proc, "cpuinfo"), "vendor_id : GenuineIntel\n")
 	for i := range slots {
@@ -301,6 +303,19 @@ func (n *fakeNetwork) Port(vm string) (network.Port, bool) {
 	return p, ok
 }
 
+func (n *fakeNetwork) Find(bridge string, source netip.Addr) (network.Port, bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, p := range n.ports {
+		if bridge == "gbr0" && p.Address() == source.String() {
+			return p, true
+		}
+	}
+	return network.Port{}, false
+}
+
+func (n *fakeNetwork) Interfaces() []string { return nil }
+
 func (n *fakeNetwork) Leases() (map[string]network.Lease, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -393,7 +408,7 @@ func (w *world) isGone(v *machine.VM) {
 	if len(w.net.ports) != 0 {
 		w.t.Errorf("ports left: %v", w.net.ports)
 	}
-	if left, err := w.m.Remnants(v.VM); err != nil || len(left) != 0 {
+	if left, err := w.m.traces(v.VM); err != nil || len(left) != 0 {
 		w.t.Errorf("left behind: %v, %v", left, err)
 	}
 	if out := w.notGiven(v.Slots); len(out) > 0 {

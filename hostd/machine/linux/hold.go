@@ -61,7 +61,7 @@ func (m *Machine) takeDrive(ctx context.Context, set vfio.Set, a pci.Address, se
 	}
 	ns, err := m.bind.Namespace(ctx, a, serial)
 	if err != nil {
-		if has, serr := m.bind.Serial(a); serr == nil && has != serial {
+		if has, serr := m.bind.Serial(ctx, a); serr == nil && has != serial {
 			err = &machine.Fault{Code: "drive.other", Err: err}
 		}
 		return nil, err

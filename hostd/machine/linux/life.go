@@ -29,6 +29,9 @@ func (m *Machine) PrepareSeed(ctx context.Context, v *machine.VM) error {
 	if err != nil || running {
 		return err // a running guest has its seed open
 	}
+	if err := m.introduce(v); err != nil {
+		return err
+	}
 	return image.WriteSeed(m.guests.File(v.VM, "seed.iso"), m.seed(v))
 }
 
@@ -46,7 +49,7 @@ func (m *Machine) AttachNetwork(ctx context.Context, v *machine.VM) error {
 	_, err = m.o.Network.Attach(ctx, network.Port{
 		VM: v.VM.String(), Tenant: v.Tenant.String(), Slot: s.Slots[0], MAC: v.MAC, Hostname: v.Hostname,
 	})
-	return err
+	return errors.Join(err, m.metadata.Apply(m.o.Network.Interfaces()))
 }
 
 // Start proves the VM's functions, defines its domain and starts it. Faults:
@@ -83,6 +86,9 @@ func (m *Machine) domain(ctx context.Context, v *machine.VM, s guest.State) (str
 	}
 	if err := m.bind.Prove(ctx, set); err != nil {
 		return "", &machine.Fault{Code: "device.unproved", Err: err}
+	}
+	if err := m.guardVFs(v.Slots); err != nil {
+		return "", err
 	}
 	p := &vm.Passthrough{Slots: v.Slots, LockMemory: m.o.LockMemory}
 	if p.Pins, err = m.pins(ctx, v); err != nil {
@@ -145,6 +151,6 @@ func (m *Machine) Remove(ctx context.Context, id domain.VMID) error {
 		if err := m.o.Network.Detach(ctx, id.String()); err != nil {
 			return err
 		}
-		return m.forget(id)
+		return errors.Join(m.metadata.Apply(m.o.Network.Interfaces()), m.forget(id))
 	})
 }

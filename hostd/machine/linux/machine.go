@@ -17,9 +17,11 @@ import (
 	"github.com/gpuaas/gpuaas/hostd/discovery"
 	"github.com/gpuaas/gpuaas/hostd/guest"
 	"github.com/gpuaas/gpuaas/hostd/machine"
+	"github.com/gpuaas/gpuaas/hostd/metadata"
 	"github.com/gpuaas/gpuaas/hostd/pci"
 	"github.com/gpuaas/gpuaas/hostd/vfio"
 	"github.com/gpuaas/gpuaas/hostd/vm"
+	"github.com/gpuaas/gpuaas/hostd/wipe"
 )
 
 var _ machine.Machine = (*Machine)(nil)
@@ -35,6 +37,8 @@ type Machine struct {
 	guests    *guest.Guests
 	discovery *discovery.Discovery
 	book      *book
+	store     *wipe.Store
+	metadata  *metadata.Server
 
 	life    context.Context // ends with Close
 	stop    context.CancelFunc
@@ -45,8 +49,9 @@ type Machine struct {
 	seizing atomic.Bool
 	looking sync.Mutex // one look at the hardware at a time
 	mu      sync.Mutex
-	found   *domain.SlotMap // by the last look; nil: none yet
-	faulted map[string]bool // faults that were said already
+	found   *domain.SlotMap       // by the last look; nil: none yet
+	faulted map[string]bool       // faults that were said already
+	called  map[string]guest.Sign // by MAC: the last call of the metadata service
 
 	turns   turns
 	working map[string]bool // block devices that an act of ours has open; with mu
@@ -66,7 +71,7 @@ func New(ctx context.Context, o Options) (*Machine, error) {
 }
 
 func open(ctx context.Context, m *Machine) (_ *Machine, err error) {
-	m.faulted, m.working = map[string]bool{}, map[string]bool{}
+	m.faulted, m.working, m.called = map[string]bool{}, map[string]bool{}, map[string]guest.Sign{}
 	m.life, m.stop = context.WithCancel(context.Background())
 	var undo []func() error
 	defer func() {
@@ -95,6 +100,12 @@ func open(ctx context.Context, m *Machine) (_ *Machine, err error) {
 	if m.book, err = openBook(m.o.Dir, m.o.Discovery.Proc); err != nil {
 		return nil, err
 	}
+	if m.store, err = wipe.OpenStore(filepath.Join(m.o.Dir, "wipe")); err != nil {
+		return nil, fmt.Errorf("linux: %w", err)
+	}
+	if m.o.Wiper == nil {
+		m.o.Wiper = eraser{m}
+	}
 	m.o.Discovery.Prove = m.prove
 	if m.o.Discovery.Disks == nil {
 		m.o.Discovery.Disks = discovery.BlockDevices(m.o.Discovery.Dev)
@@ -103,17 +114,24 @@ func open(ctx context.Context, m *Machine) (_ *Machine, err error) {
 	if m.discovery, err = discovery.New(m.o.Discovery); err != nil {
 		return nil, fmt.Errorf("linux: %w", err)
 	}
-	if _, err := os.Stat(filepath.Join(m.o.Discovery.Sys, "bus/pci/drivers", vfio.Driver)); err != nil {
-		if _, err := m.o.Run(ctx, "modprobe", vfio.Driver); err != nil {
+	for module, sign := range map[string]string{
+		vfio.Driver: filepath.Join(m.o.Discovery.Sys, "bus/pci/drivers", vfio.Driver),
+		"tun":       filepath.Join(m.o.Discovery.Sys, "class/misc/tun"),
+	} {
+		if _, err := os.Stat(sign); err == nil {
+			continue
+		}
+		if _, err := m.o.Run(ctx, "modprobe", module); err != nil {
 			return nil, fmt.Errorf("linux: %w", err)
 		}
 	}
 	if err := m.makeVFs(ctx); err != nil {
 		return nil, err
 	}
-	if err := m.o.Network.Start(ctx); err != nil {
+	if err := m.openNetwork(ctx); err != nil {
 		return nil, err
 	}
+	undo = append(undo, m.metadata.Close)
 	if m.host = m.o.Hypervisor; m.host == nil {
 		m.host = vm.NewHost(func(ctx context.Context) (net.Conn, error) {
 			var d net.Dialer
@@ -212,7 +230,7 @@ func (m *Machine) Close() error {
 		m.stop()
 		m.done.Wait()
 		m.guests.Close()
-		m.closed = errors.Join(m.host.Close(), m.sys.Close(), m.lock.Close())
+		m.closed = errors.Join(m.metadata.Close(), m.host.Close(), m.sys.Close(), m.lock.Close())
 	})
 	return m.closed
 }
@@ -233,28 +251,6 @@ func (m *Machine) Reboot(ctx context.Context, id domain.VMID) error { return m.g
 // Console reads the serial console; see guest.Guests.
 func (m *Machine) Console(ctx context.Context, id domain.VMID, offset int64, limit int) (b []byte, next int64, err error) {
 	return m.guests.Console(ctx, id, offset, limit)
-}
-
-// signs are the last DHCP leases: a guest's sign of life.
-func (m *Machine) signs() (map[string]guest.Sign, error) {
-	leases, err := m.o.Network.Leases()
-	if err != nil {
-		return nil, err
-	}
-	signs := make(map[string]guest.Sign, len(leases))
-	for mac, l := range leases {
-		signs[mac] = guest.Sign{At: l.At, Address: l.Address}
-	}
-	return signs, nil
-}
-
-// tend brings the network's daemons back when they are gone.
-func (m *Machine) tend(ctx context.Context) error {
-	if m.o.Network.Running() {
-		return nil
-	}
-	m.o.Log.Warn("a daemon of the network is gone: starting it")
-	return m.o.Network.Start(ctx)
 }
 
 // readySocket is the host's end of the VM's ready port.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/gpuaas/gpuaas/domain"
 	"github.com/gpuaas/gpuaas/hostd/discovery"
 	"github.com/gpuaas/gpuaas/hostd/guest"
+	"github.com/gpuaas/gpuaas/hostd/metadata"
 	"github.com/gpuaas/gpuaas/hostd/network"
 	"github.com/gpuaas/gpuaas/hostd/pci"
 	"github.com/gpuaas/gpuaas/hostd/program"
@@ -19,7 +21,7 @@ import (
 	"github.com/gpuaas/gpuaas/hostd/vm"
 )
 
-// Options describe a real host. Dir, Discovery.Host, Network and Wiper are required.
+// Options describe a real host. Dir and Discovery.Host are required.
 type Options struct {
 	Dir       string // everything of this machine; made if absent
 	Discovery discovery.Config
@@ -41,8 +43,9 @@ type Options struct {
 	ConsoleFileBytes int64         // virtlogd's max_size; 0: its default, 2 MiB
 	DeviceWatch      time.Duration // between two looks at the running VMs' devices; 0: 5 s
 
-	Network Network
-	Wiper   Wiper
+	Uplink    string         // interface that leads out of the host; required with the real network
+	Closed    []netip.Prefix // networks behind it that no guest may reach: management, storage, other hosts
+	OVSRunDir string         // of Open vSwitch; "": /var/run/openvswitch
 
 	Log *slog.Logger // nil: none
 
@@ -51,6 +54,9 @@ type Options struct {
 	Bus        vfio.Kernel
 	Links      vfio.Links
 	Run        program.Run
+	Network    Network
+	Sockets    metadata.Sockets
+	Wiper      Wiper
 }
 
 // Hypervisor is libvirt: vm.Host.
@@ -68,6 +74,8 @@ type Network interface {
 	Port(vm string) (network.Port, bool)
 	Leases() (map[string]network.Lease, error)
 	Running() bool
+	Find(bridge string, source netip.Addr) (network.Port, bool)
+	Interfaces() []string
 }
 
 // Wiper erases the devices of a slot with proof. The drive is with the nvme driver
@@ -82,8 +90,8 @@ func (o Options) withDefaults() (Options, error) {
 		return o, errors.New("linux: no folder")
 	}
 	o.Dir = dir
-	if o.Network == nil || o.Wiper == nil {
-		return o, errors.New("linux: Network and Wiper are required")
+	if o.Network == nil && o.Uplink == "" {
+		return o, errors.New("linux: which interface leads out? Uplink is required")
 	}
 	set := func(p *string, v string) {
 		if *p == "" {
@@ -116,6 +124,9 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Bus == nil {
 		o.Bus = vfio.Linux{Sys: o.Discovery.Sys, Dev: o.Discovery.Dev}
 	}
+	if o.Sockets == nil {
+		o.Sockets = metadata.Devices{}
+	}
 	if o.Links == nil {
 		o.Links = vfio.Netlink{}
 	}
@@ -139,7 +150,7 @@ func Missing(o Options) string {
 	if groups, err := os.ReadDir(filepath.Join(o.Discovery.Sys, "kernel/iommu_groups")); err != nil || len(groups) == 0 {
 		return "there are no IOMMU groups: switch VT-d or AMD-Vi on in the firmware, and intel_iommu=on on the kernel's command line"
 	}
-	missing := program.Missing("qemu-img", "qemu-system-x86_64", "modprobe")
+	missing := program.Missing("qemu-img", "qemu-system-x86_64", "modprobe", "ovs-vsctl", "ovs-ofctl", "nft", "dnsmasq", "ip", "sysctl")
 	for _, f := range []string{o.Firmware, o.FirmwareVars} {
 		if _, err := os.Stat(f); err != nil && o.Kernel == "" {
 			missing = append(missing, f)

@@ -48,7 +48,7 @@ func (m *Machine) prove(ctx context.Context, a pci.Address) (f discovery.Facts, 
 	if err := m.bind.Take(ctx, set, a, vfio.DriverNVMe); err != nil {
 		return f, err
 	}
-	serial, err := m.bind.Serial(a)
+	serial, err := m.bind.Serial(ctx, a)
 	if err != nil {
 		return f, fmt.Errorf("linux: %w", err)
 	}

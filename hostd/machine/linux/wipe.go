@@ -1,6 +1,7 @@
 package linux
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"time"
@@ -49,7 +50,7 @@ func (m *Machine) Wipe(ctx context.Context, slot domain.SlotSpec, w domain.Place
 		return nil, err
 	}
 	for _, d := range evidence {
-		if d.Component == "nvme" && d.Serial == slot.NVMe.Serial && zeroed(&d) {
+		if d.Component == "nvme" && d.Serial == slot.NVMe.Serial && readBack(&d) && m.readsZero(ctx, set, d.Serial) {
 			if err := m.book.zeroed(d.Serial); err != nil {
 				m.o.Log.Warn("that a drive is zero is not remembered: its next image takes longer", "drive", d.Serial, "err", err)
 			}
@@ -74,7 +75,25 @@ func (m *Machine) giveBack(ctx context.Context, set vfio.Set) (err error) {
 // giveBackWait bounds giveBack.
 const giveBackWait = 2 * time.Minute
 
-// zeroed says whether the evidence is that every byte was read back and is zero.
-func zeroed(d *domain.DeviceWipe) bool {
+// readBack says whether the evidence is that every byte was read back, and was the
+// same everywhere.
+func readBack(d *domain.DeviceWipe) bool {
 	return d.Result == domain.WipeVerified && d.Coverage == domain.CoverageAll && d.BytesRead == d.SizeBytes && d.SizeBytes > 0
+}
+
+// readsZero says whether the first bytes of a drive that reads the same everywhere are
+// zero: an erased drive may also read as ones.
+func (m *Machine) readsZero(ctx context.Context, set vfio.Set, serial string) bool {
+	ns, err := m.bind.Namespace(ctx, set.Drives[0], serial)
+	if err != nil {
+		return false
+	}
+	f, err := m.exclusive(ns)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	head := make([]byte, 4096)
+	n, err := f.ReadAt(head, 0)
+	return err == nil && len(bytes.Trim(head[:n], "\x00")) == 0
 }

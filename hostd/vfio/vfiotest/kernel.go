@@ -218,6 +218,7 @@ func (k *Kernel) bind(address, driver string) {
 	name := fmt.Sprintf("nvme%d", k.next)
 	k.next++
 	dir := k.Tree.Path(address) + "/nvme/" + name
+	k.Tree.Write(dir+"/state", "live\n")
 	k.Tree.Write(dir+"/serial", d.Serial+"\n")
 	k.Tree.Write(dir+"/model", "Fake NVMe\n")
 	k.Tree.Write(dir+"/firmware_rev", d.Firmware+"\n")
