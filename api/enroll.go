@@ -25,6 +25,7 @@ type Enrolled struct {
 	HostID  string `json:"host_id"`
 	Site    string `json:"site"`
 	NATSURL string `json:"nats_url"`
+	NATSCA  string `json:"nats_ca,omitempty" doc:"Who signed the certificate at nats_url, PEM; absent: whom the host trusts anyway"`
 	NATSJWT string `json:"nats_jwt" doc:"The host's credential: it may publish its own reports and read its own placement"`
 }
 
@@ -93,7 +94,7 @@ func (s *Server) enroll(c *call, b *enroll) (*Enrolled, *domain.Error) {
 	if err != nil {
 		return nil, domain.AsError(err)
 	}
-	return &Enrolled{HostID: host.String(), Site: s.o.Site, NATSURL: s.o.NATSURL, NATSJWT: jwt}, nil
+	return &Enrolled{HostID: host.String(), Site: s.o.Site, NATSURL: s.o.NATSURL, NATSCA: s.o.NATSCA, NATSJWT: jwt}, nil
 }
 
 func wellFormedToken(t string) bool {

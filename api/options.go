@@ -122,6 +122,7 @@ type Options struct {
 	Images   Images
 
 	NATSURL string // what an enrolled host connects to
+	NATSCA  string // who signed its certificate, PEM; "": whom the host trusts anyway
 
 	// Ready says what keeps the site from serving, in words; nothing: it is ready.
 	Ready func(ctx context.Context) []string

@@ -122,6 +122,7 @@ type Enrolled struct {
 	HostID  string `json:"host_id"`
 	Site    string `json:"site"`
 	NATSURL string `json:"nats_url"`
+	NATSCA  string `json:"nats_ca,omitempty"` // who signed its certificate, PEM
 	NATSJWT string `json:"nats_jwt"`
 }
 

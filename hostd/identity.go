@@ -20,6 +20,7 @@ type Identity struct {
 	Host    domain.HostID `json:"host_id"`
 	Site    string        `json:"site"`
 	NATSURL string        `json:"nats_url"`
+	NATSCA  string        `json:"nats_ca,omitempty"` // who signed its certificate, PEM; "": whom the machine trusts
 }
 
 // The files of an agent's directory that hold its identity, all with mode 0600.
