@@ -3,6 +3,8 @@ package api
 import (
 	"encoding/json"
 
+	"github.com/danielgtaylor/huma/v2"
+
 	"github.com/gpuaas/gpuaas/domain"
 	"github.com/gpuaas/gpuaas/projections"
 )
@@ -17,7 +19,16 @@ type Lease struct {
 	EndedAt    string          `json:"ended_at,omitempty" format:"date-time"`
 	Result     string          `json:"wipe_result,omitempty" enum:"verified,quarantined" doc:"Left out: not wiped yet. quarantined: it could not be proven, and the slot is out of service"`
 	WipedAt    string          `json:"wiped_at,omitempty" format:"date-time"`
-	Evidence   json.RawMessage `json:"evidence,omitempty" doc:"Nonce, times and for each device its serial, method and status log"`
+	Evidence   json.RawMessage `json:"evidence,omitempty" doc:"Nonce, times, the commit it is recorded in, and for each device: serial, method, result, what it reported itself, canaries planted and gone, bytes read, firmware, digest of the baseline it was compared with"`
+	Report     *SignedReport   `json:"report,omitempty" doc:"Only with reports=true: what the host signed"`
+}
+
+// SignedReport is a host's report of a wipe, as it travelled: whoever has the host's
+// key can verify it without this site.
+type SignedReport struct {
+	Bytes     []byte `json:"bytes" doc:"What is signed: a report in protobuf wire format"`
+	Signature []byte `json:"signature" doc:"Ed25519, over bytes"`
+	PublicKey []byte `json:"public_key" doc:"The host's"`
 }
 
 // Erasure is the proof for an allocation.
@@ -28,8 +39,10 @@ type Erasure struct {
 }
 
 func (s *Server) erasureRoutes() {
-	read(s, route{path: "/v1/allocations/{a}/erasure", id: "get-erasure", tag: "Allocations", summary: "The proof that nothing is left: every lease with its wipe"}, s.erasure)
+	read(s, route{path: "/v1/allocations/{a}/erasure", id: "get-erasure", tag: "Allocations", summary: "The proof that nothing is left: every lease with its wipe", query: []*param{reportsParam}}, s.erasure)
 }
+
+var reportsParam = queryParam("reports", "true: with the hosts' signed reports.", &huma.Schema{Type: "boolean"})
 
 func showLease(r *projections.Lease) Lease {
 	return Lease{
@@ -44,6 +57,9 @@ func (s *Server) erasure(c *call) (*Erasure, *domain.Error) {
 		return nil, err
 	}
 	leases, err := all(c, func() ([]projections.Lease, uint64, error) { return s.o.Reads.Erasure(c.ctx(), c.scope(), id) }, showLease)
+	if err == nil {
+		err = s.proofs(c, leases.Items)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -52,4 +68,81 @@ func (s *Server) erasure(c *call) (*Erasure, *domain.Error) {
 		out.Erased = out.Erased && l.Result == "verified"
 	}
 	return out, nil
+}
+
+// proofs completes leases with the signed reports, if they are asked for, and leaves
+// out what is not the caller's to see.
+func (s *Server) proofs(c *call, leases []Lease) *domain.Error {
+	signed := false
+	switch c.echo.QueryParam("reports") {
+	case "", "false":
+	case "true":
+		signed = true
+	default:
+		return domain.Errorf(domain.Invalid, "request.invalid", "reports: want true or false")
+	}
+	for i := range leases {
+		l := &leases[i]
+		if signed && (l.Result == "verified" || c.platform()) {
+			if err := s.signedReport(c, l); err != nil {
+				return err
+			}
+		}
+		if !c.platform() {
+			l.Evidence = forTenant(l.Evidence)
+		}
+	}
+	return nil
+}
+
+// signedReport finds the report that the evidence was made of. Evidence that no
+// report led to (a deadline passed) has none.
+func (s *Server) signedReport(c *call, l *Lease) *domain.Error {
+	var at struct {
+		Sequence uint64 `json:"sequence"`
+		Position uint32 `json:"position"`
+	}
+	var host domain.HostID
+	if json.Unmarshal(l.Evidence, &at) != nil || at.Sequence == 0 || host.UnmarshalText([]byte(l.HostID)) != nil {
+		return nil
+	}
+	d, _, err := s.o.History.Decision(c.ctx(), domain.Position{N: at.Sequence, Index: at.Position})
+	if err != nil {
+		e := domain.Errorf(domain.Unavailable, "history.unavailable", "the report cannot be read now: try again, or without reports")
+		e.Cause = err
+		return e
+	}
+	report, ok := d.Command.Body.(*domain.RecordReport)
+	if !ok {
+		return nil
+	}
+	l.Report = &SignedReport{Bytes: report.Report, Signature: report.Signature}
+	_, qerr := c.ask(c.actor(), func(w *domain.World, _ domain.Time) *domain.Error {
+		l.Report.PublicKey, _ = w.HostSignKey(host)
+		return nil
+	})
+	return qerr
+}
+
+// forTenant is evidence without what a failed wipe says of the inside of the host:
+// its errors in words are the operator's. Codes, serials and what the devices
+// reported stay.
+func forTenant(raw json.RawMessage) json.RawMessage {
+	var e map[string]json.RawMessage
+	var devices []domain.DeviceWipe
+	if json.Unmarshal(raw, &e) != nil || json.Unmarshal(e["devices"], &devices) != nil {
+		return raw
+	}
+	changed := false
+	for i := range devices {
+		if d := &devices[i]; d.Result != domain.WipeVerified {
+			d.Detail, d.Scope, changed = "", "", true
+		}
+	}
+	if !changed {
+		return raw
+	}
+	e["devices"], _ = json.Marshal(devices) // of types that always encode
+	out, _ := json.Marshal(e)
+	return out
 }

@@ -51,7 +51,7 @@ func (s *Server) slotRoutes() {
 		queryParam("host_id", "Only this host's.", stringSchema), queryParam("state", "Only those in this state.", stringSchema),
 	}, paging...)}, s.listSlots)
 	read(s, route{path: "/v1/slots/{s}", id: "get-slot", tag: "Fleet", summary: "Read a slot"}, s.getSlot)
-	read(s, route{path: "/v1/slots/{s}/leases", id: "list-slot-leases", tag: "Fleet", summary: "A slot's history: who had it, and the proof of each wipe", about: "Newest first; generation 0 is the first wipe."}, s.slotLeases)
+	read(s, route{path: "/v1/slots/{s}/leases", id: "list-slot-leases", tag: "Fleet", summary: "A slot's history: who had it, and the proof of each wipe", about: "Newest first; generation 0 is the first wipe.", query: []*param{reportsParam}}, s.slotLeases)
 }
 
 func (s *Server) quarantineSlot(c *call, b *quarantineSlot) (*Changed, *domain.Error) {
@@ -133,5 +133,9 @@ func (s *Server) slotLeases(c *call) (*List[Lease], *domain.Error) {
 	if err := c.fleetID("s", "slot", &id); err != nil {
 		return nil, err
 	}
-	return all(c, func() ([]projections.Lease, uint64, error) { return s.o.Reads.SlotLeases(c.ctx(), c.scope(), id) }, showLease)
+	leases, err := all(c, func() ([]projections.Lease, uint64, error) { return s.o.Reads.SlotLeases(c.ctx(), c.scope(), id) }, showLease)
+	if err == nil {
+		err = s.proofs(c, leases.Items)
+	}
+	return leases, err
 }

@@ -109,8 +109,3 @@ func (c *Client) RetireSlot(ctx context.Context, id, reason string) (*Changed, e
 func (c *Client) RewipeSlot(ctx context.Context, id string) (*Changed, error) {
 	return post[Changed](ctx, c, path("/v1/slots/%s/rewipe", id), nil)
 }
-
-// SlotLeases is a slot's history, newest first; generation 0 is its first wipe.
-func (c *Client) SlotLeases(ctx context.Context, id string) ([]Lease, error) {
-	return items[Lease](ctx, c, path("/v1/slots/%s/leases", id), nil)
-}

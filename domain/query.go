@@ -312,3 +312,12 @@ func (w *World) Balances(f func(TenantID, Account, Currency, Micros)) {
 		}
 	}
 }
+
+// HostSignKey is the Ed25519 public key that the host's reports are signed with; a
+// removed host's too, whose evidence stays.
+func (w *World) HostSignKey(id HostID) (key []byte, ok bool) {
+	if h := w.hosts.get(id); h != nil && h.SignKey != [32]byte{} {
+		return h.SignKey[:], true
+	}
+	return nil, false
+}

@@ -17,7 +17,7 @@ func TestTheClientKnowsWhatTheSiteSays(t *testing.T) {
 	for _, pair := range [][2]any{
 		{api.Allocation{}, client.Allocation{}}, {api.VM{}, client.VM{}}, {api.APIKey{}, client.APIKey{}}, {api.AuditEntry{}, client.AuditEntry{}},
 		{api.Denial{}, client.Denial{}}, {api.Console{}, client.Console{}}, {api.Enrolled{}, client.Enrolled{}}, {api.Erasure{}, client.Erasure{}},
-		{api.Lease{}, client.Lease{}}, {api.Event{}, client.Event{}}, {api.HostReason{}, client.HostReason{}}, {api.Host{}, client.Host{}},
+		{api.Lease{}, client.Lease{}}, {api.SignedReport{}, client.SignedReport{}}, {domain.DeviceWipe{}, client.DeviceErasure{}}, {api.Event{}, client.Event{}}, {api.HostReason{}, client.HostReason{}}, {api.Host{}, client.Host{}},
 		{api.SlotMaps{}, client.SlotMaps{}}, {domain.SlotMap{}, client.SlotMap{}}, {domain.SlotSpec{}, client.SlotSpec{}}, {domain.Device{}, client.Device{}},
 		{api.ApprovedMap{}, client.ApprovedMap{}}, {api.ApprovedSlot{}, client.ApprovedSlot{}}, {api.Balance{}, client.Balance{}}, {api.Credit{}, client.Credit{}},
 		{api.LedgerEntry{}, client.LedgerEntry{}}, {api.UsageLine{}, client.UsageLine{}}, {api.Changed{}, client.Changed{}}, {api.Operator{}, client.Operator{}},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/ed25519"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -66,6 +67,7 @@ func newFakeSite() http.Handler {
 		"POST /v1/hosts/{h}/cordon":               s.cordon,
 		"GET /v1/slots":                           s.slots,
 		"POST /v1/slots/{s}/quarantine":           s.quarantine,
+		"GET /v1/slots/{s}/leases":                s.slotLeases,
 		"POST /v1/skus/{s}/prices":                s.price,
 		"GET /v1/skus":                            s.skus,
 		"GET /v1/audit":                           s.audit,
@@ -257,10 +259,34 @@ func (s *fakeSite) act(state, end string) func(*http.Request, map[string]any) (i
 }
 
 func (s *fakeSite) erasure(r *http.Request, _ map[string]any) (int, any) {
-	return 200, api.Erasure{AllocationID: r.PathValue("a"), Erased: true, Items: []api.Lease{{
+	return 200, api.Erasure{AllocationID: r.PathValue("a"), Erased: true, Items: []api.Lease{wipedLease(r)}}
+}
+
+func (s *fakeSite) slotLeases(r *http.Request, _ map[string]any) (int, any) {
+	failed := wipedLease(r)
+	failed.Generation, failed.Result, failed.WipedAt = 4, "quarantined", ""
+	failed.Evidence = json.RawMessage(`{"result":"quarantined","component":"nvme","reason":"wipe.canary_survived","devices":[
+		{"component":"nvme","serial":"N1","method":"format-ses1","result":"failed","reason":"wipe.canary_survived","scope":"device","detail":"read error\u001b[2J","canaries_planted":18,"canaries_gone":17,"firmware":"1.1","approved_firmware":"1.0"}]}`)
+	if failed.Report != nil {
+		failed.Report.Bytes = []byte("another report")
+	}
+	return 200, api.List[api.Lease]{Items: []api.Lease{{SlotID: "slot" + tail, Generation: 5, HostID: "host" + tail, StartedAt: then}, failed, wipedLease(r)}}
+}
+
+// wipedLease is a lease with all the evidence there can be.
+func wipedLease(r *http.Request) api.Lease {
+	l := api.Lease{
 		SlotID: "slot" + tail, Generation: 3, HostID: "host" + tail, VMID: "vm" + tail, StartedAt: then, EndedAt: then, Result: "verified", WipedAt: then,
-		Evidence: json.RawMessage(`{"nonce":"n1"}`),
-	}}}
+		Evidence: json.RawMessage(`{"result":"verified","nonce":"sha256:07","started_at":"` + then + `","ended_at":"` + then + `","sequence":112,"position":1,"devices":[
+			{"component":"nvme","serial":"N1","method":"sanitize-crypto","result":"verified","bytes_read":1000204886016,"size_bytes":1000204886016,"coverage":"all","canaries_planted":18,"canaries_gone":18,
+			 "firmware":"1.0","approved_firmware":"1.0","baseline_digest":"sha256:0b","log":["sanitize: 42%","sanitize: completed"],"started_at":"` + then + `","ended_at":"` + then + `"},
+			{"component":"gpu","serial":"G1","method":"flr","result":"verified","bytes_read":0,"detail":"memory not probed"}]}`),
+	}
+	if r.URL.Query().Get("reports") == "true" {
+		key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
+		l.Report = &api.SignedReport{Bytes: []byte("report"), Signature: ed25519.Sign(key, []byte("report")), PublicKey: key.Public().(ed25519.PublicKey)}
+	}
+	return l
 }
 
 func (s *fakeSite) console(*http.Request, map[string]any) (int, any) {
@@ -335,10 +361,24 @@ func (s *fakeSite) addHost(_ *http.Request, b map[string]any) (int, any) {
 }
 
 func (s *fakeSite) slotMap(r *http.Request, _ map[string]any) (int, any) {
-	m := &domain.SlotMap{GPUClass: "h100-sxm5-80gb", Unsafe: []domain.UnsafeDevice{{Address: "0000:aa:00.0", Reason: "shares its IOMMU group\x1b[2J"}}, Slots: []domain.SlotSpec{{
-		GPU: domain.Device{Address: "0000:1b:00.0", Serial: "G1"}, NVMe: domain.Device{Address: "0000:1c:00.0", Serial: "N1"}, IBVF: domain.Device{Address: "0000:1d:00.1", Serial: "V1"},
-		Threads: []uint16{2, 3, 66, 67}, MemoryMiB: 196608, OnDisk: "ext4",
-	}}}
+	m := &domain.SlotMap{
+		GPUClass: "h100-sxm5-80gb", ACSProfile: "strict", Kernel: "6.12.1", Firmware: "Vendor 2.1",
+		Nodes:  []domain.NUMANode{{Threads: []uint16{0, 1, 2, 3, 64, 65, 66, 67}, MemoryMiB: 262144, HugepageKiB: 1048576, Hugepages: 240}},
+		Unsafe: []domain.UnsafeDevice{{Address: "0000:aa:00.0", Reason: "shares its IOMMU group\x1b[2J"}},
+		Spares: []domain.SpareDevice{{Kind: "nvme", Device: domain.Device{Address: "0000:2c:00.0", Serial: "N9"}, OnDisk: "LVM2", Why: "no GPU is left for it"}},
+		Slots: []domain.SlotSpec{
+			{
+				GPU: domain.Device{
+					Address: "0000:1b:00.0", Serial: "G1", SerialFrom: "device", Model: "H100", Firmware: "96.00", PCIID: "10de:2330", ModuleID: 3,
+					Resets: []string{"flr", "bus"}, IOMMUGroup: 7, Root: "pci0000:16", Switch: "0000:18:00.0", Functions: []domain.DeviceFunction{{Address: "0000:1b:00.1"}},
+				},
+				NVMe:    domain.Device{Address: "0000:1c:00.0", Serial: "N1", SerialFrom: "device", Model: "P5800", Firmware: "1.0", PCIID: "8086:2701", SizeBytes: 1000204886016, LBABytes: 512, IOMMUGroup: 8},
+				IBVF:    domain.Device{Address: "0000:1d:00.1", Serial: "V1", SerialFrom: "location", PCIID: "15b3:101e", GUID: "02:00", PF: "0000:1d:00.0", VFIndex: 1, Port: 1, IOMMUGroup: 9},
+				Threads: []uint16{2, 3, 66, 67}, MemoryMiB: 196608, OnDisk: "ext4 labelled \"data\"", Why: "drive below the same PCIe switch",
+			},
+			{Index: 1, GPU: domain.Device{Address: "0000:3b:00.0", Serial: "G2"}, NVMe: domain.Device{Address: "0000:3c:00.0", Serial: "N2"}, NUMANode: 0, Threads: []uint16{5}, MemoryMiB: 1024, OnDisk: "empty"},
+		},
+	}
 	return 200, api.SlotMaps{HostID: r.PathValue("h"), State: "proposed", ProposalDigest: "sha256:" + strings.Repeat("ab", 32), Proposal: m, ProposedAt: then}
 }
 

@@ -84,5 +84,5 @@ func (a *app) slots() *cobra.Command {
 			leases, err := c.SlotLeases(ctx, id)
 			return each(leases), err
 		})
-	return group("slots", "A GPU with its drive and its network each; SLOT is an id or HOST/INDEX", []string{"slot"}, list, quarantine, rewipe, retire, leases)
+	return group("slots", "A GPU with its drive and its network each; SLOT is an id or HOST/INDEX", []string{"slot"}, list, quarantine, rewipe, retire, leases, a.slotErasure())
 }
