@@ -40,7 +40,7 @@ test: setup ## all tests but the slow suites
 .PHONY: test-lab
 test-lab: build lab-image ## real VMs on this machine (root; skipped loudly without)
 	scripts/setup.sh lab
-	$(GO) test -tags lab -count=1 -timeout 20m -v -run Lab ./hostd/vm/ ./hostd/network/ ./hostd/machine/lab/ ./cmd/gpuaas/
+	$(GO) test -tags lab -p 1 -count=1 -timeout 20m -v -run Lab ./hostd/vm/ ./hostd/network/ ./hostd/machine/lab/ ./cmd/gpuaas/
 
 .PHONY: bench
 bench: setup ## speed and memory, each beside its limit measured in the same run
