@@ -287,3 +287,44 @@ func TestFirstWipeTakesTheBaseline(t *testing.T) {
 		}
 	})
 }
+
+// A spare in the place of a drive is new to the host, whatever the slot's
+// generation; a host that lost its files knows that of no drive.
+func TestSpareTakesItsBaseline(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := newDrive(t, domain.WipeAuto, nil)
+		d.wipe.Lease.Slot = domain.SlotID{1}
+		if ev := d.erase(); ev.Result != domain.WipeVerified {
+			t.Fatalf("%+v", ev)
+		}
+		spare := nvmefake.New("SPARE", driveSize)
+		d.wipe.Lease.Generation++
+		wipe := func() domain.DeviceWipe {
+			ev, err := Drive(t.Context(), spare.Open(), d.store, "SPARE", &d.wipe)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return ev
+		}
+		first := wipe()
+		if first.Result != domain.WipeVerified || first.Baseline.IsZero() {
+			t.Fatalf("%+v", first)
+		}
+		d.wipe.Lease.Generation++
+		spare.Slots[1] = "EVIL0001"
+		if ev := wipe(); ev.Reason != FirmwareChanged || ev.Baseline != first.Baseline {
+			t.Fatalf("%+v", ev)
+		}
+		if err := d.store.Forget("SPARE"); err != nil { // its own slot remembers that it was there
+			t.Fatal(err)
+		}
+		if ev := wipe(); ev.Reason != BaselineMissing {
+			t.Fatalf("%+v", ev)
+		}
+		d.wipe.Lease.Slot = domain.SlotID{2} // of which the host knows nothing
+		if ev := wipe(); ev.Reason != BaselineMissing {
+			t.Fatalf("%+v", ev)
+		}
+	})
+}

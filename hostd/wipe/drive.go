@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	"github.com/gpuaas/gpuaas/domain"
@@ -60,6 +61,9 @@ func (e *eraser) run(ctx context.Context) (err error) {
 	if e.id, err = identify(ctx, e.ctl, e.serial); err != nil {
 		return err
 	}
+	if err := e.free(ctx); err != nil {
+		return err
+	}
 	ours, err := e.settle(ctx)
 	if err != nil {
 		return err
@@ -105,8 +109,30 @@ func (e *eraser) run(ctx context.Context) (err error) {
 	return e.store.remove(kindErasing, e.serial)
 }
 
+// free refuses a drive that something on the host holds (a file system, LVM, md, a
+// VM), before the first command that changes anything: the admin queue asks nobody.
+func (e *eraser) free(ctx context.Context) error {
+	ids, err := nvme.ActiveNamespaces(ctx, e.ctl)
+	if err != nil {
+		return err
+	}
+	for _, nsid := range ids[:min(len(ids), maxNamespaces)] {
+		b, err := e.ctl.Namespace(ctx, nsid)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // the kernel shows no disk of it, as for some LBA formats: nothing holds it
+		}
+		if err == nil {
+			err = b.Close()
+		}
+		if err != nil {
+			return fmt.Errorf("namespace %d: %w", nsid, err)
+		}
+	}
+	return nil
+}
+
 // inspect surveys the drive, restores what commands can restore, and compares it
-// with its baseline, which the first wipe takes. It reports whether something had
+// with its baseline, which the first wipe of a device takes. It reports whether something had
 // to be restored.
 func (e *eraser) inspect(ctx context.Context) (restored bool, err error) {
 	s, id, err := look(ctx, e.ctl, e.serial)
@@ -152,7 +178,11 @@ func (e *eraser) loadBaseline(s *Survey) (err error) {
 		return err
 	}
 	if e.base == nil {
-		if e.wipe.Lease.Generation != 0 {
+		fresh, err := e.store.fresh(e.wipe, "nvme", e.serial)
+		if err != nil {
+			return err
+		}
+		if !fresh {
 			return refuse(BaselineMissing, "this host knows no baseline of the drive, and a tenant has had it: look at the drive, then have it accepted")
 		}
 		if e.ev.Baseline, err = e.store.save(kindBaseline, e.serial, s); err != nil {
@@ -162,6 +192,9 @@ func (e *eraser) loadBaseline(s *Survey) (err error) {
 		e.say("baseline taken")
 	}
 	e.ev.Approved = e.base.Firmware
+	if err := e.store.hold(e.wipe, "nvme", e.serial); err != nil {
+		return fmt.Errorf("baseline: %w", err)
+	}
 	return nil
 }
 

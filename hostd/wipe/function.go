@@ -54,18 +54,26 @@ func (h *Host) restoreFunction(ctx context.Context, ev *domain.DeviceWipe, d dom
 	}
 	base := new(functionBaseline)
 	digest, found, err := h.Store.load(kindFunction, d.Serial, base)
-	switch {
-	case err != nil || found && base.Serial != d.Serial:
+	if err != nil || found && base.Serial != d.Serial {
 		return refuse(BaselineDamaged, "virtual function %q: %v", d.Serial, err)
-	case !found && w.Lease.Generation != 0:
-		return refuse(BaselineMissing, "this host knows no baseline of the virtual function, and a tenant has had it")
-	case !found:
+	}
+	if !found {
+		fresh, err := h.Store.fresh(w, "ib_vf", d.Serial)
+		if err != nil {
+			return err
+		}
+		if !fresh {
+			return refuse(BaselineMissing, "this host knows no baseline of the virtual function, and a tenant has had it")
+		}
 		base = &functionBaseline{Serial: d.Serial, State: now}
 		if digest, err = h.Store.save(kindFunction, d.Serial, base); err != nil {
 			return err
 		}
 	}
 	ev.Baseline = digest
+	if err := h.Store.hold(w, "ib_vf", d.Serial); err != nil {
+		return err
+	}
 	if now == base.State {
 		return nil
 	}

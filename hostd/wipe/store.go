@@ -105,6 +105,7 @@ const (
 	kindBaseline = "baseline"
 	kindErasing  = "erasing"
 	kindFunction = "function"
+	kindSlot     = "slot"
 )
 
 // baseline is a drive's baseline.
@@ -123,14 +124,50 @@ func (s *Store) baseline(serial string) (*Survey, domain.Digest, error) {
 }
 
 // Forget drops what is known of a device, because it was changed on purpose (a
-// firmware update by the operator) or left the host. Its next first wipe takes a
-// new baseline; a later wipe refuses it until then.
+// firmware update by the operator) or left the host. Wipes refuse it until what it
+// is now was accepted, or it is a slot's new device.
 func (s *Store) Forget(serial string) error {
 	var errs []error
 	for _, kind := range []string{kindBaseline, kindErasing, kindFunction} {
 		errs = append(errs, s.remove(kind, serial))
 	}
 	return errors.Join(errs...)
+}
+
+// held is the device that a slot had when it was last wiped.
+type held struct {
+	Slot      domain.SlotID `json:"slot_id"`
+	Component string        `json:"component"`
+	Serial    string        `json:"serial"`
+}
+
+func heldKey(slot domain.SlotID, component string) string { return slot.String() + " " + component }
+
+// fresh reports whether no tenant can have had the device on this host, so that its
+// baseline may be taken: by the first wipe of the slot, or when the slot is known to
+// have had another device before. A tenant gets a device only after a wipe of it,
+// which leaves both a baseline and this record: where neither is, the host has lost
+// its files, and nothing is known.
+func (s *Store) fresh(w *domain.PlacedWipe, component, serial string) (bool, error) {
+	if w.Lease.Generation == 0 {
+		return true, nil
+	}
+	r := new(held)
+	_, found, err := s.load(kindSlot, heldKey(w.Lease.Slot, component), r)
+	if err != nil {
+		return false, refuse(RecordDamaged, "%v", err)
+	}
+	return found && r.Slot == w.Lease.Slot && r.Component == component && r.Serial != serial, nil
+}
+
+// hold records the slot's device, once its baseline is kept.
+func (s *Store) hold(w *domain.PlacedWipe, component, serial string) error {
+	now, was := held{w.Lease.Slot, component, serial}, held{}
+	if _, found, err := s.load(kindSlot, heldKey(now.Slot, component), &was); err == nil && found && was == now {
+		return nil
+	}
+	_, err := s.save(kindSlot, heldKey(now.Slot, component), &now)
+	return err
 }
 
 // erasing is what an interrupted run leaves for the next: that all canaries were on
