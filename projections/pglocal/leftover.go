@@ -2,7 +2,9 @@ package pglocal
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -40,6 +42,52 @@ func stopLeftover(ctx context.Context, dir string) error {
 		}
 	}
 	return nil
+}
+
+// sweep notes that dir stands for the directory asked for, and removes the data of
+// directories that are gone: whoever deletes a site's data directory deletes its
+// database with it, at the latest when the next one is made beside it.
+func sweep(root, dir, asked string) error {
+	if err := os.MkdirAll(root, 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(dir+ofSuffix, []byte(asked), 0o600); err != nil {
+		return err
+	}
+	notes, err := filepath.Glob(filepath.Join(root, "postgres-*"+ofSuffix))
+	if err != nil {
+		return err
+	}
+	for _, note := range notes {
+		of, err := os.ReadFile(note)
+		if err != nil {
+			continue // another start was faster
+		}
+		gone := strings.TrimSuffix(note, ofSuffix)
+		if _, err := os.Stat(filepath.Dir(string(of))); !errors.Is(err, fs.ErrNotExist) || gone == dir || running(gone) {
+			continue
+		}
+		for _, path := range []string{gone, gone + ".making", gone + ".sock", note} {
+			if err := os.RemoveAll(path); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// ofSuffix names the note that says which directory a relocated one stands for.
+const ofSuffix = ".of"
+
+// running reports whether a server works on dir.
+func running(dir string) bool {
+	b, err := os.ReadFile(filepath.Join(dir, "postmaster.pid"))
+	if err != nil {
+		return false
+	}
+	first, _, _ := strings.Cut(string(b), "\n")
+	pid, err := strconv.Atoi(strings.TrimSpace(first))
+	return err == nil && pid > 1 && alive(pid) && isPostgres(pid, dir)
 }
 
 func alive(pid int) bool {

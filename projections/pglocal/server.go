@@ -100,15 +100,22 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	return s, nil
 }
 
+// elsewhere is where data goes that may not be where it was asked to be.
+const elsewhere = "/var/lib/gpuaas"
+
 func placeData(as account, dir string) (string, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return "", err
 	}
 	if as.canReach(dir) != "" {
-		dir = fmt.Sprintf("/var/lib/gpuaas/postgres-%x", sha256.Sum256([]byte(dir)))[:40]
+		asked := dir
+		dir = fmt.Sprintf(elsewhere+"/postgres-%x", sha256.Sum256([]byte(asked)))[:40]
 		if closed := as.canReach(dir); closed != "" {
 			return "", fmt.Errorf("Postgres runs as user %d, who may not enter %s: choose a data directory it can reach", as.uid, closed)
+		}
+		if err := sweep(elsewhere, dir, asked); err != nil {
+			return "", err
 		}
 	}
 	return dir, as.ownDir(dir)

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -184,5 +185,30 @@ func TestDiesWithParent(t *testing.T) {
 			t.Fatalf("postgres (pid %d) outlived its parent", pid)
 		}
 		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func TestDataOfDeletedDirectoriesGoes(t *testing.T) {
+	t.Parallel()
+	root, site := t.TempDir(), t.TempDir()
+	kept, gone := filepath.Join(root, "postgres-kept"), filepath.Join(root, "postgres-gone")
+	for dir, asked := range map[string]string{kept: filepath.Join(site, "postgres"), gone: filepath.Join(site, "deleted", "postgres")} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(dir+ofSuffix, []byte(asked), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := sweep(root, filepath.Join(root, "postgres-new"), filepath.Join(site, "new", "postgres")); err != nil {
+		t.Fatal(err)
+	}
+	left, err := filepath.Glob(filepath.Join(root, "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{kept, kept + ofSuffix, filepath.Join(root, "postgres-new"+ofSuffix)}
+	if !slices.Equal(left, want) {
+		t.Errorf("left are %v, want %v", left, want)
 	}
 }
