@@ -38,9 +38,9 @@ test: setup ## all tests but the slow suites
 	$(GO) test -timeout 12m -race $(RACE)
 
 .PHONY: test-lab
-test-lab: build lab-image ## real VMs on this machine (root; skipped loudly without)
+test-lab: build lab-image emuhost-image ## real VMs, and real devices in an emulated host (root; skipped loudly without)
 	scripts/setup.sh lab
-	$(GO) test -tags lab -p 1 -count=1 -timeout 20m -v -run Lab ./hostd/vm/ ./hostd/network/ ./hostd/machine/lab/ ./cmd/gpuaas/
+	$(GO) test -tags lab -p 1 -count=1 -timeout 30m -v -run Lab ./hostd/vm/ ./hostd/network/ ./hostd/machine/lab/ ./hostd/emuhost/ ./hostd/wipe/ ./hostd/machine/linux/ ./cmd/gpuaas/
 
 .PHONY: bench
 bench: setup ## speed and memory, each beside its limit measured in the same run
