@@ -23,4 +23,6 @@ mdadm --stop /dev/md/tenantmd
 /run/emuhost/service libvirt
 virsh -c qemu:///system domcapabilities --virttype qemu --machine q35 > /dev/null
 kill "$(cat /run/libvirtd.pid)" "$(cat /run/virtlogd.pid)"
+# Nothing else of this stays on the host.
+rm -rf /var/log/libvirt /etc/lvm/archive/* /etc/lvm/backup/*
 echo "EMUHOST primed"

@@ -18,6 +18,7 @@ func (h *Host) arguments() ([]string, error) {
 	kernel := append([]string{
 		"console=ttyS0", "loglevel=4", "mitigations=off", "random.trust_cpu=on",
 		"intel_iommu=on", "no_timer_check", // the emulated timer is slow to prove itself
+		"nohz=off", "highres=off", // and a tick that was missed is made up for by the next
 	}, o.KernelArgs...)
 	args := []string{
 		"-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", processor, "-m", strconv.Itoa(o.MemoryMiB),

@@ -36,7 +36,7 @@ func (h *Host) drive(n NVMe) (path string, err error) {
 	}
 	defer func() {
 		if err = errors.Join(err, f.Close()); err != nil {
-			_ = os.Remove(path)
+			_ = os.Remove(f.Name())
 		}
 	}()
 	if err := f.Truncate(int64(n.MiB) << 20); err != nil {

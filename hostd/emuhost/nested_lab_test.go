@@ -5,11 +5,13 @@ package emuhost_test
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/gpuaas/gpuaas/hostd/emuhost"
+	"github.com/gpuaas/gpuaas/hostd/image"
 )
 
 // bind hands functions to vfio-pci.
@@ -137,10 +139,20 @@ func TestLabNested(t *testing.T) {
 	sh(t, ctx, h, "qemu-img convert -n -f qcow2 -O raw /var/lib/bare.qcow2 /dev/"+disk)
 	bind(t, ctx, h, nvme0)
 
-	second := guest{name: "second", devices: []string{gpu0, nvme0}, bootFrom: nvme0,
+	// The second tenant's secret comes with the seed: there is no command line under UEFI.
+	seed := filepath.Join(t.TempDir(), "seed.iso")
+	if err := image.WriteSeed(seed, &image.Seed{InstanceID: "2", Hostname: "second", UserData: []byte("#cloud-config\n# secret: beta\n")}); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.CopyIn(ctx, seed, "/var/lib/seed.iso"); err != nil {
+		t.Fatal(err)
+	}
+	second := guest{name: "second", extra: "<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='/var/lib/seed.iso'/><target dev='vda' bus='virtio'/><readonly/></disk>", devices: []string{gpu0, nvme0}, bootFrom: nvme0,
 		os: "<loader readonly='yes' type='pflash'>/usr/share/OVMF/OVMF_CODE_4M.fd</loader><nvram template='/usr/share/OVMF/OVMF_VARS_4M.fd'>/var/lib/second.fd</nvram>"}
 	second.start(t, ctx, h)
-	contains(t, second.said(t, ctx, h), "BARE up uefi", "serial NVMESLOT0", "found no secret", "wrote secret=tenant-secret", "ready devices=2")
+	contains(t, second.said(t, ctx, h), "BARE up uefi", "serial NVMESLOT0", "found no secret", "BARE seed", "wrote secret=beta", "ready devices=2")
+	if said := second.said(t, ctx, h); strings.Contains(said, "alpha") {
+		t.Errorf("the second tenant found the first one's secret:\n%s", said)
+	}
 	second.stop(t, ctx, h)
-	t.Log(second.said(t, ctx, h))
 }

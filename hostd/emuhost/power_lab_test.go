@@ -58,38 +58,3 @@ func TestLabPower(t *testing.T) {
 		}
 	}
 }
-
-// TestLabCommands: output, exit codes, signals, input and large output go through.
-func TestLabCommands(t *testing.T) {
-	h, ctx := boot(t, emuhost.Options{})
-	_, err := h.Run(ctx, "sh", "-c", "echo out; echo why >&2; exit 7")
-	var exit *emuhost.ExitError
-	if !errors.As(err, &exit) || exit.Code != 7 {
-		t.Errorf("exit 7 is %v", err)
-	}
-	if _, err := h.Run(ctx, "no-such-program"); err == nil || errors.As(err, &exit) && exit.Code == 0 {
-		t.Errorf("a missing program is %v", err)
-	}
-	p, err := h.Start(emuhost.Command{Args: []string{"sh", "-c", "cat; sleep 600 & wait"}, Stdin: make([]byte, 3<<20)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for len(p.Stdout()) < 3<<20 {
-		select {
-		case <-p.Done():
-			t.Fatalf("ended: %v", p.Wait(ctx))
-		case <-ctx.Done():
-			t.Fatalf("only %d bytes came back", len(p.Stdout()))
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
-	if err := p.Signal(9); err != nil {
-		t.Fatal(err)
-	}
-	if err := p.Wait(ctx); !errors.As(err, &exit) || exit.Code != 128+9 {
-		t.Errorf("a killed command is %v", err)
-	}
-	if got := sh(t, ctx, h, "pgrep -x sleep || true"); got != "" {
-		t.Errorf("a kill left the group's %s", got)
-	}
-}

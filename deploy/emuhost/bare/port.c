@@ -48,7 +48,7 @@ void port_poll(void) {
     memcpy(&c, a, sizeof c);
     if (c.event == ADD) ask(c.port, PORT_READY, 1);
     if (c.event == NAME && c.port == 1 && same(a + sizeof c, name, sizeof name - 1)) mine = 1, ask(1, OPEN, 1);
-    if (c.event == OPEN && c.port == 1 && c.value == 1 && !sent) {
+    if (c.event == OPEN && mine && c.port == 1 && c.value == 1 && !sent) {
       sent = 1;
       virtio_offer(&out, &(struct part){word, words, 0}, 1);
       put("BARE said "), putn(word, words), put("\n");
