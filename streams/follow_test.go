@@ -87,6 +87,23 @@ func TestFollow(t *testing.T) {
 	})
 }
 
+// TestFollowAcrossARestart: a process that starts again has none of the commits before
+// its first append in memory, only the server has.
+func TestFollowAcrossARestart(t *testing.T) {
+	t.Parallel()
+	s := streamstest.New(t, 1)
+	var c streamstest.Commits
+	fill(t, s.Log(), &c, 10, 1)
+	for range 3 {
+		again, known := s.Log(), c.Head
+		fill(t, again, &c, 1, 1)
+		f := follow(t, again, known.N+1, known)
+		f.until(t, c.Head)
+		fill(t, again, &c, 3, 1)
+		f.until(t, c.Head)
+	}
+}
+
 // TestFollowNoticesAnotherLog: an administrator replaces the log under a reader.
 func TestFollowNoticesAnotherLog(t *testing.T) {
 	t.Parallel()

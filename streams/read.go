@@ -171,7 +171,7 @@ func (t *tail) session(ctx context.Context) error {
 		if err := t.take(m, meta, skip && delivered == 1); err != nil {
 			return err
 		}
-		if t.recent != nil && t.last != nil && t.recent.has(t.next) {
+		if t.last != nil && t.goesOn() {
 			return errRemembered
 		}
 	}

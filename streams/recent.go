@@ -77,11 +77,14 @@ func (r *recent) after(seq uint64, known []byte, hash domain.Digest) (msgs [][]b
 	return nil, r.grown, true
 }
 
-// has reports whether message seq is here.
-func (r *recent) has(seq uint64) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return len(r.msgs) > 0 && seq >= r.first && seq < r.first+uint64(len(r.msgs))
+// goesOn reports whether memory has what the tail wants next, and before it what
+// the tail knows.
+func (t *tail) goesOn() bool {
+	if t.recent == nil {
+		return false
+	}
+	msgs, _, ok := t.recent.after(t.next-1, t.last, t.lastHash)
+	return ok && len(msgs) > 0
 }
 
 // errRemembered ends a consumer's session: memory has what comes next.
@@ -91,8 +94,8 @@ var errRemembered = errors.New("streams: read on in memory")
 // what is wanted next and the log holds nothing else. It returns nil when the
 // server has to be asked.
 func (t *tail) remembered(ctx context.Context) error {
-	if t.recent == nil || !t.recent.has(t.next) {
-		return nil // what is there already is not begun with a wait
+	if !t.goesOn() {
+		return nil // the server is asked first: memory is not begun with a wait
 	}
 	look := time.NewTicker(recentLook)
 	defer look.Stop()
