@@ -239,13 +239,13 @@ func (p *Projector) follow(ctx context.Context, w *work) error {
 		p.oldest.Store(0)
 		p.publish(w.from)
 		if began.Sub(batch[0].commit.At.Std()) < restBehind {
-			p.rest(ctx, min(time.Since(began), maxRest))
+			p.rest(ctx, min(2*time.Since(began), maxRest))
 		}
 	}
 }
 
-// rest pauses for as long as a transaction took, so that under load the next one
-// serves more events, and deciding has at least half of a machine that it shares
+// rest pauses for twice as long as a transaction took, so that under load the next one
+// serves more events, and deciding has at least two thirds of a machine that it shares
 // with the database. Somebody who waits to read their own write ends it.
 func (p *Projector) rest(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
