@@ -54,9 +54,11 @@ func (s *site) watchDisk(ctx context.Context) error {
 	defer t.Stop()
 	for {
 		var st syscall.Statfs_t
-		if err := syscall.Statfs(s.cfg.DataDir, &st); err == nil && st.Blocks > 0 {
-			percent := int(st.Bavail * 100 / st.Blocks)
-			free.Set(float64(st.Bavail) / float64(st.Blocks))
+		// Of what we could use, as df counts: blocks that are kept for others are not ours.
+		if err := syscall.Statfs(s.cfg.DataDir, &st); err == nil && st.Blocks-st.Bfree+st.Bavail > 0 {
+			usable := st.Blocks - st.Bfree + st.Bavail
+			percent := int(st.Bavail * 100 / usable)
+			free.Set(float64(st.Bavail) / float64(usable))
 			var gate *domain.Error
 			if percent < s.cfg.MinFree {
 				gate = domain.Errorf(domain.Unavailable, "site.disk_nearly_full", "the site's disk is nearly full: an operator has to make room")

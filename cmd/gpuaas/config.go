@@ -24,9 +24,15 @@ type config struct {
 	CRNPrefix   string `koanf:"crn-prefix"`
 	DataDir     string `koanf:"data-dir"`
 	Listen      string `koanf:"listen"`
+	TLSCert     string `koanf:"tls-cert"`
+	TLSKey      string `koanf:"tls-key"`
 	NATSListen  string `koanf:"nats-listen"`
+	NATSName    string `koanf:"nats-advertise"`
+	NATSTLSCert string `koanf:"nats-tls-cert"`
+	NATSTLSKey  string `koanf:"nats-tls-key"`
 	NATSURL     string `koanf:"nats-url"`
 	NATSCreds   string `koanf:"nats-creds"`
+	NATSCA      string `koanf:"nats-ca"`
 	Replicas    int    `koanf:"replicas"`
 	DatabaseURL string `koanf:"database-url"`
 	Images      string `koanf:"images"`
@@ -35,6 +41,8 @@ type config struct {
 	MaxLag      uint64 `koanf:"max-projector-lag"`
 	Silent      int    `koanf:"host-silent-seconds"`
 	Snapshot    uint64 `koanf:"snapshot-every"`
+
+	InsecurePlain bool `koanf:"insecure-plain"`
 }
 
 func configFlags(f *pflag.FlagSet) {
@@ -44,9 +52,15 @@ func configFlags(f *pflag.FlagSet) {
 	f.String("crn-prefix", "core42:aicloud", "the leading words of every resource name")
 	f.String("data-dir", "", "directory for the log, secrets and snapshots")
 	f.String("listen", "127.0.0.1:8080", "address of the API")
+	f.String("tls-cert", "", "certificate chain of the API (PEM); empty serves plain HTTP")
+	f.String("tls-key", "", "private key of --tls-cert (PEM); both are read again when they change")
 	f.String("nats-listen", "127.0.0.1:0", "address of the embedded NATS server; port 0 takes a free one and keeps it")
+	f.String("nats-advertise", "", "name or address, and port if it is another, that hosts connect to; empty is nats-listen")
+	f.String("nats-tls-cert", "", "certificate chain of the embedded NATS server (PEM); empty speaks plain TCP")
+	f.String("nats-tls-key", "", "private key of --nats-tls-cert (PEM)")
 	f.String("nats-url", "", "use an external NATS cluster instead of the embedded server")
 	f.String("nats-creds", "", "directory with admin.creds, runtime.creds and responder.creds of the external cluster")
+	f.String("nats-ca", "", "who signed the NATS servers' certificates (PEM), told to hosts too; empty is whom the machine trusts")
 	f.Int("replicas", 1, "replicas of every stream: 1 embedded, 3 or 5 on a cluster")
 	f.String("database-url", "", "Postgres for the read models; empty runs one of our own in the data directory")
 	f.String("images", "", "directory with images (NAME.qcow2, NAME.raw); empty accepts any name, for hosts that need none")
@@ -55,6 +69,7 @@ func configFlags(f *pflag.FlagSet) {
 	f.Uint64("max-projector-lag", 2_000_000, "admission stops when the read models are more events behind")
 	f.Int("host-silent-seconds", 15, "a host without heartbeats for so long is silent")
 	f.Uint64("snapshot-every", 20_000, "commits between snapshots of the world")
+	f.Bool("insecure-plain", false, "allow addresses that other machines reach without TLS: keys travel in clear")
 }
 
 // loadConfig merges the sources and refuses what it does not know.

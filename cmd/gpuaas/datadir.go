@@ -15,6 +15,7 @@ import (
 const (
 	lockName     = "gpuaas.lock"
 	natsName     = "nats.url"
+	natsCAName   = "nats.ca"
 	databaseName = "database.url"
 )
 

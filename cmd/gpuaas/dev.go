@@ -38,6 +38,9 @@ func devCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if cfg.TLSCert != "" || cfg.NATSTLSCert != "" {
+				return errors.New("a development site speaks plain on this machine alone: TLS is for gpuaas serve")
+			}
 			if o.machine != "sim" && o.machine != "lab" {
 				return fmt.Errorf("--machine %q: want sim or lab", o.machine)
 			}
@@ -50,7 +53,7 @@ func devCommand() *cobra.Command {
 						return err
 					}
 				}
-				fmt.Fprintf(c.OutOrStdout(), "ready http://%s key %s\n", s.listener.Addr(), filepath.Join(cfg.DataDir, "admin.key"))
+				fmt.Fprintf(c.OutOrStdout(), "ready %s key %s\n", s.url(), filepath.Join(cfg.DataDir, "admin.key"))
 				return nil
 			})
 		},
@@ -117,7 +120,7 @@ func (s *site) devHosts(ctx context.Context, o devOptions) ([]devHost, error) {
 	fleet := make([]devHost, o.hosts)
 	for i := range fleet {
 		name := fmt.Sprintf("%s-%02d", o.machine, i+1)
-		h := devHost{Dir: filepath.Join(s.cfg.DataDir, "hosts", name), Slots: o.gpus, Seed: name, Server: "http://" + s.listener.Addr().String()}
+		h := devHost{Dir: filepath.Join(s.cfg.DataDir, "hosts", name), Slots: o.gpus, Seed: name, Server: s.url()}
 		h.Token = api.EnrolmentToken(derive(s.secret, "api"), fixedID("dev host "+name))
 		if err := os.MkdirAll(h.Dir, 0o755); err != nil {
 			return nil, err

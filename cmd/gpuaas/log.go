@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -85,31 +84,4 @@ func withLog(c *cobra.Command, f func(context.Context, *streams.Log) error) erro
 		return err
 	}
 	return nil
-}
-
-// dialSite connects to the running site of a data directory, or starts its server
-// on the files when no process has them.
-func dialSite(ctx context.Context, cfg config) (func(server.Role) streams.Dial, func(), error) {
-	if cfg.NATSURL == "" {
-		if url, ok := runningFile(cfg.DataDir, natsName); ok {
-			cfg.NATSURL, cfg.NATSCreds = url, filepath.Join(cfg.DataDir, "nats", "trust")
-		}
-	}
-	if cfg.NATSURL != "" {
-		return func(r server.Role) streams.Dial {
-			return streams.DialCreds(cfg.NATSURL, filepath.Join(cfg.NATSCreds, string(r)+".creds"))
-		}, func() {}, nil
-	}
-	lock, err := lockDataDir(cfg.DataDir)
-	if err != nil {
-		return nil, nil, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	srv, err := server.Start(ctx, server.Options{Dir: filepath.Join(cfg.DataDir, "nats"), Site: cfg.Site})
-	if err != nil {
-		lock()
-		return nil, nil, err
-	}
-	return srv.Dial, func() { srv.Shutdown(); lock() }, nil
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -193,6 +194,8 @@ type site struct {
 	mu   sync.Mutex
 	base string // http://127.0.0.1:port of the present start
 	key  string // the bootstrap operator's
+
+	client *http.Client // of a site with TLS; nil: httpClient
 }
 
 // newSite runs a site of its own: args begin with the subcommand.

@@ -2,11 +2,16 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
+	"net/url"
+	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/nats-io/nats.go"
 
@@ -15,34 +20,22 @@ import (
 )
 
 // openNATS starts the embedded server, or uses the cluster it is told of.
-func (s *site) openNATS(ctx context.Context) error {
+func (s *site) openNATS(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
+	if s.natsCA, err = readCA(s.cfg.NATSCA); err != nil {
+		return err
+	}
 	if s.cfg.NATSURL != "" {
 		s.natsURL = s.cfg.NATSURL
-		s.dial = func(r server.Role) streams.Dial {
-			return streams.DialCreds(s.natsURL, filepath.Join(s.cfg.NATSCreds, string(r)+".creds"))
-		}
-		trust, err := server.OpenTrust(s.cfg.NATSCreds, s.cfg.Site)
-		if err != nil {
+		if s.dial, err = dialer(s.natsURL, s.natsCA, s.cfg.NATSCreds); err != nil {
 			return err
 		}
-		s.trust = trust
-	} else {
-		host, port, err := net.SplitHostPort(s.cfg.NATSListen)
-		if err != nil {
-			return fmt.Errorf("nats-listen: %w", err)
+		if s.trust, err = server.OpenTrust(s.cfg.NATSCreds, s.cfg.Site); err != nil {
+			return err
 		}
-		n, err := strconv.Atoi(port)
-		if err != nil {
-			return fmt.Errorf("nats-listen: %w", err)
-		}
-		s.nats, err = server.Start(ctx, server.Options{Dir: filepath.Join(s.cfg.DataDir, "nats"), Site: s.cfg.Site, Host: host, Port: n, Log: s.log.With("part", "nats")})
-		if err != nil {
-			return fmt.Errorf("embedded NATS: %w", err)
-		}
-		s.closers = append(s.closers, s.nats.Shutdown)
-		s.natsURL, s.trust, s.dial = s.nats.ClientURL(), s.nats.Trust(), s.nats.Dial
+	} else if err := s.startNATS(ctx); err != nil {
+		return err
 	}
 	admin, err := s.dial(server.Admin)(nats.Name("setup"))
 	if err != nil {
@@ -53,10 +46,120 @@ func (s *site) openNATS(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := refuseDrift(drifts); err != nil {
+	return refuseDrift(drifts)
+}
+
+// startNATS runs the embedded server. Hosts are told an address at which they can
+// believe its certificate: what they would refuse is refused here.
+func (s *site) startNATS(ctx context.Context) error {
+	host, port, err := net.SplitHostPort(s.cfg.NATSListen)
+	if err != nil {
+		return fmt.Errorf("nats-listen: %w", err)
+	}
+	n, err := strconv.Atoi(port)
+	if err != nil {
+		return fmt.Errorf("nats-listen: %w", err)
+	}
+	if ip, err := netip.ParseAddr(host); s.cfg.NATSName == "" && (host == "" || err == nil && ip.IsUnspecified()) {
+		return fmt.Errorf("nats-listen %s is no address that hosts can be told: give --nats-advertise with a name they know", s.cfg.NATSListen)
+	}
+	o := server.Options{Dir: filepath.Join(s.cfg.DataDir, "nats"), Site: s.cfg.Site, Host: host, Port: n, Advertise: s.cfg.NATSName, Log: s.log.With("part", "nats")}
+	if s.natsCert, err = openCertificate("nats-tls", s.cfg.NATSTLSCert, s.cfg.NATSTLSKey, s.log); err != nil {
 		return err
 	}
+	if s.natsCert != nil {
+		o.TLS = s.natsCert.config()
+	}
+	if s.nats, err = server.Start(ctx, o); err != nil {
+		return fmt.Errorf("embedded NATS: %w", err)
+	}
+	s.closers = append(s.closers, s.nats.Shutdown)
+	s.trust, s.dial = s.nats.Trust(), s.nats.Dial
+	u, err := url.Parse(s.nats.ClientURL())
+	if err != nil {
+		return err
+	}
+	if name := s.cfg.NATSName; name != "" {
+		if _, _, err := net.SplitHostPort(name); err != nil {
+			name = net.JoinHostPort(strings.Trim(name, "[]"), u.Port())
+		}
+		u.Host = name
+	}
+	s.natsURL = u.String()
+	if s.natsCert == nil {
+		return nil
+	}
+	ca, err := poolOf(s.natsCA)
+	if err != nil {
+		return err
+	}
+	if err := s.natsCert.check(u.Hostname(), ca); err != nil {
+		return fmt.Errorf("hosts would refuse the certificate in nats-tls-cert %s: %w: they connect to %s; see nats-advertise and nats-ca", s.cfg.NATSTLSCert, err, s.natsURL)
+	}
 	return nil
+}
+
+// readCA is the text of the file in nats-ca, "" without one.
+func readCA(path string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
+	b, err := os.ReadFile(path)
+	if err == nil {
+		_, err = poolOf(string(b))
+	}
+	if err != nil {
+		return "", fmt.Errorf("nats-ca %s: %w", path, err)
+	}
+	return string(b), nil
+}
+
+// dialer connects to a server by its URL, with the credentials in a directory.
+func dialer(urls, ca, creds string) (func(server.Role) streams.Dial, error) {
+	pool, err := poolOf(ca)
+	if err != nil {
+		return nil, fmt.Errorf("nats-ca: %w", err)
+	}
+	var secure []nats.Option
+	if ca != "" || strings.HasPrefix(urls, "tls:") {
+		secure = append(secure, nats.Secure(&tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}))
+	}
+	return func(r server.Role) streams.Dial {
+		return streams.DialCreds(urls, filepath.Join(creds, string(r)+".creds"), secure...)
+	}, nil
+}
+
+// dialSite connects to the running site of a data directory, or starts its server
+// on the files when no process has them.
+func dialSite(ctx context.Context, cfg config) (func(server.Role) streams.Dial, func(), error) {
+	ca, err := readCA(cfg.NATSCA)
+	if err != nil {
+		return nil, nil, err
+	}
+	if cfg.NATSURL == "" {
+		if url, ok := runningFile(cfg.DataDir, natsName); ok {
+			cfg.NATSURL, cfg.NATSCreds = url, filepath.Join(cfg.DataDir, "nats", "trust")
+			if ca == "" {
+				ca, _ = runningFile(cfg.DataDir, natsCAName)
+			}
+		}
+	}
+	if cfg.NATSURL != "" {
+		dial, err := dialer(cfg.NATSURL, ca, cfg.NATSCreds)
+		return dial, func() {}, err
+	}
+	lock, err := lockDataDir(cfg.DataDir)
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	srv, err := server.Start(ctx, server.Options{Dir: filepath.Join(cfg.DataDir, "nats"), Site: cfg.Site})
+	if err != nil {
+		lock()
+		return nil, nil, err
+	}
+	return srv.Dial, func() { srv.Shutdown(); lock() }, nil
 }
 
 func (s *site) streamConfig() streams.Config {

@@ -2,6 +2,7 @@ package main_test
 
 import (
 	"bytes"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -33,7 +34,13 @@ func (a *answer) into(t testing.TB, out any) {
 	}
 }
 
-var httpClient = &http.Client{Timeout: 35 * time.Second}
+var httpClient = newClient(nil)
+
+func newClient(trusted *tls.Config) *http.Client {
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.TLSClientConfig = trusted
+	return &http.Client{Timeout: 35 * time.Second, Transport: transport}
+}
 
 // ask makes one request. An error: no whole answer came.
 func (c caller) ask(method, path string, body any, headers ...string) (*answer, error) {
@@ -56,7 +63,11 @@ func (c caller) ask(method, path string, body any, headers ...string) (*answer, 
 	for i := 0; i < len(headers); i += 2 {
 		req.Header.Set(headers[i], headers[i+1])
 	}
-	res, err := httpClient.Do(req)
+	client := httpClient
+	if c.s.client != nil {
+		client = c.s.client
+	}
+	res, err := client.Do(req)
 	if err != nil {
 		return nil, err
 	}

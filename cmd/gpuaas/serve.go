@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -30,7 +31,7 @@ func serveCommand() *cobra.Command {
 				return err
 			}
 			return serve(c.Context(), cfg, func(_ context.Context, s *site) error {
-				fmt.Fprintf(c.OutOrStdout(), "ready http://%s key %s\n", s.listener.Addr(), filepath.Join(cfg.DataDir, "admin.key"))
+				fmt.Fprintf(c.OutOrStdout(), "ready %s key %s\n", s.url(), filepath.Join(cfg.DataDir, "admin.key"))
 				return nil
 			})
 		},
@@ -45,6 +46,13 @@ func serve(ctx context.Context, cfg config, ready func(context.Context, *site) e
 	if err != nil {
 		return err
 	}
+	if err := cfg.refusePlain(); err != nil {
+		return err
+	}
+	apiCert, err := openCertificate("tls", cfg.TLSCert, cfg.TLSKey, log)
+	if err != nil {
+		return err
+	}
 	unlock, err := lockDataDir(cfg.DataDir)
 	if err != nil {
 		return err
@@ -55,10 +63,11 @@ func serve(ctx context.Context, cfg config, ready func(context.Context, *site) e
 		return err
 	}
 	defer s.close()
+	s.apiCert = apiCert
 	if err := s.openReadModels(ctx); err != nil {
 		return err
 	}
-	for name, text := range map[string]string{natsName: s.natsURL, databaseName: s.reads.url()} {
+	for name, text := range map[string]string{natsName: s.natsURL, natsCAName: s.natsCA, databaseName: s.reads.url()} {
 		if err := writeFile(filepath.Join(cfg.DataDir, name), []byte(text+"\n")); err != nil {
 			return err
 		}
@@ -68,6 +77,14 @@ func serve(ctx context.Context, cfg config, ready func(context.Context, *site) e
 	}
 	s.closers = append(s.closers, func() { s.listener.Close() })
 	return s.run(ctx, func(ctx context.Context) error { return ready(ctx, s) })
+}
+
+// url is where the API is.
+func (s *site) url() string {
+	if s.apiCert != nil {
+		return "https://" + s.listener.Addr().String()
+	}
+	return "http://" + s.listener.Addr().String()
 }
 
 // serveAPI answers until ctx ends, and then what is under way.
@@ -80,12 +97,20 @@ func (s *site) serveAPI(ctx context.Context) error {
 		Decider: s.loop, Callers: s.loop.Directory(), History: history{s.commits},
 		Reads: s.reads.store.Reader(cursors[:]), Wait: s.reads.projector,
 		Feed: feed{s.feed, s.names}, Vault: s.vault, Audit: audit{s.audit}, Consoles: consoles{s.requests},
-		Hosts: hostCredentials{s}, Images: s.images, NATSURL: s.natsURL, Ready: s.notReady, Version: build(),
+		Hosts: hostCredentials{s}, Images: s.images, NATSURL: s.natsURL, NATSCA: s.natsCA, Ready: s.notReady, Version: build(),
 		Registry: s.reg, Slog: s.log.With("part", "api"), Clock: s.clock,
 	})
 	h := api.HTTPServer(handler)
+	h.ErrorLog = slog.NewLogLogger(s.log.With("part", "api").Handler(), slog.LevelDebug) // handshakes of strangers
 	errs := make(chan error, 1)
-	go func() { errs <- h.Serve(s.listener) }()
+	go func() {
+		if s.apiCert == nil {
+			errs <- h.Serve(s.listener)
+			return
+		}
+		h.TLSConfig = s.apiCert.config()
+		errs <- h.ServeTLS(s.listener, "", "")
+	}()
 	select {
 	case err := <-errs:
 		return err
@@ -135,6 +160,16 @@ func (s *site) registerMetrics() {
 	gauge("gpuaas_hosts", "Admitted hosts.", func() float64 { return float64(len(s.loop.Directory().Hosts())) })
 	gauge("gpuaas_hosts_silent", "Hosts without heartbeats.", func() float64 { return float64(s.live.SilentHosts()) })
 	gauge("gpuaas_start_seconds", "When this process started, Unix time.", func() float64 { return float64(s.started.Unix()) })
+	gauge("gpuaas_tls_ends_seconds", "When the first of the site's certificates ends, Unix time; 0 without TLS.", func() float64 {
+		first := s.apiCert.ends()
+		if nats := s.natsCert.ends(); first.IsZero() || !nats.IsZero() && nats.Before(first) {
+			first = nats
+		}
+		if first.IsZero() {
+			return 0
+		}
+		return float64(first.Unix())
+	})
 	s.reg.MustRegister(fleetCollector{s})
 }
 

@@ -33,7 +33,8 @@ type site struct {
 
 	nats     *server.Server // nil with an external cluster
 	trust    *server.Trust
-	natsURL  string
+	natsURL  string // what hosts are told
+	natsCA   string // who signed its certificate, PEM; "": whom a machine trusts anyway
 	dial     func(server.Role) streams.Dial
 	commits  *streams.Log
 	loop     *commands.Loop
@@ -57,6 +58,8 @@ type site struct {
 	foldedTo uint64 // the commit the log ended at when this process started
 	closers  []func()
 	listener net.Listener
+	apiCert  *certificate // nil: plain HTTP
+	natsCert *certificate // nil: plain TCP, or an external cluster
 	children []*child
 }
 

@@ -30,7 +30,10 @@ type Options struct {
 	// Port to listen on for hosts and other processes. 0 takes a free one at the
 	// first start and the same again at later ones.
 	Port int
-	TLS  *tls.Config // for clients; required as soon as hosts come over a network
+	// Advertise is the host and, if it is another, the port that clients are told to
+	// come back to; empty is where the server listens.
+	Advertise string
+	TLS       *tls.Config // for clients; required as soon as hosts come over a network
 	// Trust is Dir/trust if nil. The members of a cluster share one.
 	Trust   *Trust
 	Cluster *Cluster     // nil: a single server
@@ -125,7 +128,7 @@ func (o *Options) options() (*natsserver.Options, error) {
 		return nil, err
 	}
 	opts := &natsserver.Options{
-		ServerName: o.Name, Host: o.Host, Port: o.port(), TLSConfig: o.TLS, TLS: o.TLS != nil, TLSTimeout: 5,
+		ServerName: o.Name, Host: o.Host, Port: o.port(), ClientAdvertise: o.Advertise, TLSConfig: o.TLS, TLS: o.TLS != nil, TLSTimeout: 5,
 		NoSigs: true, NoLog: o.Log == nil, MaxPayload: maxPayload, MaxControlLine: 4096,
 		JetStream: true, StoreDir: filepath.Join(o.Dir, "jetstream"), JetStreamDomain: o.Site,
 		SyncInterval: 2 * time.Minute, SyncAlways: true,
