@@ -243,6 +243,7 @@ var refusal = regexp.MustCompile(`(?m)\b(?:Errorf|invalid|invalidField|headerErr
 var madeOfParts = []string{
 	"allocation.not_found", "api_key.not_found", "host.not_found", "project.not_found", "slot.not_found", "tenant.not_found",
 	"user.not_found", "vm.not_found", "tenant.past_due", "tenant.suspended",
+	"image.backing_file", "image.external_data", "image.encrypted", "image.corrupt", // hostd/image says them first
 	"route.not_found", "request.method", "request.not_acceptable", "invariant.broken", "internal",
 }
 
@@ -251,7 +252,7 @@ var madeOfParts = []string{
 func TestProblemCodesAreDocumented(t *testing.T) {
 	t.Parallel()
 	var have []string
-	for _, dir := range []string{"domain", "commands", "projections", "api", "cmd/gpuaas"} {
+	for _, dir := range []string{"domain", "commands", "projections", "api", "cmd/gpuaas", "cmd/gpuaas/imagestore"} {
 		files, err := filepath.Glob(dir + "/*.go")
 		if err != nil || len(files) == 0 {
 			t.Fatalf("%s: %v", dir, err)

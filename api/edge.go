@@ -114,7 +114,7 @@ func (s *Server) edge(next echo.HandlerFunc) echo.HandlerFunc {
 		}
 		r = r.WithContext(ctx)
 		ec.SetRequest(r)
-		if r.ContentLength != 0 {
+		if r.ContentLength != 0 && !rawBody(r) {
 			if derr := c.readBody(r); derr != nil {
 				return c.fail(derr)
 			}

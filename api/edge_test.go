@@ -23,15 +23,15 @@ func (stuck) Submit(ctx context.Context, _ *domain.Command) commands.Reply {
 	return commands.Reply{Err: domain.Errorf(domain.Unavailable, "request.timeout", "no answer in time")}
 }
 
-type bomb struct{}
+type bomb struct{ Images }
 
-func (bomb) Resolve(string) (domain.Digest, error) { panic("gpk_secret in a panic") }
+func (bomb) Upload(string, domain.UserID) (Upload, error) { panic("gpk_secret in a panic") }
 
 func TestWhatBreaksInsideSaysNothing(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, func(o *Options) { o.Images = bomb{} })
 	ten := s.tenant("acme", 0)
-	a := s.refused(500, "internal", ten.owner, "POST", "/v1/projects/"+ten.project+"/allocations", `{"sku":"x","image":"tiny"}`)
+	a := s.refused(500, "internal", ten.owner, "GET", "/v1/uploads/x", "")
 	if bytes.Contains(a.body, []byte("panic")) || a.get("retryable") != "true" {
 		t.Errorf("%s", a.body)
 	}

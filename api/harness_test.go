@@ -99,6 +99,7 @@ type site struct {
 	loop     *commands.Loop
 	vault    *memoryVault
 	audit    *memoryAudit
+	images   *memoryImages
 	server   *Server
 	http     *httptest.Server
 	admin    string // the operator's key
@@ -122,7 +123,7 @@ func newReadingSite(t testing.TB, change ...func(*Options)) *site {
 
 func newSiteWith(t testing.TB, reading bool, change ...func(*Options)) *site {
 	t.Helper()
-	s := &site{t: t, reading: reading, secret: [32]byte{1, 2, 3}, log: newMemoryLog(), vault: &memoryVault{docs: map[domain.Digest][]byte{}}, audit: &memoryAudit{}, op: domain.UserID{1}}
+	s := &site{t: t, reading: reading, secret: [32]byte{1, 2, 3}, log: newMemoryLog(), vault: &memoryVault{docs: map[domain.Digest][]byte{}}, audit: &memoryAudit{}, images: &memoryImages{uploads: map[string]*Upload{}, parts: map[string][]byte{}}, op: domain.UserID{1}}
 	s.change = func(o *Options) {
 		for _, f := range change {
 			f(o)
@@ -155,7 +156,7 @@ func (s *site) start() {
 	s.loop = loop
 	o := Options{
 		Site: "test", Region: "auh1", Secret: s.secret, Decider: loop, Callers: loop.Directory(), History: s.log, Feed: s.log, Vault: s.vault, Audit: s.audit,
-		Consoles: stubs{}, Hosts: stubs{}, Images: stubs{}, NATSURL: "tls://nats.test:4222",
+		Consoles: stubs{}, Hosts: stubs{}, Images: s.images, NATSURL: "tls://nats.test:4222",
 	}
 	s.change(&o)
 	stopReads := func() {}

@@ -21,7 +21,7 @@ type createAllocation struct {
 	SKU       string            `json:"sku" minLength:"1" maxLength:"64" example:"gpu-1x" doc:"Name or id"`
 	Shape     uint32            `json:"shape,omitempty" doc:"The SKU's; another one is refused"`
 	Count     uint32            `json:"count,omitempty" minimum:"0" maximum:"32" default:"1" doc:"VMs, all or none; 0 stands for 1"`
-	Image     string            `json:"image,omitempty" maxLength:"128" example:"tiny"`
+	Image     string            `json:"image,omitempty" maxLength:"128" example:"tiny" doc:"NAME or NAME:VERSION; the project's own before the site's"`
 	SSHKeys   []string          `json:"ssh_keys,omitempty" maxItems:"64" nullable:"false"`
 	UserData  string            `json:"user_data,omitempty" maxLength:"65536" doc:"cloud-init, as it is"`
 	Tags      map[string]string `json:"tags,omitempty"`
@@ -79,12 +79,7 @@ func (s *Server) launch(c *call) (*Allocation, *domain.Error) {
 		return nil, err
 	}
 	secret := len(b.SSHKeys) > 0 || b.UserData != "" || len(b.Tags) > 0
-	if m.Image != "" {
-		if err := s.resolveImage(m); err != nil {
-			return nil, err
-		}
-	}
-	if b.DryRun || secret || m.Image == "" {
+	if b.DryRun || secret {
 		out, err := s.prepare(c, m, b, secret)
 		if out != nil || err != nil {
 			return out, err
@@ -101,27 +96,16 @@ func (s *Server) launch(c *call) (*Allocation, *domain.Error) {
 	return out, err
 }
 
-// prepare asks the world what a launch needs that is not in the request: the
-// default image, whose vault the details go to, and whether it would be allowed at
-// all. Nothing is kept of a request that would be refused. A dry run ends here.
+// prepare asks the world whose vault the details go to, and whether the launch would
+// be allowed at all. Nothing is kept of a request that would be refused. A dry run ends here.
 func (s *Server) prepare(c *call, m *domain.CreateAllocation, b *createAllocation, secret bool) (*Allocation, *domain.Error) {
 	var owner domain.TenantID
-	image := ""
-	out, at, err := c.rehearse(m, func(w *domain.World) {
-		owner, _ = w.TenantOfProject(m.Project)
-		image = w.ImageFor(m.Project)
-	})
+	out, at, err := c.rehearse(m, func(w *domain.World) { owner, _ = w.TenantOfProject(m.Project) })
 	switch {
 	case err != nil:
 		return nil, err
 	case out.Err != nil:
 		return nil, out.Err
-	}
-	if m.Image == "" {
-		m.Image = image
-		if err := s.resolveImage(m); err != nil {
-			return nil, err
-		}
 	}
 	if b.DryRun {
 		if out.Repeat.N != 0 { // its Idempotency-Key was used to launch for real
@@ -155,19 +139,6 @@ func (s *Server) prepare(c *call, m *domain.CreateAllocation, b *createAllocatio
 	}
 	m.UserData = digest
 	return nil, nil
-}
-
-func (s *Server) resolveImage(m *domain.CreateAllocation) *domain.Error {
-	digest, err := s.o.Images.Resolve(m.Image)
-	if err != nil {
-		e := domain.AsError(err)
-		if e.Code == "image.not_found" {
-			return invalid("image", "image.not_found", "image: no such image")
-		}
-		return e
-	}
-	m.ImageHash = digest
-	return nil
 }
 
 // decodeLaunch is strict: a field that is not known is refused by name.

@@ -208,13 +208,6 @@ func (stubs) Revoke(_ context.Context, _ domain.HostID, key string) error {
 	return nil
 }
 
-func (stubs) Resolve(name string) (domain.Digest, error) {
-	if name == "tiny" || name == "ubuntu-24.04" {
-		return domain.DigestOf([]byte(name)), nil
-	}
-	return domain.Digest{}, domain.Errorf(domain.Invalid, "image.not_found", "no such image")
-}
-
 // Follow implements projections.Source.
 func (l *memoryLog) Follow(ctx context.Context, after domain.Head, fn func(*domain.Commit, domain.Head) error) error {
 	for n := after.N; ; {

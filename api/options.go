@@ -96,12 +96,6 @@ type HostCredentials interface {
 	Revoke(ctx context.Context, host domain.HostID, natsPublicKey string) error
 }
 
-// Images knows the images there are. An unknown name is *domain.Error with the
-// code image.not_found.
-type Images interface {
-	Resolve(name string) (domain.Digest, error)
-}
-
 // Options are what a server is made of.
 type Options struct {
 	Site   string   // the site's name

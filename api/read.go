@@ -209,6 +209,7 @@ func (s *Server) register() {
 	s.wipeDutyRoutes()
 	s.allocationRoutes()
 	s.erasureRoutes()
+	s.imageRoutes()
 	s.consoleRoutes()
 	s.ledgerRoutes()
 	s.eventRoutes()

@@ -36,6 +36,10 @@ var readable = []struct{ route, v, x, f string }{
 	{"GET /v1/policies/tenants/{t}", "", "tenant.not_found", ""},
 	{"GET /v1/policies/projects/{p}", "", "project.not_found", ""},
 	{"GET /v1/skus", "", "", ""},
+	{"GET /v1/images", "", "", ""},
+	{"GET /v1/images/{i}", "", "image.not_found", ""},
+	{"GET /v1/projects/{p}/images", "", "project.not_found", ""},
+	{"GET /v1/uploads/{b}", "upload.not_found", "upload.not_found", "upload.not_found"},
 	{"GET /v1/skus/{s}", "", "", ""},
 	{"GET /v1/offers", "", "", ""},
 	{"GET /v1/hosts", "auth.platform_only", "auth.platform_only", ""},
@@ -103,7 +107,7 @@ func TestWhoMayReadWhat(t *testing.T) {
 		}
 	}
 	for _, r := range w.server.routes {
-		if !changes(r) && !rows[r.method+" "+r.path] {
+		if r.method == "GET" && !rows[r.method+" "+r.path] {
 			t.Errorf("%s %s has no row in this table", r.method, r.path)
 		}
 	}

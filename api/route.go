@@ -24,6 +24,7 @@ type route struct {
 	status  int      // of success; 0: 200
 	query   []*param // beside at_least on reads
 	open    bool     // needs no key
+	raw     bool     // its body is bytes, and its handler's to read
 	also    []int    // statuses beside those every route has
 }
 
@@ -32,7 +33,7 @@ type param = huma.Param
 var pathParams = map[string]string{
 	"t": "The tenant's id, ten_...", "p": "The project's id, prj_...", "h": "The host's id, host_...", "a": "The allocation's id, alloc_...",
 	"s": "The id: slot_... or sku_...", "k": "The API key's id, key_...", "u": "The user's id, usr_...", "key": "The policy's key: quota.gpus",
-	"d": "The wipe duty's id, duty_...",
+	"d": "The wipe duty's id, duty_...", "i": "The image's id, img_...", "b": "The upload's id, upl_...",
 }
 
 func queryParam(name, about string, schema *huma.Schema) *param {

@@ -34,25 +34,27 @@ func (s *AllocationState) UnmarshalText(b []byte) error {
 
 // Allocation is an allocation's state.
 type Allocation struct {
-	ID         AllocationID
-	Project    ProjectID
-	Tenant     TenantID
-	Name       string
-	Image      string
-	ImageHash  Digest
-	UserData   Digest
-	User       UserID
-	Shape      uint32
-	State      AllocationState
-	Reason     string
-	Created    Time
-	Expires    Time
-	LockedRate Micros // -1: follows the price book
-	Hold       Micros
-	parts      []holdPart
-	vms        []uint32
-	tenant     uint32
-	sku        uint32
+	ID        AllocationID
+	Project   ProjectID
+	Tenant    TenantID
+	Name      string
+	Image     string
+	ImageHash Digest
+	// PrivateImage: the image is the project's own; no host keeps it longer than its VMs.
+	PrivateImage bool
+	UserData     Digest
+	User         UserID
+	Shape        uint32
+	State        AllocationState
+	Reason       string
+	Created      Time
+	Expires      Time
+	LockedRate   Micros // -1: follows the price book
+	Hold         Micros
+	parts        []holdPart
+	vms          []uint32
+	tenant       uint32
+	sku          uint32
 }
 
 // VMPlaced is one VM's place.
@@ -85,6 +87,7 @@ type AllocationPlaced struct {
 	VMs        []VMPlaced   `json:"vms"`
 	Seed       [16]byte     `json:"-"` // of the leases' nonces
 	Deadline   Time         `json:"deadline"`
+	Private    bool         `json:"private_image,omitempty"` // the image is the project's own
 }
 
 // EventType implements EventBody.
@@ -112,6 +115,7 @@ func (e *AllocationPlaced) wire(c *coder) {
 	msgs(c, 13, &e.VMs)
 	c.fixedBytes(14, e.Seed[:])
 	c.time(15, &e.Deadline)
+	c.bool(16, &e.Private)
 }
 
 // SlotReserved says, on the host's subject, that slots are taken for a VM.
@@ -156,7 +160,7 @@ func (e *AllocationPlaced) apply(w *World, x *Applied) {
 	*a = Allocation{
 		ID: e.ID, Project: e.Project, Tenant: e.Tenant, Name: strings.Clone(e.Name), Image: w.word(e.Image), ImageHash: e.ImageHash, UserData: e.UserData,
 		User: e.User, Shape: e.Shape, State: Provisioning, Created: x.At, Expires: e.Expires, LockedRate: e.LockedRate, tenant: t, sku: sku,
-		vms: make([]uint32, len(e.VMs)),
+		vms: make([]uint32, len(e.VMs)), PrivateImage: e.Private,
 	}
 	gpus := uint32(len(e.VMs)) * e.Shape
 	tn, prj := w.tenants.row(t), w.projects.get(e.Project)

@@ -90,6 +90,7 @@ type PlacedVM struct {
 	ImageHash  Digest       `json:"image_digest"`
 	UserData   Digest       `json:"user_data_digest,omitempty"` // names the vault document with ssh keys and user data; zero: none
 	MAC        string       `json:"mac"`
+	Private    bool         `json:"private_image,omitempty"` // no copy of the image outlives the host's last VM of it
 }
 
 func (v *PlacedVM) wire(c *coder) {
@@ -104,6 +105,7 @@ func (v *PlacedVM) wire(c *coder) {
 	c.digest(9, &v.ImageHash)
 	c.digest(10, &v.UserData)
 	c.str(11, &v.MAC)
+	c.bool(12, &v.Private)
 }
 
 // PlacedWipe is one slot to erase. The lease is the one that ended; its

@@ -37,6 +37,7 @@ type (
 	TxID         = ID[txKind]
 	JournalID    = ID[journalKind]
 	WipeDutyID   = ID[wipeDutyKind]
+	ImageID      = ID[imageKind]
 )
 
 type (
@@ -55,6 +56,7 @@ type (
 	txKind         struct{}
 	journalKind    struct{}
 	wipeDutyKind   struct{}
+	imageKind      struct{}
 )
 
 func (tenantKind) prefix() string     { return "ten" }
@@ -72,6 +74,7 @@ func (commandKind) prefix() string    { return "cmd" }
 func (txKind) prefix() string         { return "tx" }
 func (journalKind) prefix() string    { return "jrn" }
 func (wipeDutyKind) prefix() string   { return "duty" }
+func (imageKind) prefix() string      { return "img" }
 
 // IsZero reports whether the id names nothing.
 func (id ID[K]) IsZero() bool { return id == ID[K]{} }

@@ -1,12 +1,15 @@
 package domain
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // A launch is decided whole: authorization, guardrails, price, quota, money and
 // places are looked at in one decision.
 
-// CreateAllocation asks for VMs. Everything from outside is resolved at the edge:
-// the image's digest, and the vault's digest of ssh keys, user data and tags.
+// CreateAllocation asks for VMs. What is from outside is resolved at the edge: the
+// vault's digest of ssh keys, user data and tags.
 type CreateAllocation struct {
 	Project   ProjectID `json:"project_id"`
 	Name      string    `json:"name"`
@@ -14,8 +17,8 @@ type CreateAllocation struct {
 	SKUName   string    `json:"sku"`   // instead of the id
 	Shape     uint32    `json:"shape"` // 0: the SKU's
 	Count     uint32    `json:"count"`
-	Image     string    `json:"image"`
-	ImageHash Digest    `json:"image_digest"`
+	Image     string    `json:"image"`        // NAME or NAME:VERSION
+	ImageHash Digest    `json:"image_digest"` // zero: the catalog's
 	UserData  Digest    `json:"user_data_digest"`
 	Expires   Time      `json:"expires_at"`
 	LockPrice bool      `json:"lock_price"`
@@ -56,6 +59,12 @@ func (m *CreateAllocation) decide(w *World, x *Context) ([]EventBody, *Error) {
 	if err != nil {
 		return nil, err
 	}
+	image, digest, private := w.launchImage(m, prj), m.ImageHash, false
+	if digest.IsZero() { // an edge of before looked it up itself
+		if digest, private, err = w.resolveImage(prj.ID, image); err != nil {
+			return nil, err
+		}
+	}
 	gpus := m.Count * sku.Shape
 	if err := w.checkQuota(t, prj, gpus); err != nil {
 		return nil, err
@@ -75,7 +84,7 @@ func (m *CreateAllocation) decide(w *World, x *Context) ([]EventBody, *Error) {
 	}
 	e := &AllocationPlaced{
 		ID: deriveID[allocationKind](x.Entropy, 0), Tenant: t.ID, Project: prj.ID, Name: m.Name, SKU: sku.ID, Shape: sku.Shape,
-		Image: w.launchImage(m, prj), ImageHash: m.ImageHash, UserData: m.UserData, User: who.user, Expires: expires, LockedRate: -1,
+		Image: image, ImageHash: digest, Private: private, UserData: m.UserData, User: who.user, Expires: expires, LockedRate: -1,
 		VMs: make([]VMPlaced, len(places)), Deadline: x.At.Add(provisionDeadline + Duration(sku.Shape)*perSlotAllowance),
 	}
 	if m.LockPrice {
@@ -141,7 +150,7 @@ func (w *World) checkLaunch(x *Context, m *CreateAllocation, t *Tenant, prj *Pro
 	if eff, ok := w.EffectivePolicy("allocation.images", t.ID, prj.ID); ok {
 		image, allowed := w.launchImage(m, prj), false
 		for _, s := range eff.Value.List {
-			allowed = allowed || s == image
+			allowed = allowed || s == image || strings.HasPrefix(image, s+":")
 		}
 		if !allowed {
 			return nil, Errorf(Forbidden, "policy.image", "image %q: the policy allocation.images allows %v", clip(image, 64), eff.Value.List)
@@ -158,14 +167,6 @@ func (w *World) launchImage(m *CreateAllocation, prj *Project) string {
 		return m.Image
 	}
 	return w.policyWord("allocation.default_image", DefaultImage, prj.Tenant, prj.ID)
-}
-
-// ImageFor is the image a request without one gets, for the edge to resolve.
-func (w *World) ImageFor(project ProjectID) string {
-	if prj := w.projects.get(project); prj != nil {
-		return w.launchImage(&CreateAllocation{}, prj)
-	}
-	return DefaultImage
 }
 
 func (w *World) launchExpiry(x *Context, m *CreateAllocation, prj *Project) (Time, *Error) {

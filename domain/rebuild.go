@@ -40,6 +40,9 @@ func (w *World) rebuild() (err error) {
 	for row, g := range w.grants.rows() {
 		w.timers.add(g.Expires, timerGrant, row)
 	}
+	for _, i := range w.images.rows() {
+		w.indexImage(i)
+	}
 	for _, d := range w.duties.rows() {
 		w.dutyOf[d.device] = d.ID
 	}

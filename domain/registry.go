@@ -37,6 +37,8 @@ var commandTypes = registry(
 	func() CommandBody { return new(RemoveHost) },
 	func() CommandBody { return new(CreateAllocation) },
 	func() CommandBody { return new(ActOnAllocation) },
+	func() CommandBody { return new(RegisterImage) },
+	func() CommandBody { return new(RetireImage) },
 )
 
 // eventTypes lists the events at their newest version.
@@ -95,6 +97,8 @@ var eventTypes = registry(
 	func() EventBody { return new(VMStopped) },
 	func() EventBody { return new(VMRemoved) },
 	func() EventBody { return new(VMOverdue) },
+	func() EventBody { return new(ImageRegistered) },
+	func() EventBody { return new(ImageRetired) },
 )
 
 func registry[T any](news ...func() T) map[string]func() T {

@@ -13,7 +13,7 @@ func TestSnapshotSchemaNamesTheEncoding(t *testing.T) {
 	s.launch(f, "a", "gpu-1x", 2)
 	h.boot()
 	s.after(2 * Hour)
-	const schema, want = "gpuaas-world-4", "sha256:0922dc996c48bc375174b392a5d7f75bffc098f5be58dc1a3e976d5b1b65532c"
+	const schema, want = "gpuaas-world-5", "sha256:3c83f6457e906c896f2d8067bfb994246eabcb777724b5c39a02cbdd3a91f4db"
 	if got := s.w.Hash().String(); snapshotSchema != schema || got != want {
 		t.Fatalf("the world is encoded as %s under the schema %q, it was %s under %q: change snapshotSchema and this test together", got, snapshotSchema, want, schema)
 	}

@@ -180,6 +180,7 @@ func (a *Allocation) wire(c *coder) {
 	uints(c, 17, &a.vms)
 	uintField(c, 18, &a.tenant)
 	uintField(c, 19, &a.sku)
+	c.bool(20, &a.PrivateImage)
 }
 
 func (p *holdPart) wire(c *coder) {

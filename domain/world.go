@@ -28,6 +28,7 @@ type World struct {
 	allocations table[AllocationID, Allocation, *Allocation]
 	vms         table[VMID, VM, *VM]
 	duties      table[WipeDutyID, WipeDuty, *WipeDuty]
+	images      table[ImageID, Image, *Image]
 
 	projectMembers map[projectMember]ProjectRole
 	policies       map[policyAt]*policyRow
@@ -50,6 +51,9 @@ type World struct {
 	devices      index                 // slots by each of their devices
 	dutyOf       map[uint64]WipeDutyID // by device
 	allocNames   names                 // live allocations by project and name
+	imageNames   map[imageName]ImageID
+	imageCounts  map[ProjectID]int // live images
+	siteImages   bool              // the site ever had one
 	words        map[string]string
 	fleet        fleet
 	timers       timers
@@ -71,6 +75,8 @@ func NewWorld() *World {
 		keyByHash:      map[Digest]APIKeyID{},
 		words:          map[string]string{},
 		dutyOf:         map[uint64]WipeDutyID{},
+		imageNames:     map[imageName]ImageID{},
+		imageCounts:    map[ProjectID]int{},
 	}
 }
 

@@ -32,6 +32,7 @@ const (
 	listGrants
 	listAudit
 	listWipeDuties
+	listImages
 )
 
 // cursors encrypt places: event numbers count the whole site's activity, which is

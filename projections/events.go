@@ -109,6 +109,10 @@ func (b *batch) project(x *at, e domain.EventBody) {
 		b.vmRemoved(x, e)
 	case *domain.VMOverdue:
 		b.vmOverdue(x, e)
+	case *domain.ImageRegistered:
+		b.imageRegistered(x, e)
+	case *domain.ImageRetired:
+		b.imageRetired(x, e)
 	default:
 		b.fail("event %d is a %s, which this build does not project: upgrade it", x.Number, e.EventType())
 	}

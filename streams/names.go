@@ -63,7 +63,7 @@ func (n Names) EventsSubject() string { return "ev." + string(n) + ".>" }
 // whose owner token is a tenant.
 func (n Names) OwnerEvents(tenant domain.TenantID) []string {
 	var out []string
-	for _, family := range []string{"tenant", "project", "allocation", "ledger"} {
+	for _, family := range []string{"tenant", "project", "allocation", "ledger", "image"} {
 		out = append(out, "ev."+string(n)+"."+family+"."+tenant.String()+".>")
 	}
 	return out

@@ -1,101 +1,82 @@
 package main
 
 import (
-	"crypto/sha256"
+	"context"
+	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/gpuaas/gpuaas/domain"
 )
 
-// images is a directory of image files: NAME.qcow2, NAME.raw or NAME.img is the
-// image NAME. Digests are computed once a file; a file that changes under its name
-// becomes another image. Without a directory every name is accepted and hosts get
-// no bytes: that is for simulated hosts.
-type images struct {
-	dir    string
-	mu     sync.Mutex
-	byName map[string]imageFile
-	byHash map[domain.Digest]string
-}
+// imageSweep is the pause between two looks for what the image store need not keep.
+const imageSweep = time.Hour
 
-type imageFile struct {
-	path   string
-	size   int64
-	mtime  time.Time
-	digest domain.Digest
-}
-
-func newImages(dir string) *images {
-	return &images{dir: dir, byName: map[string]imageFile{}, byHash: map[domain.Digest]string{}}
-}
-
-// Resolve finds an image's digest by its name.
-func (i *images) Resolve(name string) (domain.Digest, error) {
-	if i.dir == "" {
-		return domain.Digest{}, nil
+// registerImages puts what is in the directory of images into the catalog, through
+// ordinary commands: NAME.qcow2, NAME.raw and NAME.img are versions of the site's
+// image NAME. A file that changed is its next version. What cannot be used is said,
+// and does not keep the site from starting.
+func (s *site) registerImages(ctx context.Context) error {
+	if s.cfg.Images == "" {
+		return nil
 	}
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	unknown := domain.Errorf(domain.Invalid, "image.not_found", "image: this site has no image of that name")
-	unknown.Field = "image"
-	if name == "" || strings.ContainsAny(name, "/\\\x00") || name[0] == '.' {
-		return domain.Digest{}, unknown
+	entries, err := os.ReadDir(s.cfg.Images)
+	if err != nil {
+		return fmt.Errorf("images: %w", err)
 	}
-	for _, ext := range []string{".qcow2", ".raw", ".img"} {
-		path := filepath.Join(i.dir, name+ext)
-		st, err := os.Stat(path)
-		if err != nil || !st.Mode().IsRegular() {
+	for _, e := range entries {
+		ext := filepath.Ext(e.Name())
+		if ext != ".qcow2" && ext != ".raw" && ext != ".img" || e.Name()[0] == '.' {
 			continue
 		}
-		f := i.byName[name]
-		if f.path != path || f.size != st.Size() || !f.mtime.Equal(st.ModTime()) {
-			d, err := digestFile(path)
-			if err != nil {
-				return domain.Digest{}, fmt.Errorf("image %s: %w", name, err)
+		if err := s.registerImage(ctx, filepath.Join(s.cfg.Images, e.Name()), strings.TrimSuffix(e.Name(), ext)); err != nil {
+			var refused *domain.Error
+			if !errors.As(err, &refused) || refused.Kind == domain.Unavailable {
+				return fmt.Errorf("image %s: %w", e.Name(), err)
 			}
-			f = imageFile{path, st.Size(), st.ModTime(), d}
-			i.byName[name] = f
-			i.byHash[d] = path
+			s.log.Warn("image not registered", "file", e.Name(), "code", refused.Code, "err", refused.Message)
 		}
-		return f.digest, nil
 	}
-	return domain.Digest{}, unknown
+	return nil
 }
 
-// Path finds an image's file by its digest; images are looked through once more if
-// it is not known yet (after a restart).
-func (i *images) Path(d domain.Digest) (string, bool) {
-	i.mu.Lock()
-	path, ok := i.byHash[d]
-	i.mu.Unlock()
-	if ok || i.dir == "" {
-		return path, ok
-	}
-	entries, _ := os.ReadDir(i.dir)
-	for _, e := range entries {
-		_, _ = i.Resolve(strings.TrimSuffix(e.Name(), filepath.Ext(e.Name())))
-	}
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	path, ok = i.byHash[d]
-	return path, ok
-}
-
-func digestFile(path string) (domain.Digest, error) {
-	f, err := os.Open(path)
+func (s *site) registerImage(ctx context.Context, path, name string) error {
+	digest, content, err := s.images.Adopt(path)
 	if err != nil {
-		return domain.Digest{}, err
+		return err
 	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return domain.Digest{}, err
+	r := s.submit(ctx, &domain.RegisterImage{Image: domain.ImageSpec{
+		Name: name, Digest: digest, SizeBytes: content.SizeBytes, Format: content.Format, DiskBytes: content.DiskBytes,
+	}})
+	if r.Err != nil {
+		return r.Err
 	}
-	return domain.Digest(h.Sum(nil)), nil
+	if len(r.Events) > 0 {
+		s.log.Info("image registered", "name", name, "digest", digest)
+	}
+	return nil
+}
+
+// sweepImages removes now and then what no catalog entry and no VM needs any more.
+func (s *site) sweepImages(ctx context.Context) error {
+	for { // ends with ctx
+		err := s.images.Sweep(func(d domain.Digest) (needed bool, err error) {
+			_, qerr := s.loop.Query(ctx, domain.System, func(w *domain.World, _ domain.Time) { needed = w.ImageInUse(d) })
+			if qerr != nil {
+				return true, qerr
+			}
+			return needed, nil
+		})
+		if err != nil && ctx.Err() == nil {
+			s.log.Warn("images not swept", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(imageSweep):
+		}
+	}
 }

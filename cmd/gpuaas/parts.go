@@ -58,6 +58,9 @@ func (s *site) whenStarted(ctx context.Context, part func(string, func(context.C
 	if err := s.bootstrap(ctx); err != nil {
 		return fmt.Errorf("bootstrap: %w", err)
 	}
+	if err := s.registerImages(ctx); err != nil {
+		return err
+	}
 	if err := s.placer.OfferAll(ctx, s.loop); err != nil {
 		return err
 	}
@@ -99,5 +102,6 @@ func (s *site) startHostProcesses(part func(string, func(context.Context) error)
 	})
 	part("liveness", func(ctx context.Context) error { s.live.Run(ctx); return nil })
 	part("images", func(ctx context.Context) error { return s.requests.ServeImages(ctx, asked.ServeImage) })
+	part("image sweep", s.sweepImages)
 	part("vault", func(ctx context.Context) error { return s.requests.ServeVault(ctx, asked.ServeVault) })
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/gpuaas/gpuaas/cmd/gpuaas/imagestore"
 	"github.com/gpuaas/gpuaas/commands"
 	"github.com/gpuaas/gpuaas/commands/processes"
 	"github.com/gpuaas/gpuaas/domain"
@@ -46,7 +47,7 @@ type site struct {
 	fanout   *streams.Fanout
 	vault    *streams.Vault
 	requests *streams.Requests
-	images   *images
+	images   *imagestore.Store
 	reads    *readModels
 
 	hostConsumer func(ctx context.Context, host domain.HostID) error
@@ -92,7 +93,9 @@ func openSite(ctx context.Context, cfg config, log *slog.Logger) (s *site, err e
 	if s.snaps, err = commands.OpenSnapshots(filepath.Join(cfg.DataDir, "snapshots"), log); err != nil {
 		return nil, err
 	}
-	s.images = newImages(cfg.Images)
+	if s.images, err = imagestore.Open(filepath.Join(cfg.DataDir, "images"), s.clock); err != nil {
+		return nil, err
+	}
 	return s, s.openStreams()
 }
 
