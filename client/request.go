@@ -88,6 +88,10 @@ func call[T any](ctx context.Context, c *Client, r *request) (*T, error) {
 	if err != nil {
 		return nil, err
 	}
+	return decode[T](r, a)
+}
+
+func decode[T any](r *request, a *Answer) (*T, error) {
 	out := new(T)
 	if err := json.Unmarshal(a.Body, out); err != nil {
 		return nil, fmt.Errorf("client: %s %s answered something that is not its JSON (request %s): %w", r.method, r.path, a.RequestID, err)

@@ -29,6 +29,7 @@ type fakeSite struct {
 	steps    map[string][]string
 	n        uint64
 	keys     map[string]bool // Idempotency-Keys
+	images   fakeImages
 }
 
 func newFakeSite() http.Handler {
@@ -71,9 +72,16 @@ func newFakeSite() http.Handler {
 		"POST /v1/skus/{s}/prices":                s.price,
 		"GET /v1/skus":                            s.skus,
 		"GET /v1/audit":                           s.audit,
+		"POST /v1/projects/{p}/images/uploads":    s.beginUpload,
+		"GET /v1/uploads/{b}":                     s.getUpload,
+		"POST /v1/projects/{p}/images":            s.registerImage,
+		"GET /v1/projects/{p}/images":             s.listImages,
+		"GET /v1/images":                          s.listImages,
+		"DELETE /v1/images/{i}":                   s.retireImage,
 	} {
 		m.HandleFunc(pattern, s.answer(h))
 	}
+	m.HandleFunc("PATCH /v1/uploads/{b}", s.appendUpload)
 	m.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		write(w, problem(404, "route.not_found", "no such route: see /docs"))
 	})
