@@ -204,7 +204,7 @@ func (v *Vault) unwrap(name, stored []byte) (cipher.AEAD, error) {
 	}
 	key, err := v.wrap.Open(nil, stored[1:1+vaultNonce], stored[1+vaultNonce:], name)
 	if err != nil {
-		return nil, errors.New("a data key cannot be unwrapped: another site key, or damaged")
+		return nil, ErrSiteKey
 	}
 	return newGCM(key)
 }

@@ -102,6 +102,42 @@ func TestVault(t *testing.T) {
 }
 
 // TestEraseLeavesNoKey looks for the wrapped key in the server's files.
+// TestVaultKnowsItsSiteKey: another site key is noticed on an empty vault that was
+// checked once, on one with documents that never was, and after an erasure.
+func TestVaultKnowsItsSiteKey(t *testing.T) {
+	t.Parallel()
+	refuses := func(t *testing.T, s *streamstest.Site) {
+		t.Helper()
+		if err := openVault(t, s, 2).Check(t.Context()); !errors.Is(err, streams.ErrSiteKey) {
+			t.Errorf("another site key: %v", err)
+		}
+		if err := openVault(t, s, 1).Check(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	t.Run("checked before", func(t *testing.T) {
+		t.Parallel()
+		s := streamstest.New(t, 1)
+		if err := openVault(t, s, 1).Check(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		refuses(t, s)
+	})
+	t.Run("documents", func(t *testing.T) {
+		t.Parallel()
+		s := streamstest.New(t, 1)
+		v := openVault(t, s, 1)
+		if _, err := v.Put(t.Context(), "person", []byte("secret")); err != nil {
+			t.Fatal(err)
+		}
+		refuses(t, s)
+		if err := v.Erase(t.Context(), "person"); err != nil {
+			t.Fatal(err)
+		}
+		refuses(t, s)
+	})
+}
+
 func TestEraseLeavesNoKey(t *testing.T) {
 	t.Parallel()
 	s := streamstest.New(t, 1)

@@ -82,6 +82,28 @@ func TestRefusesToStart(t *testing.T) {
 			t.Error("it made a new one, with which no document of the vault can be read")
 		}
 	})
+	t.Run("another secret", func(t *testing.T) {
+		t.Parallel()
+		s := original.copy(t)
+		secret := filepath.Join(s.dir, "site.secret")
+		right, err := os.ReadFile(secret)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(secret, bytes.Repeat([]byte{7}, 32), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		before := blocks(t, s.dir)
+		s.refuses(t, secret+" is not the secret of this site")
+		if after := blocks(t, s.dir); !bytes.Equal(before, after) {
+			t.Error("it wrote to the log")
+		}
+		if err := os.WriteFile(secret, right, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s.start()
+		s.interrupt()
+	})
 	t.Run("damaged log", func(t *testing.T) {
 		t.Parallel()
 		s := original.copy(t)

@@ -14,6 +14,7 @@ import (
 	"github.com/gpuaas/gpuaas/api"
 	"github.com/gpuaas/gpuaas/commands"
 	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/streams"
 )
 
 // siteSecret is made at the first start and never leaves the data directory. All
@@ -38,6 +39,19 @@ func siteSecret(dir string) (secret [32]byte, err error) {
 	}
 	copy(secret[:], b)
 	return secret, nil
+}
+
+// refuseWrongSecret compares the secret with the one that the vault was begun with:
+// with another one its documents could not be read, and keys and cursors would
+// derive from what no backup holds.
+func (s *site) refuseWrongSecret(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	err := s.vault.Check(ctx)
+	if errors.Is(err, streams.ErrSiteKey) {
+		return fmt.Errorf("%s is not the secret of this site: %w: restore the one that belongs to these streams; nothing was written", filepath.Join(s.cfg.DataDir, "site.secret"), err)
+	}
+	return err
 }
 
 // writeFile writes a private file so that it is there completely or not at all.

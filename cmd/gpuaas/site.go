@@ -96,7 +96,10 @@ func openSite(ctx context.Context, cfg config, log *slog.Logger) (s *site, err e
 	if s.images, err = imagestore.Open(filepath.Join(cfg.DataDir, "images"), s.clock); err != nil {
 		return nil, err
 	}
-	return s, s.openStreams()
+	if err := s.openStreams(); err != nil {
+		return nil, err
+	}
+	return s, s.refuseWrongSecret(ctx)
 }
 
 func (s *site) openStreams() (err error) {
