@@ -175,6 +175,13 @@ func (a *Agent) reconcile(ctx context.Context) (time.Duration, error) {
 		a.status.rest("the journal is full: nothing new is done until the site acknowledges reports")
 		return a.o.Limits.Replan, nil
 	}
+	if a.o.KeepImages != nil {
+		if err := a.o.KeepImages(a.desired.VMs); err != nil {
+			a.o.Log.Error("a tenant's own image cannot be removed: nothing new is done", "err", err)
+			a.status.rest("a tenant's own image cannot be removed from this host: " + err.Error())
+			return a.o.Limits.Replan, nil
+		}
+	}
 	steps := plan.Diff(a.desired, state)
 	a.begin(ctx, steps, specs)
 	a.status.observe(a.desired, state, len(steps) == 0 && len(a.chains) == 0)

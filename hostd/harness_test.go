@@ -27,6 +27,7 @@ type rack struct {
 	key     ed25519.PrivateKey
 	limits  hostd.Limits
 	images  func(context.Context, domain.Digest) (string, error)
+	keep    func([]domain.PlacedVM) error
 
 	dir    string
 	body   *mortal
@@ -70,7 +71,7 @@ func (r *rack) start() {
 	}}
 	link := &mortalLink{Link: r.site, body: r.body}
 	a, err := hostd.New(hostd.Options{
-		Host: r.site.host, Site: "dev", Dir: r.dir, Machine: r.body, Link: link, Signer: r.key, Images: r.images, Limits: r.limits, NoSync: true,
+		Host: r.site.host, Site: "dev", Dir: r.dir, Machine: r.body, Link: link, Signer: r.key, Images: r.images, KeepImages: r.keep, Limits: r.limits, NoSync: true,
 	})
 	if err != nil {
 		r.t.Fatal(err)

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -84,6 +85,77 @@ func (c *ImageCache) Path(ctx context.Context, digest domain.Digest) (string, er
 	}
 	c.evict(path)
 	return path, nil
+}
+
+// privateMark is the end of the name of the file that says whose kind an image is: it
+// is there before the image's first byte, so that a crash leaves no image behind of
+// which it is not known.
+const privateMark = ".private"
+
+// Keep removes the images of tenants' own that none of the VMs has. One that is being
+// fetched goes when that has ended: its VM's slot is not wiped before.
+func (c *ImageCache) Keep(vms []domain.PlacedVM) error {
+	needed := map[string]bool{}
+	for i := range vms {
+		v := &vms[i]
+		if !v.Private || v.ImageHash.IsZero() {
+			continue
+		}
+		name := fmt.Sprintf("%x", v.ImageHash[:])
+		needed[name] = true
+		if err := mark(filepath.Join(c.dir, name+privateMark)); err != nil {
+			return fmt.Errorf("image cache: %w", err)
+		}
+	}
+	marks, err := filepath.Glob(filepath.Join(c.dir, "*"+privateMark))
+	if err != nil {
+		return fmt.Errorf("image cache: %w", err)
+	}
+	for _, path := range marks {
+		name := strings.TrimSuffix(filepath.Base(path), privateMark)
+		if needed[name] {
+			continue
+		}
+		if err := c.drop(name); err != nil {
+			return fmt.Errorf("image cache: %w", err)
+		}
+	}
+	return nil
+}
+
+// mark makes an empty file, durably; one that is there stays.
+func mark(path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if errors.Is(err, os.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	return errors.Join(f.Close(), dir.Sync(), dir.Close())
+}
+
+// drop removes an image, what came of it, and last the mark.
+func (c *ImageCache) drop(name string) error {
+	var digest domain.Digest
+	if digest.UnmarshalText([]byte("sha256:"+name)) != nil {
+		return nil // not a name of this cache
+	}
+	lock := c.lock(digest)
+	if !lock.TryLock() {
+		return nil
+	}
+	defer lock.Unlock()
+	for _, end := range []string{"", ".part", privateMark} {
+		if err := os.Remove(filepath.Join(c.dir, name+end)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 func (c *ImageCache) lock(d domain.Digest) *sync.Mutex {

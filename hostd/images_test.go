@@ -6,12 +6,17 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/gpuaas/gpuaas/domain"
 	"github.com/gpuaas/gpuaas/hostd"
 	"github.com/gpuaas/gpuaas/hostd/machine"
+	"github.com/gpuaas/gpuaas/hostd/machine/sim"
 )
 
 // pieces is the image of a test: large enough for several pieces.
@@ -112,4 +117,116 @@ func TestImageCacheIsBounded(t *testing.T) {
 	if left, _ := filepath.Glob(filepath.Join(dir, "*")); len(left) != 2 {
 		t.Errorf("%d images of 1000 bytes in a cache of 2500", len(left))
 	}
+}
+
+// An image of a tenant's own leaves the host with the last VM that has it, whatever
+// else happens; the others stay.
+func TestPrivateImagesLeaveWithTheirLastVM(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, domain.HostID{7}, nil)
+	dir := t.TempDir()
+	open := func() *hostd.ImageCache {
+		c, err := hostd.NewImageCache(dir, s.RequestImage, 0, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	c := open()
+	everybodys, own, half := []byte("everybody's"), []byte("acme's own"), pieces(2<<20)
+	vm := func(b []byte, private bool) domain.PlacedVM {
+		return domain.PlacedVM{ImageHash: domain.DigestOf(b), Private: private}
+	}
+	for _, b := range [][]byte{everybodys, own} {
+		s.images[domain.DigestOf(b)] = b
+	}
+	keep := func(want int, vms ...domain.PlacedVM) {
+		t.Helper()
+		if err := c.Keep(vms); err != nil {
+			t.Fatal(err)
+		}
+		if left, _ := filepath.Glob(filepath.Join(dir, "*")); len(left) != want {
+			t.Errorf("in the cache: %v, want %d files", left, want)
+		}
+	}
+	keep(1, vm(own, true), vm(everybodys, false)) // the mark, before the first byte
+	for _, b := range [][]byte{everybodys, own} {
+		if _, err := c.Path(t.Context(), domain.DigestOf(b)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	keep(3, vm(own, true), vm(own, true))
+	keep(3, vm(own, true))
+	c = open() // after a restart it is still known whose it is
+	keep(1)
+	if _, err := os.Stat(filepath.Join(dir, strings.TrimPrefix(domain.DigestOf(everybodys).String(), "sha256:"))); err != nil {
+		t.Error("everybody's image went")
+	}
+
+	// One of which only a part has come goes too.
+	s.images[domain.DigestOf(half)] = half
+	asked := 0
+	c2, err := hostd.NewImageCache(dir, func(ctx context.Context, payload []byte) ([]byte, error) {
+		if asked++; asked == 2 {
+			return nil, errors.New("no line")
+		}
+		return s.RequestImage(ctx, payload)
+	}, 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c = c2
+	keep(2, vm(half, true))
+	if _, err := c.Path(t.Context(), domain.DigestOf(half)); err == nil {
+		t.Fatal("fetched without a line")
+	}
+	keep(3, vm(half, true))
+	keep(1)
+}
+
+// A slot is not wiped, and nothing new is done, while a tenant's own image is still
+// on the host.
+func TestAPrivateImageIsGoneBeforeItsSlotIsWiped(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRack(t, sim.Options{Slots: 2})
+		dir, image := t.TempDir(), []byte("acme's own")
+		digest := domain.DigestOf(image)
+		r.site.images[digest] = image
+		cache, err := hostd.NewImageCache(dir, r.site.RequestImage, 0, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var stuck atomic.Bool
+		r.images, r.keep = cache.Path, func(vms []domain.PlacedVM) error {
+			if stuck.Load() {
+				return errors.New("read-only file system")
+			}
+			return cache.Keep(vms)
+		}
+		left := func() []string {
+			names, _ := filepath.Glob(filepath.Join(dir, "*"))
+			return names
+		}
+		r.start()
+		r.approve()
+		v := vm(1, 0)
+		v.ImageHash, v.Private = digest, true
+		r.site.place(func(d *domain.Desired) { d.VMs = append(d.VMs, v) })
+		r.awaitSaid("ready 1 boot 1")
+		if len(left()) != 2 {
+			t.Errorf("in the cache: %v", left())
+		}
+		stuck.Store(true)
+		r.site.place(func(d *domain.Desired) { release(d, 1) })
+		time.Sleep(5 * time.Minute) // of the bubble
+		if r.site.heard("wiped 0 gen 1 attempt 1 verified") || len(left()) != 2 {
+			t.Errorf("wiped, with %v in the cache", left())
+		}
+		stuck.Store(false)
+		r.awaitSaid("wiped 0 gen 1 attempt 1 verified")
+		if len(left()) != 0 {
+			t.Errorf("in the cache: %v", left())
+		}
+	})
 }

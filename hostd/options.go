@@ -45,6 +45,10 @@ type Options struct {
 	// Images gives the local file of an image, fetched and verified; see
 	// [ImageCache]. nil: the machine needs no images.
 	Images func(ctx context.Context, digest domain.Digest) (string, error)
+	// KeepImages is told the VMs the host should have, before anything is done for
+	// them: images of a tenant's own that none of them has go now. An error keeps
+	// everything new from beginning, wipes too. nil: nothing is kept.
+	KeepImages func(vms []domain.PlacedVM) error
 
 	Clock   func() time.Time // nil: time.Now
 	Log     *slog.Logger     // nil: none

@@ -130,7 +130,7 @@ func serveHost(ctx context.Context, c config, h fleetHost, log *slog.Logger) (er
 		if err != nil {
 			return err
 		}
-		o.Images = images.Path
+		o.Images, o.KeepImages = images.Path, images.Keep
 	}
 	agent, err := hostd.New(o)
 	if err != nil {

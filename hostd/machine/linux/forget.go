@@ -27,7 +27,8 @@ func (t trace) byUUID() bool { return strings.Contains(t.pattern, "UUID") }
 
 // traces are all such places; those below VMS are in the VM's own folder. Kinds are
 // those of wipe.RemnantKinds. The cache of images holds what the catalog offers to
-// everybody, by digest: nothing in it is one tenant's.
+// everybody, by digest; a tenant's own image leaves it before a wipe begins
+// (hostd.ImageCache, Keep).
 var traces = []trace{
 	{"seed", "VMS/VM/seed.iso*"}, {"seed", "VMS/VM/seed-*"},
 	{"user-data", "VMS/VM/guest.json*"},
