@@ -47,10 +47,11 @@ type Report struct {
 // not a list.
 const maxFindings = 1000
 
-// Reconcile compares the read models with the fold at `head`, and the ledger with
-// itself. It answers unavailable (read_model.other_commit) when the read models are
-// at another commit: wait for it and ask again.
-func (s *Store) Reconcile(ctx context.Context, head domain.Head, fold Fold) (*Report, error) {
+// Reconcile compares the read models with the fold at the commit that they show, and
+// the ledger with itself. The tables are looked at as they stood when it began, so
+// that folding may take its time while the projector goes on: foldAt is asked for
+// that commit, and has to refuse one that the log does not hold.
+func (s *Store) Reconcile(ctx context.Context, foldAt func(at domain.Head) (Fold, error)) (*Report, error) {
 	pooled, err := s.reads.Acquire(ctx)
 	if err != nil {
 		return nil, err
@@ -69,10 +70,11 @@ func (s *Store) Reconcile(ctx context.Context, head domain.Head, fold Fold) (*Re
 	if err != nil {
 		return nil, err
 	}
-	if at.Head != head {
-		return nil, domain.Errorf(domain.Unavailable, "read_model.other_commit", "the read model is at commit %d (%s), the fold at %d (%s)", at.Head.N, at.Head.Hash, head.N, head.Hash)
+	fold, err := foldAt(at.Head)
+	if err != nil {
+		return nil, err
 	}
-	r := &Report{Head: head, Rows: map[string]int{}, Digests: map[string]domain.Digest{}, Findings: []Finding{}}
+	r := &Report{Head: at.Head, Rows: map[string]int{}, Digests: map[string]domain.Digest{}, Findings: []Finding{}}
 	slots, allocations, balances := map[string]string{}, map[string]string{}, map[string]string{}
 	fold.Slots(func(id domain.SlotID, state domain.SlotState, generation uint32) {
 		slots[id.String()] = fmt.Sprintf("%s %d", state, generation)

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"net/url"
 	"path/filepath"
@@ -11,7 +10,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/spf13/cobra"
 
 	"github.com/gpuaas/gpuaas/domain"
 	"github.com/gpuaas/gpuaas/projections"
@@ -154,61 +152,4 @@ func (l logSource) End(ctx context.Context) (projections.End, error) {
 		end.Number = last[len(last)-1].Number
 	}
 	return end, nil
-}
-
-func projectionsCommand() *cobra.Command {
-	c := &cobra.Command{Use: "projections", Short: "Work on the read models"}
-	rebuild := &cobra.Command{
-		Use: "rebuild", Short: "Build the read models anew from the log, beside the live ones, and swap", Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			cfg, _, _, err := loadConfig(c)
-			if err != nil {
-				return err
-			}
-			return rebuildReadModels(c, cfg)
-		},
-	}
-	configFlags(rebuild.Flags())
-	c.AddCommand(rebuild)
-	return c
-}
-
-func rebuildReadModels(c *cobra.Command, cfg config) error {
-	log, err := logger(cfg.LogLevel)
-	if err != nil {
-		return err
-	}
-	names, err := streams.ParseSite(cfg.Site)
-	if err != nil {
-		return err
-	}
-	if cfg.DatabaseURL == "" {
-		if url, ok := runningFile(cfg.DataDir, databaseName); ok {
-			cfg.DatabaseURL = url
-		}
-	}
-	dial, closeServer, err := dialSite(c.Context(), cfg)
-	if err != nil {
-		return err
-	}
-	defer closeServer()
-	l, err := streams.OpenLog(c.Context(), streams.LogConfig{Dial: dial("runtime"), Site: names})
-	if err != nil {
-		return err
-	}
-	defer l.Close()
-	r, err := openDatabase(c.Context(), cfg, &site{log: log})
-	if err != nil {
-		return err
-	}
-	defer r.close()
-	done, err := r.store.Rebuild(c.Context(), logSource{l})
-	if err != nil {
-		return err
-	}
-	if done.N == 0 {
-		return errors.New("the log is empty: nothing to build")
-	}
-	fmt.Fprintf(c.OutOrStdout(), "ok: the read models show commit %d %s\n", done.N, done.Hash)
-	return nil
 }
