@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -171,11 +172,24 @@ func TestCutsDoNotMatter(t *testing.T) {
 // contents is a digest of all tables.
 var contents = func() string {
 	var parts []string
-	for _, t := range strings.Fields("organizations tenant_memberships projects project_memberships operators api_keys policies skus prices hosts slots allocations vms leases ledger_entries balances grants audit") {
+	for _, t := range strings.Fields("organizations tenant_memberships projects project_memberships operators api_keys policies skus prices hosts slots allocations vms leases ledger_entries balances grants audit images") {
 		parts = append(parts, fmt.Sprintf("SELECT '%s', count(*), md5(string_agg(t::text, ' ' ORDER BY t::text)) FROM %[1]s t", t))
 	}
 	return strings.Join(parts, " UNION ALL ") + " ORDER BY 1"
 }()
+
+// images fill the catalog: the site's own, a project's, one that is retired.
+func (s *site) images(ten tenant) {
+	for i, owner := range []domain.ProjectID{{}, {}, ten.project} {
+		e := one[*domain.ImageRegistered](s, s.system(&domain.RegisterImage{Image: domain.ImageSpec{
+			Project: owner, Name: "tiny", Version: strconv.Itoa(i), Digest: domain.Digest{byte(i + 1)}, SizeBytes: 1 << 30, Format: domain.ImageQCOW2, DiskBytes: 2 << 30,
+			Driver: "nvidia-570", Fabric: "doca-2.9", SecureBoot: true, ReportsReady: i == 2,
+		}}))
+		if i == 1 {
+			s.system(&domain.RetireImage{Image: e.ID})
+		}
+	}
+}
 
 // story is a site's life with a bit of everything.
 func story(s *site) (tenant, *fleetHost) {
@@ -184,6 +198,7 @@ func story(s *site) (tenant, *fleetHost) {
 	h2.wipe()
 	ten, other := s.tenant("acme"), s.tenant("other")
 	sku := s.sku("h100-1", 1)
+	s.images(ten)
 	user := one[*domain.TenantMemberSet](s, s.system(&domain.SetTenantMember{Tenant: ten.id, Role: domain.TenantViewer})).User
 	s.system(&domain.SetProjectMember{Project: ten.project, User: user, Role: domain.ProjectMember})
 	gone := one[*domain.TenantMemberSet](s, s.system(&domain.SetTenantMember{Tenant: ten.id, Role: domain.TenantAdmin})).User
