@@ -87,5 +87,8 @@ func TestDrift(t *testing.T) {
 		until(t, seen, func(d []streams.Drift) bool {
 			return len(d) == 2 && d[1].Field == "stream" && d[1].Stream == s.Names.Audit()
 		})
+		if d, err := streams.Repair(ctx, s.Connect(server.Admin), s.Config); len(d) != 2 || err != nil {
+			t.Fatalf("repair with a stream missing: %v, %v: it is not repair's to make", d, err)
+		}
 	})
 }

@@ -143,6 +143,9 @@ func Repair(ctx context.Context, admin *nats.Conn, c Config) ([]Drift, error) {
 			continue
 		}
 		s, err := js.Stream(ctx, want.Name)
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			continue // Setup's to make
+		}
 		if err != nil {
 			return nil, fmt.Errorf("repair %s: %w", want.Name, err)
 		}

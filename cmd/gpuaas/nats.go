@@ -176,5 +176,5 @@ func refuseDrift(drifts []streams.Drift) error {
 	if len(errs) == 0 {
 		return nil
 	}
-	return fmt.Errorf("the streams are not configured as they must be; repair them with the nats tool and start again: %w", errors.Join(errs...))
+	return fmt.Errorf("the streams are not configured as they must be; see gpuaas streams check and repair, and start again: %w", errors.Join(errs...))
 }

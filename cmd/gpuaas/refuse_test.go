@@ -47,6 +47,50 @@ func TestRefusesToStart(t *testing.T) {
 		s.interrupt()
 		s.refuses(t, "stream LOG_alpha: MaxMsgs is 1048576, want -1")
 	})
+	t.Run("drifted streams are repaired, all but the log", func(t *testing.T) {
+		t.Parallel()
+		s := original.copy(t)
+		s.start()
+		js, err := jetstream.New(s.connect(t, "admin"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		drift := func(name string, change func(*jetstream.StreamConfig)) {
+			t.Helper()
+			st, err := js.Stream(t.Context(), name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := st.CachedInfo().Config
+			change(&c)
+			if _, err := js.UpdateStream(t.Context(), c); err != nil {
+				t.Fatal(err)
+			}
+		}
+		streams := func(command string, code int, says ...string) {
+			t.Helper()
+			out, stderr, have := tool(t, "streams", command, "--data-dir", s.dir, "--site", "alpha")
+			for _, text := range says {
+				if !strings.Contains(out, text) {
+					t.Errorf("streams %s does not say %q", command, text)
+				}
+			}
+			if have != code || code != 0 && !strings.Contains(stderr, "gpuaas streams repair puts back all streams but the log") {
+				t.Errorf("streams %s: exit code %d: %s%s", command, have, out, stderr)
+			}
+		}
+		const log, audit = "stream LOG_alpha: MaxMsgSize is 1000000, want ", "stream AUDIT_alpha: MaxBytes is 1000000, want 1073741824\n"
+		streams("check", 0, "ok: the 8 streams of site alpha")
+		drift("AUDIT_alpha", func(c *jetstream.StreamConfig) { c.MaxBytes = 1e6 })
+		drift("LOG_alpha", func(c *jetstream.StreamConfig) { c.MaxMsgSize = 1e6 })
+		streams("check", 1, log, audit)
+		streams("repair", 1, log, "repaired: stream AUDIT_alpha: MaxBytes was 1000000, is 1073741824\n")
+		drift("AUDIT_alpha", func(c *jetstream.StreamConfig) { c.MaxBytes = 1e6 })
+		s.interrupt()
+		streams("check", 1, log, audit) // a stopped site is opened
+		streams("repair", 1, log, "repaired: stream AUDIT_alpha")
+		s.refuses(t, strings.TrimSuffix(log, ", want "))
+	})
 	t.Run("unknown event", func(t *testing.T) {
 		t.Parallel()
 		s := original.copy(t)

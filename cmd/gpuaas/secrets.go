@@ -17,11 +17,14 @@ import (
 	"github.com/gpuaas/gpuaas/streams"
 )
 
+// secretName is the file with the site secret.
+const secretName = "site.secret"
+
 // siteSecret is made at the first start and never leaves the data directory. All
 // one-time secrets and the vault's key derive from it: it is backed up with the
 // vault, and kept apart from the log.
 func siteSecret(dir string) (secret [32]byte, err error) {
-	path := filepath.Join(dir, "site.secret")
+	path := filepath.Join(dir, secretName)
 	b, err := os.ReadFile(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -49,7 +52,7 @@ func (s *site) refuseWrongSecret(ctx context.Context) error {
 	defer cancel()
 	err := s.vault.Check(ctx)
 	if errors.Is(err, streams.ErrSiteKey) {
-		return fmt.Errorf("%s is not the secret of this site: %w: restore the one that belongs to these streams; nothing was written", filepath.Join(s.cfg.DataDir, "site.secret"), err)
+		return fmt.Errorf("%s is not the secret of this site: %w: restore the one that belongs to these streams; nothing was written", filepath.Join(s.cfg.DataDir, secretName), err)
 	}
 	return err
 }
