@@ -63,7 +63,7 @@ func configFlags(f *pflag.FlagSet) {
 	f.String("nats-ca", "", "who signed the NATS servers' certificates (PEM), told to hosts too; empty is whom the machine trusts")
 	f.Int("replicas", 1, "replicas of every stream: 1 embedded, 3 or 5 on a cluster")
 	f.String("database-url", "", "Postgres for the read models; empty runs one of our own in the data directory")
-	f.String("images", "", "directory with images (NAME.qcow2, NAME.raw); empty accepts any name, for hosts that need none")
+	f.String("images", "", "directory with images (NAME.qcow2, NAME.raw) that are registered at the start")
 	f.String("log-level", "info", "debug, info, warn or error")
 	f.Int("min-free-percent", 10, "admission stops below this much free disk")
 	f.Uint64("max-projector-lag", 2_000_000, "admission stops when the read models are more events behind")

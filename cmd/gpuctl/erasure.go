@@ -167,7 +167,7 @@ func (a *app) showErasure(d *client.DeviceErasure) error {
 		line("canaries", fmt.Sprintf("%d planted, %d gone", d.Planted, d.Gone))
 	}
 	if d.BytesRead > 0 || d.SizeBytes > 0 {
-		line("read back", strings.TrimSpace(fmt.Sprintf("%s of %s bytes %s", strconv.FormatUint(d.BytesRead, 10), strconv.FormatUint(d.SizeBytes, 10), coverage(d.Coverage))))
+		line("read back", readBack(d))
 	}
 	line("sample", d.Sample)
 	if d.Approved != "" && d.Approved != d.Firmware {
@@ -184,9 +184,13 @@ func (a *app) showErasure(d *client.DeviceErasure) error {
 	return t.Flush()
 }
 
-func coverage(word string) string {
-	if word == "" {
-		return ""
+func readBack(d *client.DeviceErasure) string {
+	s := strconv.FormatUint(d.BytesRead, 10)
+	if d.SizeBytes > 0 { // not every host says it
+		s += " of " + strconv.FormatUint(d.SizeBytes, 10)
 	}
-	return "(" + word + ")"
+	if s += " bytes"; d.Coverage != "" {
+		s += " (" + d.Coverage + ")"
+	}
+	return s
 }

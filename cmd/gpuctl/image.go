@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"os"
@@ -120,7 +121,8 @@ func (a *app) sendImage(ctx context.Context, project, resume string, f *os.File)
 	if terminal(a.err) {
 		fmt.Fprintln(a.err)
 	}
-	if err != nil {
+	var refused *client.Problem
+	if err != nil && !(errors.As(err, &refused) && strings.HasPrefix(refused.Code, "image.")) {
 		fmt.Fprintf(a.err, "gpuctl: what has come is kept: go on with --resume %s\n", clean(id))
 	}
 	return done, err

@@ -22,8 +22,9 @@ import (
 
 // Bounds of uploads.
 const (
-	maxUploads     = 16             // at once, of the site
+	maxUploads     = 16             // open at once, of the site
 	maxUserUploads = 4              // of them, one user's
+	maxComplete    = 64             // of one user, that may still be registered
 	uploadLife     = 24 * time.Hour // since its last byte
 )
 
@@ -48,16 +49,20 @@ func (s *Store) Begin(n api.NewUpload) (api.Upload, error) {
 	s.expire()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	own, reserved := 0, n.SizeBytes
+	open, own, complete, reserved := 0, 0, 0, n.SizeBytes
 	for _, u := range s.uploads {
-		if u.s.Owner == n.Owner {
-			own++
-		}
-		if !u.s.Complete {
+		mine := u.s.Owner == n.Owner
+		switch {
+		case u.s.Complete && mine:
+			complete++
+		case !u.s.Complete:
 			reserved += u.s.SizeBytes - u.s.Offset
+			if open++; mine {
+				own++
+			}
 		}
 	}
-	if own >= maxUserUploads || len(s.uploads) >= maxUploads {
+	if own >= maxUserUploads || open >= maxUploads || complete >= maxComplete {
 		return api.Upload{}, domain.Errorf(domain.Exhausted, "upload.too_many", "there are too many uploads: finish or delete one of yours (at most %d), or try again later", maxUserUploads)
 	}
 	if !s.room(reserved) {
