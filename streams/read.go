@@ -200,7 +200,7 @@ func (t *tail) start(ctx context.Context) (seq uint64, skip bool, err error) {
 	}
 	info, err := streamInfo(ctx, t.js, t.stream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return 0, false, fmt.Errorf("%w: %s does not exist", ErrLostTail, t.stream)
+		return 0, false, t.shorter(0) // somebody replaces it, or it is gone
 	}
 	if err != nil {
 		return 0, false, err
