@@ -23,7 +23,7 @@ func TestLabNetwork(t *testing.T) {
 	sh(t, ctx, h, `ovs-vsctl --timeout=20 add-br br-t1 -- set bridge br-t1 fail-mode=standalone
 		ip address add 10.10.1.1/24 dev br-t1; ip link set br-t1 up; sysctl -qw net.ipv4.ip_forward=1
 		dnsmasq --conf-file=/dev/null --user=root --interface=br-t1 --bind-interfaces --port=0 --dhcp-range=10.10.1.0,static,10m \
-			--dhcp-host=02:00:00:00:00:11,10.10.1.11 --dhcp-leasefile=/run/leases --dhcp-no-override`)
+			--dhcp-host=02:00:00:00:00:11,10.10.1.11 --dhcp-leasefile=/run/leases --dhcp-no-override --log-dhcp --log-facility=/run/dnsmasq.log`)
 	contains(t, sh(t, ctx, h, "ovs-appctl dpif/show; ovs-dpctl show"), "system@ovs-system", "br-t1")
 	p, err := h.Start(emuhost.Command{Args: []string{"nft", "-f", "-"}, Stdin: []byte(`table ip hostd {
 	chain post { type nat hook postrouting priority srcnat; ip saddr 10.10.1.0/24 oifname "uplink" masquerade; }
@@ -49,7 +49,10 @@ func TestLabNetwork(t *testing.T) {
 	g := guest{name: "vm", devices: []string{nvme0, vf}, os: "<kernel>/var/lib/bare.elf</kernel>", extra: `<interface type='bridge'>
 		<mac address='02:00:00:00:00:11'/><source bridge='br-t1'/><virtualport type='openvswitch'/><model type='virtio'/><rom enabled='no'/></interface>`}
 	g.start(t, ctx, h)
-	sh(t, ctx, h, "timeout 60 sh -c 'until grep -q \"BARE address 10.10.1.11\" /var/log/vm.log; do sleep 0.2; done'; grep -q 02:00:00:00:00:11 /run/leases")
+	if _, err := h.Run(ctx, "timeout", "60", "sh", "-c", `until grep -q "BARE address 10.10.1.11" /var/log/vm.log; do sleep 0.2; done; grep -q 02:00:00:00:00:11 /run/leases`); err != nil {
+		t.Fatalf("the guest got no address: %v\n%s", err, sh(t, ctx, h, `tail -5 /var/log/vm.log; cat /run/dnsmasq.log; ovs-vsctl show; ip -s link
+			for i in 1 2; do for c in "info registers" "info lapic" "info network"; do virsh qemu-monitor-command vm --hmp "$c"; done; sleep 1; done`))
+	}
 	contains(t, sh(t, ctx, h, "ping -c 3 -i 0.5 -W 5 10.10.1.11"), " 0% packet loss")
 	contains(t, sh(t, ctx, h, "ovs-vsctl list-ports br-t1; ovs-dpctl dump-flows"), "vnet0", "eth_type")
 	contains(t, g.said(t, ctx, h), "8086:10ca") // the virtual function

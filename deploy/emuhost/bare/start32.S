@@ -5,7 +5,7 @@
 .long 0x1badb002, 0, -0x1badb002
 
 .text
-.globl _start, entry_timer, entry_ignore, entry_fault
+.globl _start, entry_timer, entry_beat, entry_ignore, entry_fault
 _start:
   cli
   mov $stack_end, %esp
@@ -30,6 +30,12 @@ entry_timer:
   pusha
   cld
   call tick
+  popa
+  iret
+entry_beat:
+  pusha
+  cld
+  call beat
   popa
 entry_ignore:
   iret

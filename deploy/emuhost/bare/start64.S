@@ -36,7 +36,7 @@ optional_end:
   .long 0xe0000020              /* code; execute, read, write */
 
 .text
-.globl efi_start, entry_timer, entry_ignore, entry_fault, on_own_stack
+.globl efi_start, entry_timer, entry_beat, entry_ignore, entry_fault, on_own_stack
 efi_start:                      /* (image handle, system table) by the Microsoft convention */
   sub $40, %rsp
   mov %rcx, %rdi
@@ -47,7 +47,8 @@ on_own_stack:                   /* (function) */
   cld
   lea stack_end(%rip), %rsp
   call *%rdi
-entry_timer:
+.macro handler name, function
+\name:
   push %rax
   push %rcx
   push %rdx
@@ -58,7 +59,7 @@ entry_timer:
   push %r10
   push %r11
   cld
-  call tick
+  call \function
   pop %r11
   pop %r10
   pop %r9
@@ -68,6 +69,10 @@ entry_timer:
   pop %rdx
   pop %rcx
   pop %rax
+  iretq
+.endm
+handler entry_timer, tick
+handler entry_beat, beat
 entry_ignore:
   iretq
 entry_fault:
