@@ -16,6 +16,7 @@ import (
 	"github.com/gpuaas/gpuaas/hostd/discovery"
 	"github.com/gpuaas/gpuaas/hostd/machine/linux"
 	"github.com/gpuaas/gpuaas/hostd/pci"
+	"github.com/gpuaas/gpuaas/hostd/program"
 	"github.com/gpuaas/gpuaas/hostd/vm"
 )
 
@@ -74,6 +75,9 @@ func (c *linuxConfig) options(dir string, host domain.HostID, log *slog.Logger) 
 			ACS:     discovery.ACSProfile{Name: c.ACS.Name, Ports: c.ACS.Ports},
 		},
 		Log: log,
+	}
+	if len(program.Missing("nvidia-smi")) == 0 {
+		o.Discovery.GPUFacts = discovery.NvidiaSMI(program.Execute)
 	}
 	for _, g := range c.GPUs {
 		o.Discovery.GPUs = append(o.Discovery.GPUs, discovery.GPU{IDs: g.IDs, Class: g.Class, Name: g.Name, Model: g.Model, MemoryBytes: g.MemoryBytes, ByLocation: g.ByLocation})

@@ -144,19 +144,19 @@ func (f *fleet) take(m streams.ReportMsg) error {
 	return f.placements.Publish(context.Background(), r.Host, domain.EncodePlacement(p))
 }
 
-// program is a hostd process.
-type program struct {
+// process is a hostd that runs.
+type process struct {
 	cmd *exec.Cmd
 	log *strings.Builder
 }
 
-func start(t *testing.T, args ...string) *program {
+func start(t *testing.T, args ...string) *process {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &program{cmd: exec.Command(exe, args...), log: new(strings.Builder)}
+	p := &process{cmd: exec.Command(exe, args...), log: new(strings.Builder)}
 	p.cmd.Env = append(os.Environ(), "HOSTD_BE_THE_PROGRAM=1")
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
 	if err := p.cmd.Start(); err != nil {

@@ -2,11 +2,13 @@ package discovery
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/gpuaas/gpuaas/domain"
 	"github.com/gpuaas/gpuaas/hostd/pci"
@@ -42,7 +44,10 @@ func (l *look) gpus() {
 		if d.Driver != vfio {
 			live = merge(asked[a], l.driverFacts(d))
 		}
-		if l.identify(c, live) || len(c.bad) > 0 {
+		if known := l.identify(c, live); known && askErr != nil && c.dev.ModuleID == 0 {
+			c.notes = append(c.notes, "the GPU's place among the NVLinks is not known: "+plain(askErr))
+			continue
+		} else if known || len(c.bad) > 0 {
 			continue
 		}
 		if askErr != nil && d.Driver != vfio {
@@ -133,15 +138,42 @@ func merge(a, b Facts) Facts {
 	return a
 }
 
+// smiWait bounds one question to nvidia-smi. With driver persistence off it starts
+// every GPU first, which takes seconds each.
+const smiWait = 40 * time.Second
+
 // NvidiaSMI asks nvidia-smi for what only NVIDIA's driver knows: serial, UUID,
-// NVLink module id, VBIOS version. Boards without a serial are known by UUID.
+// NVLink module id, VBIOS version. Boards without a serial are known by UUID. A
+// driver that hangs keeps the program from ending even when it is killed: the caller
+// gets an error in time all the same, and no second one is started beside it.
 func NvidiaSMI(run program.Run) func(ctx context.Context) (map[pci.Address]Facts, error) {
+	type answer struct {
+		out []byte
+		err error
+	}
+	turn := make(chan struct{}, 1)
 	return func(ctx context.Context) (map[pci.Address]Facts, error) {
-		out, err := run(ctx, "nvidia-smi", "-q")
-		if err != nil {
-			return nil, err
+		select {
+		case turn <- struct{}{}:
+		default:
+			return nil, errors.New("nvidia-smi was asked before and still hangs")
 		}
-		return parseSMI(string(out)), nil
+		ctx, cancel := context.WithTimeout(ctx, smiWait)
+		answers := make(chan answer, 1)
+		go func() { // ends with the program
+			defer func() { cancel(); <-turn }()
+			out, err := run(ctx, "nvidia-smi", "-q")
+			answers <- answer{out, err}
+		}()
+		select {
+		case a := <-answers:
+			if a.err != nil {
+				return nil, a.err
+			}
+			return parseSMI(string(a.out)), nil
+		case <-ctx.Done():
+			return nil, fmt.Errorf("nvidia-smi: %w", context.Cause(ctx))
+		}
 	}
 }
 

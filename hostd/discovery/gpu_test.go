@@ -3,6 +3,9 @@ package discovery_test
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -11,6 +14,7 @@ import (
 	"github.com/gpuaas/gpuaas/domain"
 	"github.com/gpuaas/gpuaas/hostd/discovery"
 	"github.com/gpuaas/gpuaas/hostd/pci"
+	"github.com/gpuaas/gpuaas/hostd/program"
 )
 
 // smi is what `nvidia-smi -q` prints, cut to the lines that matter and some that
@@ -59,6 +63,69 @@ func TestNvidiaSMI(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); err != nil || diff != "" {
 		t.Error(err, diff)
+	}
+}
+
+// A driver that hangs keeps nvidia-smi from dying: the look goes on without it, and
+// starts no second one.
+func TestNvidiaSMIHangs(t *testing.T) {
+	t.Parallel()
+	ends, ended := make(chan struct{}), make(chan struct{}, 2)
+	ask := discovery.NvidiaSMI(func(context.Context, string, ...string) ([]byte, error) {
+		defer func() { ended <- struct{}{} }()
+		<-ends
+		return []byte(smi), nil
+	})
+	gaveUp, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := ask(gaveUp); !errors.Is(err, context.Canceled) {
+		t.Errorf("called off: %v", err)
+	}
+	if _, err := ask(t.Context()); err == nil || !strings.Contains(err.Error(), "still hangs") {
+		t.Errorf("a second one beside it: %v", err)
+	}
+	close(ends)
+	<-ended
+	for { // until the first has let go
+		if got, err := ask(t.Context()); err == nil {
+			if len(got) != 2 {
+				t.Errorf("after it ended: %v", got)
+			}
+			return
+		}
+		runtime.Gosched()
+	}
+}
+
+// The real program's way: what nvidia-smi prints is remembered before the GPU goes to
+// vfio-pci, where nobody can ask it; and what it fails with is said to the operator.
+func TestNvidiaSMIProgram(t *testing.T) {
+	bin := t.TempDir()
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	install := func(script string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(bin, "nvidia-smi"), []byte("#!/bin/sh\n"+script), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h := desktop(t)
+	c := h.config()
+	c.GPUFacts = discovery.NvidiaSMI(program.Execute)
+	install("echo 'Failed to initialize NVML: Driver/library version mismatch' >&2; exit 18")
+	m := h.discover(c)
+	if len(m.Slots) != 1 || m.Slots[0].GPU.Serial != "GPU-5a1c" || m.Slots[0].GPU.ModuleID != 0 || !strings.Contains(m.Slots[0].Why, "version mismatch") {
+		t.Errorf("it fails: %s", lines(m))
+	}
+	install("test \"$1\" = -q && sed -e s/:13:00.0/:01:00.0/ -e s/GPU-aaaa/GPU-5a1c/ <<END\n" + smi + "END\n")
+	m = h.discover(c)
+	if len(m.Slots) != 1 || m.Slots[0].GPU.Serial != "GPU-5a1c" || m.Slots[0].GPU.ModuleID != 4 || m.Slots[0].GPU.Firmware != "96.00.61.00.01" {
+		t.Errorf("asked: %s", lines(m))
+	}
+	h.Bind("0000:01:00.0", "vfio-pci")
+	install("exit 1")
+	m = h.discover(c)
+	if len(m.Slots) != 1 || m.Slots[0].GPU.Serial != "GPU-5a1c" || m.Slots[0].GPU.ModuleID != 4 {
+		t.Errorf("bound to vfio-pci: %s", lines(m))
 	}
 }
 

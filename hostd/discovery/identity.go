@@ -52,12 +52,13 @@ func (l *look) identify(c *candidate, live Facts) (ok bool) {
 	return true
 }
 
-// stay keeps a GPU known by its serial when this time only its UUID could be read.
+// stay keeps a GPU known by the name it had, whichever of serial and UUID could be
+// read first: it may be approved by that.
 func stay(now, before Facts) Facts {
 	if now.UUID == "" || now.UUID != before.UUID {
 		return now
 	}
-	if now.Serial == now.UUID {
+	if now.Serial == now.UUID || before.Serial == before.UUID {
 		now.Serial = before.Serial
 	}
 	if now.ModuleID == 0 {

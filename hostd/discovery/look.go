@@ -79,6 +79,7 @@ type candidate struct {
 	onDisk string
 	ether  bool // of a VF
 	bad    []string
+	notes  []string      // what an operator should know, and nothing against it
 	approx []pci.Address // ports on its way that only the profile vouches for
 }
 

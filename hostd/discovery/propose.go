@@ -110,6 +110,7 @@ func (l *look) spec(i int, s *slot) domain.SlotSpec {
 		if c.dev.SerialFrom == domain.SerialOfLocation {
 			why = append(why, fmt.Sprintf("the %s has no serial number and is known by its place only: a swap is not noticed", c.kind))
 		}
+		why = append(why, c.notes...)
 		if len(c.approx) > 0 {
 			why = append(why, fmt.Sprintf("ACS profile %s vouches for port %s", l.c.ACS.Name, c.approx[0]))
 		}
