@@ -8,9 +8,9 @@ LISTEN ?= 127.0.0.1:8080
 HOSTS ?= 2
 MACHINE ?= sim
 DEVFLAGS ?=
-# Packages with goroutines are tested under the race detector; the rest have none.
-RACE  := ./commands/... ./streams/... ./projections/... ./api/... ./hostd/... ./client/... ./cmd/...
-PURE  := . ./domain/... ./migrations/...
+# These packages have no goroutines; all others are tested under the race detector, a new one without being named.
+PURE   = $(shell $(GO) list . ./domain/... ./billing/... ./migrations/...)
+RACE   = $(filter-out $(PURE),$(shell $(GO) list ./...))
 
 .PHONY: help
 help: ## list the targets
