@@ -28,6 +28,17 @@ func (n Netlink) SetVF(ifname string, index int, c VFConfig) error {
 	if err != nil {
 		return err
 	}
+	if c.InfiniBand != now.InfiniBand {
+		return fmt.Errorf("%s is InfiniBand: %v, wanted: %v", ifname, now.InfiniBand, c.InfiniBand)
+	}
+	node, err := guidBytes(c.NodeGUID)
+	if err != nil {
+		return err
+	}
+	port, err := guidBytes(c.PortGUID)
+	if err != nil {
+		return err
+	}
 	mac := make(net.HardwareAddr, 6)
 	if c.MAC != "" {
 		if mac, err = net.ParseMAC(c.MAC); err != nil {
@@ -39,6 +50,8 @@ func (n Netlink) SetVF(ifname string, index int, c VFConfig) error {
 		skip bool
 		do   func() error
 	}{
+		{"node GUID", now.NodeGUID == c.NodeGUID, func() error { return netlink.LinkSetVfNodeGUID(link, index, node) }},
+		{"port GUID", now.PortGUID == c.PortGUID, func() error { return netlink.LinkSetVfPortGUID(link, index, port) }},
 		{"MAC", now.MAC == c.MAC, func() error { return netlink.LinkSetVfHardwareAddr(link, index, mac) }},
 		{"VLAN", now.VLAN == c.VLAN, func() error { return netlink.LinkSetVfVlan(link, index, int(c.VLAN)) }},
 		{"spoof check", now.SpoofCheck == c.SpoofCheck, func() error { return netlink.LinkSetVfSpoofchk(link, index, c.SpoofCheck) }},
@@ -71,7 +84,11 @@ func (Netlink) VF(ifname string, index int) (VFConfig, error) {
 			continue
 		}
 		c := VFConfig{VLAN: uint16(vf.Vlan), SpoofCheck: vf.Spoofchk, Trust: vf.Trust == 1, Link: LinkAuto, RateMbps: vf.MaxTxRate}
-		if mac := vf.Mac.String(); mac != "00:00:00:00:00:00" {
+		if c.InfiniBand = infiniBand(link); c.InfiniBand {
+			if c.NodeGUID, c.PortGUID, err = vfGUIDs(link, index); err != nil {
+				return VFConfig{}, err
+			}
+		} else if mac := vf.Mac.String(); mac != "" && mac != "00:00:00:00:00:00" {
 			c.MAC = mac
 		}
 		for name, state := range linkStates {

@@ -52,9 +52,13 @@ func (b *Binder) MakeVFs(ctx context.Context, pf pci.Address, n uint16) ([]pci.A
 	return d.VFs, nil
 }
 
-// VFConfig is what an Ethernet physical function keeps and enforces of a virtual one,
-// whatever its guest does.
+// VFConfig is what a physical function keeps and enforces of a virtual one, whatever
+// its guest does. InfiniBand has GUIDs and a link state, Ethernet all but the GUIDs.
 type VFConfig struct {
+	InfiniBand bool   // read only: of which kind the physical function is
+	NodeGUID   string // "b8ce:f603:00a1:b2c4"; "": none set
+	PortGUID   string
+
 	MAC        string // "" or all zero: none, the guest's driver makes one up
 	VLAN       uint16 // 0: none
 	SpoofCheck bool   // it sends with no other address

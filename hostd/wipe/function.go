@@ -34,15 +34,17 @@ type functionBaseline struct {
 }
 
 // function resets the slot's virtual function and gives it its baseline's state,
-// which the first wipe takes.
+// which the first wipe takes; the GUID that the map says of it was approved, and wins.
 func (h *Host) function(ctx context.Context, spec *domain.SlotSpec, w *domain.PlacedWipe) (domain.DeviceWipe, error) {
 	began := time.Now()
 	ev := domain.DeviceWipe{Component: "ib_vf", Serial: spec.IBVF.Serial, Method: "none"}
 	err := h.ladder(ctx, &ev, spec.IBVF.Address)
-	if err == nil && h.VFs != nil {
+	switch {
+	case err != nil:
+	case h.VFs == nil:
+		err = refuse(NotDone, "nothing on this host looks at what the physical function keeps of it")
+	default:
 		err = h.restoreFunction(ctx, &ev, spec.IBVF, w)
-	} else if err == nil {
-		ev.Log = append(ev.Log, "state kept by the physical function: not looked at")
 	}
 	return h.concludeReset(ctx, &ev, began, err)
 }
@@ -66,6 +68,11 @@ func (h *Host) restoreFunction(ctx context.Context, ev *domain.DeviceWipe, d dom
 			return refuse(BaselineMissing, "this host knows no baseline of the virtual function, and a tenant has had it")
 		}
 		base = &functionBaseline{Serial: d.Serial, State: now}
+	}
+	if approved := d.GUID; !found || approved != "" && base.State.NodeGUID != approved {
+		if approved != "" {
+			base.State.NodeGUID = approved
+		}
 		if digest, err = h.Store.save(kindFunction, d.Serial, base); err != nil {
 			return err
 		}
@@ -75,6 +82,7 @@ func (h *Host) restoreFunction(ctx context.Context, ev *domain.DeviceWipe, d dom
 		return err
 	}
 	if now == base.State {
+		ev.Log = append(ev.Log, "state kept by the physical function: as it was")
 		return nil
 	}
 	if err := h.VFs.Restore(ctx, d.Address, base.State); err != nil {

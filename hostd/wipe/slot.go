@@ -11,8 +11,9 @@ import (
 	"github.com/gpuaas/gpuaas/hostd/nvme"
 )
 
-// Host is what a machine gives the wipe of its slots. Drives, Functions and Store
-// are needed; what a nil VFs, Remnants or Probe would have shown is not claimed.
+// Host is what a machine gives the wipe of its slots. Drives, Functions, Store, and
+// for slots with a virtual function VFs, are needed; what a nil Remnants or Probe would
+// have shown is not claimed.
 type Host struct {
 	Drives    Drives
 	Functions Resetter

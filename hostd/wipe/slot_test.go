@@ -104,7 +104,8 @@ func TestSlot(t *testing.T) {
 		"drive keeps all":          {func(f *fakeHost, _ *Host) { f.drive.KeepsData = func(uint32, int64, []byte) bool { return true } }, "nvme", CanarySurvived, "device", "flr"},
 		"VF changed":               {func(f *fakeHost, _ *Host) { f.vf.MAC = "02:66:66:66:66:66" }, "", "", "", "flr"},
 		"VF cannot be restored":    {func(f *fakeHost, _ *Host) { f.vf.VLAN, f.vfStuck = 7, true }, "ib_vf", VFNotReset, "device", "flr"},
-		"VFs not looked at":        {func(_ *fakeHost, h *Host) { h.VFs = nil }, "", "", "", "flr"},
+		"VF with another GUID":     {func(f *fakeHost, _ *Host) { f.vf.NodeGUID, f.vf.PortGUID = "0", "1" }, "", "", "", "flr"},
+		"VFs not looked at":        {func(_ *fakeHost, h *Host) { h.VFs = nil }, "ib_vf", NotDone, "device", "flr"},
 		"remnant left": {func(f *fakeHost, _ *Host) {
 			f.remnants = append(slices.Clone(clean), Remnant{Kind: "nvram", Left: []string{"vm-1"}})
 		}, "host", HostRemnants, "host", "flr"},
@@ -169,6 +170,32 @@ func TestSlot(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// The GUID that an operator approved is what an InfiniBand function gets back,
+// whatever it had when the host first saw it, and whatever was approved before.
+func TestApprovedGUID(t *testing.T) {
+	t.Parallel()
+	store, err := OpenStore(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &fakeHost{methods: []Reset{ResetFunction}, vf: VFState{NodeGUID: "tenant's", PortGUID: "p", Link: "auto"}}
+	h := &Host{Functions: f, VFs: f, Store: store}
+	spec := &domain.SlotSpec{IBVF: domain.Device{Address: "0000:19:00.1", Serial: "V1"}}
+	for _, c := range []struct{ approved, has, want string }{
+		{"a", "tenant's", "a"}, {"a", "other", "a"}, {"", "", "a"}, {"b", "a", "b"}, {"b", "b", "b"},
+	} {
+		spec.IBVF.GUID, f.vf.NodeGUID = c.approved, c.has
+		ev, err := h.function(t.Context(), spec, &domain.PlacedWipe{})
+		if err != nil || ev.Result != domain.WipeVerified || ev.Baseline.IsZero() || f.vf.NodeGUID != c.want {
+			t.Errorf("%+v: it has %q, %+v, %v", c, f.vf.NodeGUID, ev, err)
+		}
+	}
+	f.vf.PortGUID, f.vfStuck = "other", true
+	if ev, err := h.function(t.Context(), spec, &domain.PlacedWipe{}); err != nil || ev.Reason != VFNotReset {
+		t.Errorf("a port GUID that stays: %+v, %v", ev, err)
 	}
 }
 

@@ -21,12 +21,10 @@ func (e eraser) Wipe(ctx context.Context, slot domain.SlotSpec, w domain.PlacedW
 		return nil, err
 	}
 	f := functions{e.m, set}
+	slot.IBVF.GUID = e.m.approvedGUID(slot.IBVF.Serial) // not the one it has now
 	h := &wipe.Host{
 		Drives:    wipe.System{Finder: nvme.Finder{Sys: e.m.o.Discovery.Sys, Dev: e.m.o.Discovery.Dev}},
-		Functions: f, Remnants: e.m, Store: e.m.store,
-	}
-	if ethernet(slot.IBVF) { // InfiniBand's partitions and GUIDs come with its networks
-		h.VFs = f
+		Functions: f, VFs: f, Remnants: e.m, Store: e.m.store,
 	}
 	return wipe.Slot(ctx, h, &slot, &w)
 }
@@ -92,7 +90,9 @@ func (f functions) State(_ context.Context, address string) (wipe.VFState, error
 		return wipe.VFState{}, err
 	}
 	c, err := f.m.bind.VF(f.set, d.Address, f.m.o.Links)
-	return wipe.VFState{MAC: c.MAC, VLAN: c.VLAN, Trust: c.Trust, Spoofchk: c.SpoofCheck, Link: string(c.Link), RateMbps: c.RateMbps}, err
+	return wipe.VFState{
+		MAC: c.MAC, VLAN: c.VLAN, NodeGUID: c.NodeGUID, PortGUID: c.PortGUID, Trust: c.Trust, Spoofchk: c.SpoofCheck, Link: string(c.Link), RateMbps: c.RateMbps,
+	}, err
 }
 
 // Restore implements wipe.VFs.
@@ -101,7 +101,12 @@ func (f functions) Restore(_ context.Context, address string, s wipe.VFState) er
 	if err != nil {
 		return err
 	}
+	now, err := f.m.bind.VF(f.set, d.Address, f.m.o.Links)
+	if err != nil {
+		return err
+	}
 	return f.m.bind.SetVF(f.set, d.Address, f.m.o.Links, vfio.VFConfig{
+		InfiniBand: now.InfiniBand, NodeGUID: s.NodeGUID, PortGUID: s.PortGUID,
 		MAC: s.MAC, VLAN: s.VLAN, SpoofCheck: s.Spoofchk, Trust: s.Trust, Link: vfio.Link(s.Link), RateMbps: s.RateMbps,
 	})
 }
@@ -118,15 +123,30 @@ func (f functions) device(address string) (*pci.Device, error) {
 	return d, nil
 }
 
-// ethernet says whether the device is an Ethernet virtual function.
-func ethernet(d domain.Device) bool { return d.Address != "" && d.GUID == "" }
+// approvedGUID is the GUID that the map in force says of a virtual function; "" if it
+// says none, or no map is known.
+func (m *Machine) approvedGUID(serial string) string {
+	if m.o.Discovery.Approved == nil {
+		return ""
+	}
+	approved := m.o.Discovery.Approved()
+	if approved == nil {
+		return ""
+	}
+	for i := range approved.Slots {
+		if vf := &approved.Slots[i].IBVF; serial != "" && vf.Serial == serial {
+			return vf.GUID
+		}
+	}
+	return ""
+}
 
 // guardVFs has the slots' Ethernet functions send with their own address only, and
 // without trust, before a tenant has them. Their link is down where the card can do
 // that: which network a tenant's functions are on is not decided yet.
 func (m *Machine) guardVFs(slots []domain.SlotSpec) error {
 	for _, s := range slots {
-		if !ethernet(s.IBVF) {
+		if s.IBVF.Address == "" {
 			continue
 		}
 		set, err := vfio.SetOf(s)
@@ -136,6 +156,9 @@ func (m *Machine) guardVFs(slots []domain.SlotSpec) error {
 		c, err := m.bind.VF(set, set.VFs[0], m.o.Links)
 		if err != nil {
 			return err
+		}
+		if c.InfiniBand { // its GUIDs are the physical function's word, its partitions the subnet manager's
+			continue
 		}
 		was := c.Link
 		c.SpoofCheck, c.Trust, c.Link = true, false, vfio.LinkDown
