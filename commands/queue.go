@@ -8,13 +8,14 @@ import (
 )
 
 // The queue is bounded and fair: every lane (a tenant, or the platform's people)
-// takes its turn, so that one tenant's flood delays that tenant. Ticks and host
-// reports have a lane of their own that goes first.
+// takes its turn, so that one tenant's flood delays that tenant. What the site
+// itself asks (host reports, liveness, metrics) has a lane of its own, which goes
+// first and whose room nobody else can take.
 
-// The bounds. A lane's overflow is that caller's 429, the whole queue's is 503.
+// The bounds. A lane's overflow is that caller's 429, that of all lanes is 503.
 const (
 	maxLane   = 1024
-	maxQueued = 16384
+	maxQueued = 16384 // in the lanes of tenants and people
 )
 
 type item struct {
@@ -31,7 +32,7 @@ type queue struct {
 	system lane
 	lanes  map[domain.TenantID]*lane
 	turn   []domain.TenantID // lanes with items, next first
-	n      int
+	n      int // in lanes
 	closed bool
 	wake   chan struct{} // buffered, 1
 }
@@ -47,7 +48,7 @@ func (q *queue) push(it *item, system bool, tenant domain.TenantID) *domain.Erro
 	if q.closed {
 		return errStopping()
 	}
-	if q.n >= maxQueued {
+	if !system && q.n >= maxQueued {
 		return domain.Errorf(domain.Unavailable, "queue.full", "the site is busy: try again in a second")
 	}
 	l := &q.system
@@ -62,14 +63,21 @@ func (q *queue) push(it *item, system bool, tenant domain.TenantID) *domain.Erro
 		return domain.Errorf(domain.Exhausted, "queue.lane_full", "too many requests at once: try again in a second")
 	}
 	l.items = append(l.items, it)
-	q.n++
-	if q.n == 1 {
-		select {
-		case q.wake <- struct{}{}:
-		default:
-		}
+	if !system {
+		q.n++
+	}
+	if q.n+len(q.system.items) == 1 {
+		q.rouse()
 	}
 	return nil
+}
+
+// rouse wakes the loop.
+func (q *queue) rouse() {
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
 }
 
 // pop takes up to limit items, the system's lane first, then one of each lane in
@@ -79,7 +87,6 @@ func (q *queue) pop(into []*item, limit int) []*item {
 	defer q.mu.Unlock()
 	for len(into) < limit && len(q.system.items) > 0 {
 		into = append(into, shift(&q.system))
-		q.n--
 	}
 	for len(into) < limit && len(q.turn) > 0 {
 		tenant := q.turn[0]
@@ -106,7 +113,7 @@ func shift(l *lane) *item {
 func (q *queue) len() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.n
+	return q.n + len(q.system.items)
 }
 
 // close refuses what comes and returns what waits.
