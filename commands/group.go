@@ -14,6 +14,7 @@ type pending struct {
 	replies []waiting
 	events  []domain.EventBody // for the directory
 	since   time.Time
+	state   []byte // the world after this commit, when a snapshot is due
 }
 
 type waiting struct {
@@ -27,7 +28,7 @@ func (l *Loop) close(open *pending) *pending {
 	open.since = l.o.Clock()
 	if l.o.Snapshot != nil && open.closed.Head.N >= l.snapAt+l.o.SnapshotEvery && l.o.SnapshotEvery > 0 {
 		l.snapAt = open.closed.Head.N
-		l.o.Snapshot(open.closed.Head, l.core.World().Encode())
+		open.state = l.core.World().Encode() // kept once the commit is: a snapshot never knows more than the log
 	}
 	return open
 }
@@ -56,6 +57,9 @@ func (l *Loop) durable(p *pending, err error) error {
 	}
 	l.o.Metrics.durable(p, l.o.Clock())
 	l.dir.apply(p.closed.Head.N, p.events)
+	if p.state != nil {
+		l.o.Snapshot(p.closed.Head, p.state)
+	}
 	if l.o.Publisher != nil && len(p.closed.Placements) > 0 {
 		l.o.Publisher.Offer(p.closed.Placements)
 	}

@@ -25,6 +25,8 @@ type Loop struct {
 
 	wall0  time.Time // wall and monotonic clock at the last look
 	snapAt uint64
+
+	refuseTick func(*domain.Tick) *domain.Error // the tests' fault; nil
 }
 
 // NewLoop goes on from a folded world. Run starts it.

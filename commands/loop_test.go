@@ -211,7 +211,8 @@ func TestDeadlinePassedInTheQueue(t *testing.T) {
 	}
 }
 
-// One tenant's flood fills its own lane and nobody else's.
+// One tenant's flood fills its own lane and nobody else's: who comes after it is
+// decided in the next group, while the flood still has several before it.
 func TestFairQueue(t *testing.T) {
 	t.Parallel()
 	log := &gatedLog{}
@@ -222,24 +223,34 @@ func TestFairQueue(t *testing.T) {
 	flood, calm := r.tenants[0], r.tenants[1]
 	var wg sync.WaitGroup
 	var full atomic.Int64
+	var last atomic.Uint64
 	for i := range 3000 {
 		wg.Go(func() {
 			reply := r.Submit(context.Background(), command(flood.Key, &domain.CreateProject{Tenant: flood.ID, Name: fmt.Sprintf("p%d", i)}))
-			if reply.Err != nil && reply.Err.Code == "queue.lane_full" {
+			switch {
+			case reply.Err == nil:
+				for n := last.Load(); reply.N > n && !last.CompareAndSwap(n, reply.N); n = last.Load() {
+				}
+			case reply.Err.Code == "queue.lane_full":
 				full.Add(1)
 			}
 		})
 	}
-	eventually(t, "the lane is full", func() bool { return full.Load() > 0 })
+	eventually(t, "the lane is full", func() bool { return full.Load() > 0 && r.QueueLen() == 1024 })
 	done := make(chan commands.Reply, 1)
 	go func() {
 		done <- r.Submit(context.Background(), command(calm.Key, &domain.CreateProject{Tenant: calm.ID, Name: "mine"}))
 	}()
+	eventually(t, "the other tenant waits too", func() bool { return r.QueueLen() == 1025 })
 	close(gate)
-	if reply := <-done; reply.Err != nil {
+	reply := <-done
+	if reply.Err != nil {
 		t.Fatalf("the other tenant: %v", reply.Err)
 	}
 	wg.Wait()
+	if last.Load() < reply.N+2 {
+		t.Fatalf("the other tenant was decided in commit %d, the flood that was there before it up to commit %d", reply.N, last.Load())
+	}
 }
 
 // An append that fails ends the loop; everyone who waits learns that the outcome
@@ -294,6 +305,182 @@ func TestClockJumpStopsTheWriter(t *testing.T) {
 	if err := <-done; err == nil {
 		t.Fatal("the loop went on")
 	}
+}
+
+// A snapshot never knows more than the log: when the commit at its boundary does not
+// become durable, there is none, and the next start goes on from what is there.
+func TestNoSnapshotOfWhatIsNotDurable(t *testing.T) {
+	t.Parallel()
+	log := &gatedLog{}
+	snaps, err := commands.OpenSnapshots(t.TempDir(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := func(w *domain.World) (*commands.Loop, chan error, context.CancelFunc) {
+		l, err := commands.NewLoop(w, commands.Options{Site: "test1", Log: log, SnapshotEvery: 4, Snapshot: func(h domain.Head, state []byte) {
+			if err := snaps.Save(h, state); err != nil {
+				t.Error(err)
+			}
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() { done <- l.Run(ctx) }()
+		<-l.Started()
+		return l, done, cancel
+	}
+	l, done, _ := run(domain.NewWorld())
+	admin := domaintest.Admin(submitTo(t, l), "admin") // commits 2 and 3
+	log.set(nil, errors.New("the log is gone"))
+	l.Submit(context.Background(), command(admin, &domain.CreateTenant{Name: "x", Currency: "USD"}))
+	if err := <-done; err == nil {
+		t.Fatal("the loop went on after an append failed")
+	}
+	if files := snaps.List(); len(files) > 0 {
+		t.Fatalf("snapshot %s, and the log ends at commit %d", files[0].Name, log.commits())
+	}
+
+	log.set(nil, nil)
+	w, err := commands.Recover(context.Background(), &log.log, snaps, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, done, cancel := run(w) // commit 4
+	for i := range 4 {
+		submitTo(t, l)(admin, &domain.CreateTenant{Name: fmt.Sprintf("t%d", i), Currency: "USD"})
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if files := snaps.List(); len(files) == 0 || files[0].N > uint64(log.commits()) {
+		t.Fatalf("after the restart: snapshots %v, the log ends at commit %d", files, log.commits())
+	}
+	w, err = commands.Recover(context.Background(), &log.log, snaps, slog.New(slog.DiscardHandler))
+	if err != nil || w.Head.N != uint64(log.commits()) {
+		t.Fatalf("%v", err)
+	}
+}
+
+// A deadline whose handling is refused is parked; the others go on, and so does the
+// next start.
+func TestRefusedTickIsParked(t *testing.T) {
+	t.Parallel()
+	log := &gatedLog{}
+	run := func(w *domain.World, refuse func(*domain.Tick) *domain.Error) (*commands.Loop, func()) {
+		l, err := commands.NewLoop(w, commands.Options{Site: "test1", Log: log})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.RefuseTicks(refuse)
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() { done <- l.Run(ctx) }()
+		<-l.Started()
+		return l, func() {
+			cancel()
+			if err := <-done; err != nil {
+				t.Errorf("the loop ended: %v", err)
+			}
+		}
+	}
+	alone := 0
+	l, stop := run(domain.NewWorld(), func(k *domain.Tick) *domain.Error {
+		switch {
+		case k.Park != "":
+			return nil
+		case k.Limit == 1:
+			if alone++; alone > 1 {
+				return nil // only the first deadline is broken
+			}
+		}
+		return domain.Errorf(domain.Internal, "invariant.broken", "for the test")
+	})
+	submit := submitTo(t, l)
+	admin := domaintest.Admin(submit, "admin")
+	domaintest.SKUs(submit, admin, 1)
+	domaintest.NewHost(submit, admin, "h", "r", 8)
+	expires := domain.TimeOf(time.Now().Add(200 * time.Millisecond))
+	for _, name := range []string{"a", "b", "c"} {
+		tenant := domaintest.NewTenant(submit, admin, name, name, 1e9)
+		submit(tenant.Key, &domain.CreateAllocation{Project: tenant.Project, SKUName: "gpu-1x", Count: 1, Expires: expires})
+	}
+	wiping := func(l *commands.Loop) (n int) {
+		if _, err := l.Query(context.Background(), domain.System, func(w *domain.World, _ domain.Time) { n = w.Count().SlotStates["wiping"] }); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	eventually(t, "the others expire", func() bool { return wiping(l) == 2 })
+	stop()
+	parked := 0
+	w := domain.NewWorld()
+	for _, b := range log.log.commits {
+		c, err := domain.DecodeCommitEvents(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range c.Decisions {
+			for _, e := range d.Events {
+				if p, ok := e.Body.(*domain.TimerParked); ok {
+					parked++
+					if p.Kind != "expire" || p.Why != "invariant.broken: for the test" {
+						t.Errorf("%+v", p)
+					}
+				}
+			}
+		}
+		if err := commands.Fold(w, b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if parked != 1 {
+		t.Errorf("%d deadlines are parked, one was broken", parked)
+	}
+	if _, err := commands.Verify(context.Background(), &log.log); err != nil {
+		t.Errorf("decided again: %v", err)
+	}
+	l, stop = run(w, nil)
+	if n := wiping(l); n != 2 {
+		t.Errorf("%d slots are in a wipe after the restart", n)
+	}
+	stop()
+}
+
+// The loop lives in the time that it is told, deadlines too.
+func TestDeadlinesFollowTheLoopsClock(t *testing.T) {
+	t.Parallel()
+	const ahead = 240 * time.Hour
+	l, err := commands.NewLoop(domain.NewWorld(), commands.Options{Site: "test1", Log: &gatedLog{}, Clock: func() time.Time { return time.Now().Add(ahead) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- l.Run(ctx) }()
+	defer func() { cancel(); <-done }()
+	<-l.Started()
+	submit := func(a domain.Actor, b domain.CommandBody) []domain.EventBody {
+		c := command(a, b)
+		c.ID = commands.NewCommandID(time.Now().Add(ahead), domain.Entropy(domain.DigestOf(c.ID[:])))
+		r := l.Submit(context.Background(), c)
+		if r.Err != nil {
+			t.Fatal(r.Err)
+		}
+		return r.Events
+	}
+	admin := domaintest.Admin(submit, "admin")
+	domaintest.SKUs(submit, admin, 1)
+	domaintest.NewHost(submit, admin, "h", "r", 1)
+	tenant := domaintest.NewTenant(submit, admin, "a", "a", 1e9)
+	submit(tenant.Key, &domain.CreateAllocation{Project: tenant.Project, SKUName: "gpu-1x", Count: 1, Expires: domain.TimeOf(time.Now().Add(ahead + 100*time.Millisecond))})
+	eventually(t, "it expires", func() bool {
+		var wiping int
+		_, _ = l.Query(context.Background(), domain.System, func(w *domain.World, _ domain.Time) { wiping = w.Count().SlotStates["wiping"] })
+		return wiping == 1
+	})
 }
 
 // Deadlines are handled without anyone asking.

@@ -32,8 +32,8 @@ type Options struct {
 	Clock     func() time.Time // nil: time.Now
 	Slog      *slog.Logger
 	Metrics   *Metrics // nil: none
-	// Snapshot is called between two commits, at most every SnapshotEvery commits,
-	// with the encoded world. It must not block.
+	// Snapshot is called at most every SnapshotEvery commits with the world as it was
+	// after one of them, encoded, once that commit is durable. It must not block.
 	Snapshot      func(head domain.Head, state []byte)
 	SnapshotEvery uint64
 	// Final is called with the state at a clean stop. It may block.

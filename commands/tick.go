@@ -28,7 +28,7 @@ func (l *Loop) arm(timer *time.Timer, started bool) bool {
 	wait := time.Hour
 	due := false
 	if next := l.core.World().NextDeadline(); started && next != 0 {
-		if wait = time.Until(next.Std()); wait <= 0 {
+		if wait = next.Std().Sub(l.o.Clock()); wait <= 0 {
 			due, wait = true, time.Hour
 		}
 	}
@@ -52,15 +52,43 @@ func (l *Loop) tick(open *pending) (bool, error) {
 		if next == 0 || next > l.core.Now(at) || l.core.Full() {
 			break
 		}
-		r := l.core.Decide(at, l.systemCommand(&domain.Tick{}))
+		r := l.tickOnce(at)
 		if r.Err != nil {
 			return progressed, fmt.Errorf("tick: %w", r.Err)
-		}
-		if len(r.Events) == 0 {
-			break
 		}
 		progressed = true
 		open.events = append(open.events, r.Events...)
 	}
 	return progressed, nil
+}
+
+// tickOnce handles what is due. A tick that is refused, or from which nothing
+// follows, would be refused again after every restart: the first deadline is tried
+// alone, and parked when it is the one.
+func (l *Loop) tickOnce(at domain.Time) Reply {
+	r := l.decideTick(at, &domain.Tick{})
+	if r.Err == nil && len(r.Events) > 0 {
+		return r
+	}
+	if r = l.decideTick(at, &domain.Tick{Limit: 1}); r.Err == nil && len(r.Events) > 0 {
+		return r
+	}
+	why := "nothing follows from it"
+	if r.Err != nil {
+		if why = r.Err.Code + ": " + r.Err.Message; r.Err.Cause != nil {
+			why = r.Err.Cause.Error()
+		}
+	}
+	l.o.Metrics.poison.Inc()
+	l.o.Slog.Error("a deadline is parked: it could not be handled", "at", l.core.World().NextDeadline(), "why", why)
+	return l.decideTick(at, &domain.Tick{Park: why})
+}
+
+func (l *Loop) decideTick(at domain.Time, t *domain.Tick) Reply {
+	if l.refuseTick != nil {
+		if err := l.refuseTick(t); err != nil {
+			return Reply{Err: err}
+		}
+	}
+	return l.core.Decide(at, l.systemCommand(t))
 }

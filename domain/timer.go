@@ -77,14 +77,22 @@ func (w *World) NextDeadline() Time {
 const MaxTickTimers = 64
 
 // Tick handles what is due, in order of (deadline, kind, row).
-type Tick struct{}
+type Tick struct {
+	Limit uint32 `json:"limit,omitempty"` // at most so many deadlines; 0: MaxTickTimers
+	// Park takes the first deadline away instead, for this reason: a tick that was
+	// refused would be refused for ever.
+	Park string `json:"park,omitempty"`
+}
 
 // CommandType implements CommandBody.
 func (*Tick) CommandType() string { return "tick" }
 
-func (m *Tick) wire(*coder) {}
+func (m *Tick) wire(c *coder) {
+	uintField(c, 1, &m.Limit)
+	c.str(2, &m.Park)
+}
 
-// TimerParked takes a deadline away whose handling is broken, so that the others
+// TimerParked takes a deadline away whose handling is broken or refused, so that the others
 // go on. It is an alarm.
 type TimerParked struct {
 	Kind string `json:"kind"`
@@ -117,10 +125,22 @@ func (m *Tick) decide(w *World, x *Context) ([]EventBody, *Error) {
 	if x.Actor.Kind != ActorSystem {
 		return nil, notFound("command")
 	}
+	if next := w.NextDeadline(); m.Park != "" && next != 0 && next <= x.At {
+		return []EventBody{park(w.timers.heap[0], m.Park)}, nil
+	}
+	limit := MaxTickTimers
+	if m.Limit > 0 {
+		limit = int(min(m.Limit, MaxTickTimers))
+	}
 	var events []EventBody
 	var popped []timer
+	defer func() { // what was taken off the heap stays there until an event says that it is done
+		for _, t := range popped {
+			w.timers.push(t)
+		}
+	}()
 	tick := tick{w: w, x: x, purses: map[uint32]*purse{}, last: map[uint32]timerKind{}, allocs: map[uint32]bool{}}
-	for len(w.timers.heap) > 0 && len(popped) < MaxTickTimers && len(events) < MaxDecisionEvents/4 {
+	for len(w.timers.heap) > 0 && len(popped) < limit && len(events) < MaxDecisionEvents/4 {
 		t := w.timers.heap[0]
 		if t.at > x.At {
 			break
@@ -134,10 +154,6 @@ func (m *Tick) decide(w *World, x *Context) ([]EventBody, *Error) {
 		}
 		popped = append(popped, w.timers.pop())
 		events = append(events, tick.handleSafely(t)...)
-	}
-	// What was taken off the heap stays there until an event says that it is done.
-	for _, t := range popped {
-		w.timers.push(t)
 	}
 	return events, nil
 }
@@ -189,10 +205,14 @@ func (k *tick) independent(t timer) bool {
 func (k *tick) handleSafely(t timer) (events []EventBody) {
 	defer func() {
 		if r := recover(); r != nil {
-			events = []EventBody{&TimerParked{Kind: timerNames[t.kind], Row: t.row, At: t.at, Why: clip(fmt.Sprint(r), 200)}}
+			events = []EventBody{park(t, fmt.Sprint(r))}
 		}
 	}()
 	return k.handle(t)
+}
+
+func park(t timer, why string) *TimerParked {
+	return &TimerParked{Kind: timerNames[t.kind], Row: t.row, At: t.at, Why: clip(why, 200)}
 }
 
 func (k *tick) purse(tenant uint32) *purse {
