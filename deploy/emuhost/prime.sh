@@ -3,7 +3,9 @@
 # look at what its QEMU can do and keep that, which takes half a minute each time
 # otherwise; and makes what earlier owners leave on drives, vdb to vdd, by the real tools.
 set -ex
-trap 'sync; mount -o remount,ro /; echo o > /proc/sysrq-trigger; sleep 10' EXIT
+# However it ends, it ends switched off and with nothing unwritten: by force (u) where something is busy.
+off() { set +e; sync; mount -o remount,ro / || { echo u > /proc/sysrq-trigger; sleep 2; }; echo o > /proc/sysrq-trigger; sleep 10; }
+trap off EXIT
 
 leave() { # DEVICE: a file system with a secret
   mkfs.ext4 -q "$1"; mount "$1" /mnt
@@ -22,7 +24,11 @@ mdadm --stop /dev/md/tenantmd
 
 /run/emuhost/service libvirt
 virsh -c qemu:///system domcapabilities --virttype qemu --machine q35 > /dev/null
-kill "$(cat /run/libvirtd.pid)" "$(cat /run/virtlogd.pid)"
+daemons="$(cat /run/libvirtd.pid) $(cat /run/virtlogd.pid)"
+kill $daemons
+for p in $daemons; do # until they are gone they have files open
+  for i in $(seq 300); do kill -0 "$p" 2>/dev/null || break; sleep 0.1; done
+done
 # Nothing else of this stays on the host.
 rm -rf /var/log/libvirt /etc/lvm/archive/* /etc/lvm/backup/*
 echo "EMUHOST primed"
