@@ -3,9 +3,11 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -29,6 +31,7 @@ type Event struct {
 type Events struct {
 	Items      []Event `json:"items" nullable:"false"`
 	NextCursor string  `json:"next_cursor" doc:"Where to go on; also when there was nothing new"`
+	More       bool    `json:"more" doc:"Whether there may be more after next_cursor now; false: this page goes to the end"`
 }
 
 var eventQuery = []*param{
@@ -60,12 +63,18 @@ func (s *Server) allocationSelection(c *call) (selection, *domain.Error) {
 	if err != nil {
 		return sel, err
 	}
+	if err := c.catchUp(); err != nil {
+		return sel, err
+	}
 	a, _, rerr := s.o.Reads.Allocation(c.ctx(), c.scope(), id)
 	if rerr != nil {
 		return sel, domain.AsError(rerr)
 	}
 	_ = sel.filter.Tenant.UnmarshalText([]byte(a.TenantID)) // written by the projector
-	sel.resource = a.ID
+	if len(sel.filter.Types) == 0 {
+		sel.filter.Types = []string{"allocation.*"} // the only family about one
+	}
+	sel.resource, sel.until = a.ID, a.ReleasedAt
 	sel.after = max(sel.after, uint64(a.Number)-1)
 	return sel, nil
 }
@@ -73,8 +82,8 @@ func (s *Server) allocationSelection(c *call) (selection, *domain.Error) {
 // selection is what of the feed a request asks for.
 type selection struct {
 	filter   FeedFilter
-	resource string // only events about it, if set
-	types    []string
+	resource string      // only events about it, if set
+	until    domain.Time // and none is later; 0: it lives
 	after    uint64
 	limit    int
 	scope    string // of its cursors
@@ -85,7 +94,6 @@ type selection struct {
 func (s *Server) eventRoute(r route, selected func(*call) (selection, *domain.Error)) {
 	r.method = http.MethodGet
 	op := s.operation(r, false)
-	op.Parameters = slices.DeleteFunc(op.Parameters, func(p *param) bool { return p == atLeast })
 	op.Parameters = append(op.Parameters, &param{Name: "Last-Event-ID", In: "header", Description: "As a browser sends it; instead of after.", Schema: stringSchema})
 	schema := s.schema("Events", Events{})
 	s.schema("Event", Event{})
@@ -154,10 +162,10 @@ func (c *call) selection() (selection, *domain.Error) {
 	}
 	for _, t := range strings.Split(q.Get("types"), ",") {
 		if t = strings.TrimSpace(t); t != "" {
-			sel.types = append(sel.types, t)
+			sel.filter.Types = append(sel.filter.Types, t)
 		}
 	}
-	if len(sel.types) > maxEventTypes {
+	if len(sel.filter.Types) > maxEventTypes {
 		return sel, domain.Errorf(domain.Invalid, "request.invalid", "types: at most %d", maxEventTypes)
 	}
 	after := q.Get("after")
@@ -182,10 +190,10 @@ func (sel *selection) wants(e *FeedEvent) bool {
 	if sel.resource != "" && e.Resource != sel.resource {
 		return false
 	}
-	if len(sel.types) == 0 {
+	if len(sel.filter.Types) == 0 {
 		return true
 	}
-	for _, t := range sel.types {
+	for _, t := range sel.filter.Types {
 		if t == e.Type || strings.HasSuffix(t, ".*") && strings.HasPrefix(e.Type, t[:len(t)-1]) {
 			return true
 		}
@@ -204,53 +212,110 @@ func (s *Server) event(c *call, sel *selection, e *FeedEvent) Event {
 	return out
 }
 
-// maxFeedScans bounds how much of the feed one page may look through for events of
-// a few types; the page says where to go on.
-const maxFeedScans = 8
+const (
+	// feedChunk is how many events are looked through at a time for those about one
+	// resource: the feed has an index of owners and types, not of resources.
+	feedChunk = 1000
+	// feedLook is the pause between two looks at a feed that is still behind.
+	feedLook = 10 * time.Millisecond
+)
 
+// eventPage reads until the page is full or the feed ends, for a third of the
+// request's time: an empty page is the end, unless it says that there may be more.
 func (s *Server) eventPage(c *call, sel *selection) (*Events, *domain.Error) {
-	if err := s.fromLatest(c.ctx(), sel); err != nil {
+	head, err := c.feedHead(c.ctx(), sel)
+	if err != nil {
 		return nil, err
 	}
-	page := &Events{Items: []Event{}}
-	after, n := sel.after, uint64(0)
-	for range maxFeedScans {
-		want := sel.limit - len(page.Items)
-		events, next, err := s.o.Feed.Page(c.ctx(), after, want, sel.filter)
+	page := &Events{Items: []Event{}, More: true}
+	reflects := uint64(0)
+	for begin := time.Now(); page.More && len(page.Items) < sel.limit && time.Since(begin) < s.o.Deadline/3; {
+		n, err := s.fillPage(c, sel, page)
 		if err != nil {
-			return nil, feedError(err)
+			return nil, err
 		}
-		for i := range events {
-			n = max(n, events[i].Commit)
-			if sel.wants(&events[i]) {
-				page.Items = append(page.Items, s.event(c, sel, &events[i]))
-			}
-		}
-		after = next
-		if len(events) < want || len(page.Items) >= sel.limit {
-			break
-		}
+		reflects = max(reflects, n)
 	}
-	page.NextCursor = s.cursors.seal(sel.scope, after)
-	if n > 0 {
-		c.sequence(n)
+	if !page.More {
+		reflects = max(reflects, head)
 	}
+	page.NextCursor = s.cursors.seal(sel.scope, sel.after)
+	c.sequence(reflects)
 	return page, nil
 }
 
-func (s *Server) fromLatest(ctx context.Context, sel *selection) *domain.Error {
-	if !sel.last {
-		return nil
+// fillPage looks through one more stretch of the feed, moves sel on after it, and
+// returns the last commit that it saw.
+func (s *Server) fillPage(c *call, sel *selection, page *Events) (n uint64, _ *domain.Error) {
+	want := sel.limit - len(page.Items)
+	if sel.resource != "" {
+		want = feedChunk
 	}
-	last, err := s.o.Feed.Last(ctx)
+	events, next, err := s.o.Feed.Page(c.ctx(), sel.after, want, sel.filter)
 	if err != nil {
-		return feedError(err)
+		return 0, feedError(err)
 	}
-	sel.after = last
-	return nil
+	for i := range events {
+		e := &events[i]
+		if sel.until != 0 && e.At > sel.until {
+			page.More = false // what is released stays as it is
+			return n, nil
+		}
+		n, sel.after = e.Commit, e.Number
+		if !sel.wants(e) {
+			continue
+		}
+		page.Items = append(page.Items, s.event(c, sel, e))
+		if len(page.Items) == sel.limit {
+			return n, nil
+		}
+	}
+	sel.after, page.More = next, len(events) == want
+	return n, nil
 }
 
+// feedHead waits until the feed has what the request asks for, and returns the
+// newest commit in it. A selection from now on begins there.
+func (c *call) feedHead(ctx context.Context, sel *selection) (uint64, *domain.Error) {
+	least, err := c.atLeast()
+	if err != nil {
+		return 0, err
+	}
+	var n, want uint64
+	if least > 0 {
+		if n, err = c.ask(c.actor(), func(w *domain.World, _ domain.Time) *domain.Error { want = w.Number; return nil }); err != nil {
+			return 0, err
+		}
+		if n < least {
+			return 0, errBehind(n)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.s.o.Deadline)
+	defer cancel()
+	for { // ends with the feed, or ctx
+		last, head, ferr := c.s.o.Feed.Last(ctx)
+		if ferr != nil {
+			return 0, feedError(ferr)
+		}
+		if last >= want {
+			if sel.last {
+				sel.after, sel.last = last, false
+			}
+			return max(head, n), nil
+		}
+		select {
+		case <-time.After(feedLook):
+		case <-ctx.Done():
+			return 0, errBehind(head)
+		}
+	}
+}
+
+// feedError is what the follower says itself, or that it does not answer.
 func feedError(err error) *domain.Error {
+	if known := (*domain.Error)(nil); errors.As(err, &known) {
+		return known
+	}
 	e := domain.Errorf(domain.Unavailable, "feed.unavailable", "the event feed does not answer now: try again")
 	e.Cause = err
 	return e

@@ -4,12 +4,19 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/gpuaas/gpuaas/domain"
 )
 
 // sseClient reads one event stream.
@@ -182,6 +189,143 @@ func TestCursorsAreOpaqueAndOnlyTheirOwners(t *testing.T) {
 	for _, e := range s.pages(acme.owner, "&types=project.*", 100) {
 		if !strings.HasPrefix(e.Type, "project.") {
 			t.Errorf("asked for project.*, got %s", e.Type)
+		}
+	}
+}
+
+// TestAPageIsFullOrTheEnd: what is asked for lies behind a thousand events of the
+// same tenant that are not, and still the first page has it.
+func TestAPageIsFullOrTheEnd(t *testing.T) {
+	t.Parallel()
+	w := newTestWorld(t)
+	var tenant domain.TenantID
+	_ = tenant.UnmarshalText([]byte(w.acme.id))
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 90 { // two events each
+				w.system(&domain.GrantCredit{Tenant: tenant, Currency: "USD", Amount: 1, Kind: domain.GrantPromotional})
+			}
+		})
+	}
+	wg.Wait()
+	w.want(202, w.acme.owner, "DELETE", "/v1/allocations/"+w.alloc, "")
+	a := w.want(201, w.acme.owner, "POST", "/v1/projects/"+w.acme.project+"/allocations", `{"sku":"gpu-1x"}`)
+	id, n := a.get("id"), a.header.Get("Log-Sequence")
+	w.system(&domain.Tick{})
+	for path, types := range map[string]string{
+		"/v1/events?types=allocation.releasing":                           "allocation.releasing",
+		"/v1/events?types=allocation.*&limit=2":                           "allocation.placed allocation.releasing",
+		"/v1/events?types=project.*,allocation.releasing":                 "project.created allocation.releasing",
+		"/v1/events?types=slot.wiped":                                     "",
+		"/v1/allocations/" + w.alloc + "/events":                          "allocation.placed allocation.releasing",
+		"/v1/allocations/" + w.alloc + "/events?limit=1":                  "allocation.placed",
+		"/v1/allocations/" + w.alloc + "/events?types=project.*":          "",
+		"/v1/allocations/" + id + "/events":                               "allocation.placed",
+		"/v1/allocations/" + id + "/events?types=allocation.vm_running":   "",
+		"/v1/allocations/" + w.alloc + "/events?types=*,allocation.relea": "",
+	} {
+		query := "?at_least="
+		if strings.Contains(path, "?") {
+			query = "&at_least="
+		}
+		var p Events
+		a := w.want(200, w.acme.owner, "GET", path+query+n, "")
+		if err := json.Unmarshal(a.body, &p); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, e := range p.Items {
+			got = append(got, e.Type)
+		}
+		if strings.Join(got, " ") != types {
+			t.Errorf("%s: %v, want %s", path, got, types)
+		}
+		if full := strings.Contains(path, "limit"); p.More != full {
+			t.Errorf("%s: more %v", path, p.More)
+		}
+		if at := a.header.Get("Log-Sequence"); !p.More && at < n || at == "" {
+			t.Errorf("%s: reflects %q, want %s", path, at, n)
+		}
+	}
+}
+
+// TestAPageOutOfTimeSaysSo: it has what it found, goes on where it stopped, and does
+// not look like the end.
+func TestAPageOutOfTimeSaysSo(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	acme := s.tenant("acme", 0)
+	c := &call{s: s.server, echo: echo.New().NewContext(httptest.NewRequest("GET", "/v1/events", nil), httptest.NewRecorder())}
+	_ = acme
+	s.server.o.Deadline = 30 * time.Second
+	s.server.o.Feed = &slowFeed{memoryLog: s.log, now: s.server}
+	page, err := s.server.eventPage(c, &selection{filter: FeedFilter{Types: []string{"slot.none"}}, limit: 5})
+	if err != nil || len(page.Items) != 0 || !page.More {
+		t.Fatalf("%+v, %v", page, err)
+	}
+}
+
+// slowFeed uses up the request's time with its first page.
+type slowFeed struct {
+	*memoryLog
+	now *Server
+}
+
+func (f *slowFeed) Page(ctx context.Context, after uint64, limit int, x FeedFilter) ([]FeedEvent, uint64, error) {
+	f.now.o.Deadline = 0
+	return f.memoryLog.Page(ctx, after, limit, x)
+}
+
+// TestAStreamSaysWhereItBegins: a client whose connection breaks before the first
+// event has a cursor all the same.
+func TestAStreamSaysWhereItBegins(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	acme := s.tenant("acme", 0)
+	first := s.subscribe(acme.viewer, "?after=latest", "")
+	for first.lastID == "" {
+		if !first.lines.Scan() {
+			t.Fatal("the stream ended without a cursor")
+		}
+		if id, ok := strings.CutPrefix(first.lines.Text(), "id: "); ok {
+			first.lastID = id
+		}
+	}
+	first.cancel()
+	s.want(201, acme.owner, "POST", "/v1/tenants/"+acme.id+"/projects", `{"name":"meanwhile"}`)
+	again := s.subscribe(acme.viewer, "?after=latest", first.lastID)
+	if e, _, ok := again.next(); !ok || e.Type != "project.created" {
+		t.Fatalf("%+v, %v", e, ok)
+	}
+}
+
+// endedFeed cannot go on.
+type endedFeed struct {
+	*memoryLog
+	err error
+}
+
+func (f endedFeed) Subscribe(context.Context, uint64, FeedFilter, func(FeedEvent) error) error {
+	return f.err
+}
+
+func TestAStreamThatCannotGoOnSaysWhy(t *testing.T) {
+	t.Parallel()
+	for code, end := range map[string]error{
+		"cursor.gone":      domain.Errorf(domain.Invalid, "cursor.gone", "begin without one"),
+		"feed.unavailable": errors.New("no leader"),
+	} {
+		s := newSite(t, func(o *Options) { o.Feed = endedFeed{o.Feed.(*memoryLog), end} })
+		acme := s.tenant("acme", 0)
+		c := s.subscribe(acme.viewer, "", "")
+		var lines []string
+		for c.lines.Scan() {
+			lines = append(lines, c.lines.Text())
+		}
+		text := strings.Join(lines, "\n")
+		if !strings.Contains(text, "event: error\ndata: {") || !strings.Contains(text, `"code":"`+code+`"`) || strings.Contains(text, "no leader") {
+			t.Errorf("%s: %s", code, text)
 		}
 	}
 }

@@ -90,10 +90,10 @@ func (l *memoryLog) Page(_ context.Context, after uint64, limit int, f FeedFilte
 	return out, next, nil
 }
 
-func (l *memoryLog) Last(context.Context) (uint64, error) {
+func (l *memoryLog) Last(context.Context) (number, commit uint64, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return uint64(len(l.events)), nil
+	return uint64(len(l.events)), uint64(len(l.commits)), nil
 }
 
 func (l *memoryLog) Subscribe(ctx context.Context, after uint64, f FeedFilter, fn func(FeedEvent) error) error {

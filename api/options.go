@@ -44,22 +44,24 @@ type FeedEvent struct {
 }
 
 // FeedFilter selects events: those of one tenant, of one host and its slots, or
-// (zero) all.
+// (zero) all; and of these only some types, if Types has any. A follower may leave
+// Types out of account: who asks looks again.
 type FeedFilter struct {
 	Tenant domain.TenantID
 	Host   domain.HostID
+	Types  []string // "allocation.placed"; "allocation.*" is a family
 }
 
 // Follower reads the feed.
 type Follower interface {
-	// Page returns up to limit events with numbers above after, and the number to
-	// go on after.
+	// Page returns up to limit events (at most 1000) with numbers above after, and
+	// the number to go on after. Fewer than limit: there are no more now.
 	Page(ctx context.Context, after uint64, limit int, f FeedFilter) ([]FeedEvent, uint64, error)
 	// Subscribe calls fn with every event above after, in order, each once, until
 	// ctx ends or fn returns an error.
 	Subscribe(ctx context.Context, after uint64, f FeedFilter, fn func(FeedEvent) error) error
-	// Last is the number of the newest event.
-	Last(ctx context.Context) (uint64, error)
+	// Last is the number of the newest event, and the commit it stands in.
+	Last(ctx context.Context) (number, commit uint64, err error)
 }
 
 // Vault keeps what must be erasable. It is durable when Put returns. The error of a

@@ -44,7 +44,9 @@ func (c *call) catchUp() *domain.Error {
 	if err != nil || least == 0 {
 		return err
 	}
-	if werr := c.s.o.Wait.WaitFor(c.ctx(), least); werr != nil {
+	ctx, cancel := context.WithTimeout(c.ctx(), c.s.o.Deadline) // a stream has no deadline of its own
+	defer cancel()
+	if werr := c.s.o.Wait.WaitFor(ctx, least); werr != nil {
 		return domain.AsError(werr)
 	}
 	return nil

@@ -59,10 +59,12 @@ func (s *Server) stream(c *call, sel *selection) {
 	defer func() { s.streams.give(user); s.metrics.streams.Dec() }()
 	ctx, cancel := context.WithCancel(c.ctx())
 	defer cancel()
-	if err := s.fromLatest(ctx, sel); err != nil {
+	head, err := c.feedHead(ctx, sel)
+	if err != nil {
 		c.write(c.fail(err))
 		return
 	}
+	c.sequence(head)
 	events := make(chan FeedEvent, streamBuffer)
 	ended := make(chan error, 1)
 	go func() {
@@ -79,7 +81,7 @@ func (s *Server) stream(c *call, sel *selection) {
 	w := newEventWriter(c)
 	heartbeat := time.NewTicker(s.o.Heartbeat)
 	defer heartbeat.Stop()
-	if !w.begin() {
+	if !w.begin(s.cursors.seal(sel.scope, sel.after)) {
 		return
 	}
 	for { // ends with the client, the server, the feed or the key
@@ -103,6 +105,7 @@ func (s *Server) stream(c *call, sel *selection) {
 			ended <- err
 			if ctx.Err() == nil {
 				s.o.Slog.Error("event stream ended", "request_id", c.id, "err", err)
+				w.failed(c.fail(feedError(err)))
 			}
 			return
 		case <-s.stop:
@@ -136,13 +139,24 @@ func newEventWriter(c *call) *eventWriter {
 	return &eventWriter{c: c, rc: http.NewResponseController(c.echo.Response().Writer)}
 }
 
-func (w *eventWriter) begin() bool {
+// begin says where the stream begins, so that a connection that breaks before the
+// first event loses nothing either.
+func (w *eventWriter) begin(cursor string) bool {
 	h := w.c.echo.Response().Header()
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("X-Accel-Buffering", "no") // nginx would keep events back
 	w.c.echo.Response().WriteHeader(http.StatusOK)
-	w.buf = append(w.buf, "retry: "+strconv.Itoa(reconnectMillis)+"\n\n"...)
+	w.buf = append(w.buf, "retry: "+strconv.Itoa(reconnectMillis)+"\nid: "+cursor+"\n\n"...)
 	return w.flush()
+}
+
+// failed is the last that a stream says that the site cannot go on with: the
+// problem, as the answer to a request would have it.
+func (w *eventWriter) failed(p *Problem) {
+	if data, err := json.Marshal(p); err == nil {
+		w.buf = append(w.buf, "event: error\ndata: "+string(data)+"\n\n"...)
+		w.flush()
+	}
 }
 
 func (w *eventWriter) event(e Event) bool {

@@ -65,14 +65,20 @@ func selectionOf(after string, selects []Select) *selection {
 	return s
 }
 
+// eventPage is a page of events. It has a cursor on the last page too.
+type eventPage struct {
+	Page[Event]
+	More *bool `json:"more"` // a site that does not say so: look whether the cursor moves
+}
+
 // PastEvents walks over the events after a cursor ("": from the beginning) up to
 // the newest one. An event's ID is the cursor to go on after it.
 func (c *Client) PastEvents(ctx context.Context, after string, selects ...Select) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		s := selectionOf(after, selects)
 		s.query.Set("limit", strconv.Itoa(pageItems))
-		for last := after; ; { // ends when the cursor stands still: nothing is newer
-			page, err := call[Page[Event]](ctx, c, &request{method: http.MethodGet, path: s.path, query: s.query, anySeq: true})
+		for last := after; ; { // ends with the feed, or when the cursor stands still
+			page, err := call[eventPage](ctx, c, &request{method: http.MethodGet, path: s.path, query: s.query})
 			if err != nil {
 				yield(Event{}, err)
 				return
@@ -82,7 +88,7 @@ func (c *Client) PastEvents(ctx context.Context, after string, selects ...Select
 					return
 				}
 			}
-			if page.NextCursor == "" || page.NextCursor == last {
+			if page.NextCursor == "" || page.NextCursor == last || page.More != nil && !*page.More {
 				return
 			}
 			last = page.NextCursor
@@ -149,7 +155,7 @@ type stream struct {
 func (s *stream) pin(ctx context.Context) error {
 	query := maps.Clone(s.sel.query)
 	query.Set("limit", "1")
-	page, err := call[Page[Event]](ctx, s.c, &request{method: http.MethodGet, path: s.sel.path, query: query, anySeq: true})
+	page, err := call[eventPage](ctx, s.c, &request{method: http.MethodGet, path: s.sel.path, query: query})
 	if err != nil {
 		return err
 	}
@@ -207,15 +213,19 @@ func (s *stream) read(body io.Reader, alive func()) error {
 	lines := bufio.NewScanner(body)
 	lines.Buffer(make([]byte, 0, 64<<10), maxEventBytes)
 	var data []byte
+	var event string
 	id := s.lastID
 	for lines.Scan() { // ends with the connection
 		alive()
 		line := lines.Bytes()
 		if len(line) == 0 {
+			if event == "error" && len(data) > 0 {
+				return failure(data)
+			}
 			if err := s.dispatch(id, data); err != nil {
 				return err
 			}
-			data = data[:0]
+			data, event = data[:0], ""
 			continue
 		}
 		field, value, _ := bytes.Cut(line, []byte(":"))
@@ -223,6 +233,8 @@ func (s *stream) read(body io.Reader, alive func()) error {
 		switch string(field) {
 		case "id":
 			id = string(value)
+		case "event":
+			event = string(value)
 		case "data":
 			if len(data)+len(value) > maxEventBytes {
 				return errors.New("client: an event is too large")
@@ -240,6 +252,16 @@ func (s *stream) read(body io.Reader, alive func()) error {
 		return &Unreachable{err}
 	}
 	return nil
+}
+
+// failure is the problem with which the site ended a stream that it cannot go on
+// with.
+func failure(data []byte) error {
+	var p Problem
+	if err := json.Unmarshal(data, &p); err != nil || p.Status == 0 {
+		return &Unreachable{errors.New("the site ended the stream and did not say why")}
+	}
+	return &p
 }
 
 // dispatch hands an event over; one without data only moves the cursor.

@@ -66,6 +66,39 @@ func TestEventsGoOnWhereTheyWere(t *testing.T) {
 	}
 }
 
+func TestAStreamThatCannotGoOn(t *testing.T) {
+	t.Parallel()
+	_, c, _ := newSite(t, func(n int, w http.ResponseWriter, r *http.Request) {
+		sse(w, "e1")
+		switch n {
+		case 0: // passes by itself
+			_, _ = io.WriteString(w, "event: error\ndata: {\"status\":503,\"code\":\"feed.unavailable\",\"retryable\":true}\n\n")
+		default:
+			_, _ = io.WriteString(w, "event: error\ndata: {\"status\":422,\"code\":\"cursor.gone\"}\n\n")
+		}
+	})
+	n := 0
+	err := c.Events(t.Context(), "e0", func(*Event) error { n++; return nil })
+	var p *Problem
+	if !errors.As(err, &p) || p.Code != "cursor.gone" || n != 2 {
+		t.Fatalf("%v after %d events", err, n)
+	}
+}
+
+func TestPastEventsEndWithTheFeed(t *testing.T) {
+	t.Parallel()
+	s, c, _ := newSite(t, func(n int, w http.ResponseWriter, r *http.Request) {
+		// Others' events move the cursor for ever; an empty page need not be the end.
+		fmt.Fprintf(w, `{"items":[],"next_cursor":"c%d","more":%v}`, n, n < 2)
+	})
+	for e, err := range c.PastEvents(t.Context(), "") {
+		t.Fatal(e, err)
+	}
+	if len(s.asked) != 3 {
+		t.Errorf("asked %d times", len(s.asked))
+	}
+}
+
 func TestFromNowOnIsACursorOfItsOwn(t *testing.T) {
 	t.Parallel()
 	s, c, _ := newSite(t, func(n int, w http.ResponseWriter, r *http.Request) {
@@ -167,7 +200,7 @@ func TestPastEventsEndAtTheNewest(t *testing.T) {
 	if err != nil || len(all) != 2 || len(s.asked) != 3 {
 		t.Fatalf("%v %v, %d requests", all, err, len(s.asked))
 	}
-	if s.asked[0].URL.Query().Has("at_least") {
-		t.Error("the feed knows no at_least")
+	if s.asked[0].URL.Query().Get("at_least") != "5" {
+		t.Error("events do not wait for what was written")
 	}
 }

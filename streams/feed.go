@@ -7,6 +7,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/gpuaas/gpuaas/domain"
 )
 
 // Feed reads the events of a site. Many may use one at a time.
@@ -40,6 +42,25 @@ func (f *Feed) Last(ctx context.Context) (uint64, error) {
 		return 0, err
 	}
 	return info.State.LastSeq, nil
+}
+
+// Head is the number of the newest event in the feed, and the commit it stands in:
+// the zero Head while none is there.
+func (f *Feed) Head(ctx context.Context) (uint64, domain.Head, error) {
+	info, err := streamInfo(ctx, f.js, f.site.Feed())
+	if err != nil {
+		return 0, domain.Head{}, err
+	}
+	last := info.State.LastSeq
+	if info.State.Msgs == 0 {
+		return last, domain.Head{}, nil
+	}
+	m, err := getMessage(ctx, f.nc, f.site.Feed(), fmt.Appendf(nil, `{"seq":%d}`, last))
+	if err != nil {
+		return 0, domain.Head{}, err
+	}
+	e, err := m.event()
+	return last, e.Commit, err
 }
 
 // Page returns up to limit events (at most 1000) with numbers above after that

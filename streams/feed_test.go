@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/gpuaas/gpuaas/domain"
 	"github.com/gpuaas/gpuaas/streams"
 	"github.com/gpuaas/gpuaas/streams/server"
 	"github.com/gpuaas/gpuaas/streams/streamstest"
@@ -143,6 +145,54 @@ func TestFeedPages(t *testing.T) {
 	events, _, err = feed.Page(ctx, 240, 1000, "ev.test1.tenant.ten_x.>", "ev.test1.site.>")
 	if len(events) != 10 || err != nil {
 		t.Fatalf("two filters: %d events, %v", len(events), err)
+	}
+}
+
+// TestFeedPagesOfTypes: the server finds the few among the many by their subjects.
+func TestFeedPagesOfTypes(t *testing.T) {
+	t.Parallel()
+	s := streamstest.New(t, 1)
+	ctx := streamstest.Context(t)
+	l, feed := s.Log(), openFeed(t, s)
+	var c streamstest.Commits
+	fill(t, l, &c, 30, 50)
+	runFanout(t, s, l)
+	subscribe(t, feed, c.Events)
+	for types, want := range map[string]int{
+		"site.writer_started": 3, "site.*": 3, "site.*,site.writer_started,site.writer_started": 3, "catalog.*,allocation.placed": 0,
+	} {
+		filters := s.Names.TypeEvents(domain.TenantID{}, domain.HostID{}, strings.Split(types, ","))
+		events, next, err := feed.Page(ctx, c.Events-3, 10, filters...)
+		if err != nil || len(events) != want || next != c.Events {
+			t.Errorf("%s: %d events, next %d, %v", types, len(events), next, err)
+		}
+	}
+	if n, head, err := feed.Head(ctx); n != c.Events || head != c.Head || err != nil {
+		t.Errorf("head %d %v, %v", n, head, err)
+	}
+}
+
+func TestTypeEvents(t *testing.T) {
+	t.Parallel()
+	n := streams.Names("s")
+	tenant, host := domain.TenantID{1}, domain.HostID{1}
+	for _, c := range []struct {
+		tenant domain.TenantID
+		host   domain.HostID
+		types  string
+		want   string
+	}{
+		{tenant, domain.HostID{}, "allocation.placed", "ev.s.allocation." + tenant.String() + ".placed"},
+		{tenant, domain.HostID{}, "allocation.*,allocation.placed", "ev.s.allocation." + tenant.String() + ".>"},
+		{tenant, domain.HostID{}, "slot.wiped,site.*,host.*", ""},
+		{tenant, domain.HostID{}, "*,>,allocation.>,allocation,allocation.a.b,.placed,allocation. x", ""},
+		{domain.TenantID{}, host, "slot.wiped,allocation.placed", "ev.s.slot." + host.String() + ".wiped"},
+		{domain.TenantID{}, domain.HostID{}, "policy.set", "ev.s.policy.*.set ev.s.policy.set"},
+		{domain.TenantID{}, domain.HostID{}, "policy.*", "ev.s.policy.>"},
+	} {
+		if got := strings.Join(n.TypeEvents(c.tenant, c.host, strings.Split(c.types, ",")), " "); got != c.want {
+			t.Errorf("%s: %q, want %q", c.types, got, c.want)
+		}
 	}
 }
 

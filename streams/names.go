@@ -3,6 +3,7 @@ package streams
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/gpuaas/gpuaas/domain"
@@ -59,19 +60,70 @@ func (n Names) LogSubject() string { return "log." + string(n) }
 // narrower one see [Names.OwnerEvents].
 func (n Names) EventsSubject() string { return "ev." + string(n) + ".>" }
 
+// tenantFamilies have a tenant as their owner token, hostFamilies a host.
+var (
+	tenantFamilies = []string{"tenant", "project", "allocation", "ledger", "image"}
+	hostFamilies   = []string{"host", "slot"}
+)
+
 // OwnerEvents are the filters that select the events of one tenant: the families
 // whose owner token is a tenant.
 func (n Names) OwnerEvents(tenant domain.TenantID) []string {
-	var out []string
-	for _, family := range []string{"tenant", "project", "allocation", "ledger", "image"} {
-		out = append(out, "ev."+string(n)+"."+family+"."+tenant.String()+".>")
-	}
-	return out
+	return n.families(tenantFamilies, tenant.String())
 }
 
 // HostEvents are the filters that select the events of one host and its slots.
 func (n Names) HostEvents(host domain.HostID) []string {
-	return []string{"ev." + string(n) + ".host." + host.String() + ".>", "ev." + string(n) + ".slot." + host.String() + ".>"}
+	return n.families(hostFamilies, host.String())
+}
+
+func (n Names) families(families []string, owner string) []string {
+	out := make([]string, len(families))
+	for i, family := range families {
+		out[i] = "ev." + string(n) + "." + family + "." + owner + ".>"
+	}
+	return out
+}
+
+var eventType = regexp.MustCompile(`^([a-z_]+)\.([a-z_]+|\*)$`)
+
+// TypeEvents are the filters that select the events of some types
+// ("allocation.placed"; "allocation.*" is a family) of one tenant, of one host and
+// its slots, or (zero) of all. Types that are not theirs select nothing; if no
+// filter is left the answer is empty, which must not be read as everything.
+func (n Names) TypeEvents(tenant domain.TenantID, host domain.HostID, types []string) []string {
+	var owner string
+	var families []string // nil: all
+	switch {
+	case !tenant.IsZero():
+		owner, families = tenant.String(), tenantFamilies
+	case !host.IsZero():
+		owner, families = host.String(), hostFamilies
+	}
+	var out []string
+	whole := map[string]bool{} // the server refuses filters that overlap
+	for _, t := range types {
+		if m := eventType.FindStringSubmatch(t); m != nil && m[2] == "*" && !whole[m[1]] && (families == nil || slices.Contains(families, m[1])) {
+			whole[m[1]] = true
+			out = append(out, strings.Join(nonEmpty("ev", string(n), m[1], owner, ">"), "."))
+		}
+	}
+	for _, t := range types {
+		m := eventType.FindStringSubmatch(t)
+		if m == nil || m[2] == "*" || whole[m[1]] || families != nil && !slices.Contains(families, m[1]) {
+			continue
+		}
+		if owner == "" { // of families with an owner, and of those without
+			out = append(out, strings.Join([]string{"ev", string(n), m[1], "*", m[2]}, "."))
+		}
+		out = append(out, strings.Join(nonEmpty("ev", string(n), m[1], owner, m[2]), "."))
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+func nonEmpty(tokens ...string) []string {
+	return slices.DeleteFunc(tokens, func(t string) bool { return t == "" })
 }
 
 // PlacementSubject is where a host's desired state is kept.

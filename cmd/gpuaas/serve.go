@@ -209,14 +209,28 @@ type feed struct {
 	names streams.Names
 }
 
-func (f feed) filters(x api.FeedFilter) []string {
+// filters are those of the feed's subjects; ok is false if nothing can match.
+func (f feed) filters(x api.FeedFilter) (filters []string, ok bool) {
 	switch {
+	case len(x.Types) > 0:
+		filters = f.names.TypeEvents(x.Tenant, x.Host, x.Types)
+		return filters, len(filters) > 0
 	case !x.Tenant.IsZero():
-		return f.names.OwnerEvents(x.Tenant)
+		return f.names.OwnerEvents(x.Tenant), true
 	case !x.Host.IsZero():
-		return f.names.HostEvents(x.Host)
+		return f.names.HostEvents(x.Host), true
 	}
-	return nil
+	return nil, true
+}
+
+// feedError is a cursor that can never be used again; everything else may pass.
+func feedError(err error) error {
+	if !errors.Is(err, streams.ErrTrimmed) {
+		return err
+	}
+	e := domain.Errorf(domain.Invalid, "cursor.gone", "the feed was built anew and no longer has what follows this cursor: begin without one, or with latest")
+	e.Cause = err
+	return e
 }
 
 func feedEvent(e streams.FeedEvent) api.FeedEvent {
@@ -225,21 +239,33 @@ func feedEvent(e streams.FeedEvent) api.FeedEvent {
 
 // Page implements api.Follower.
 func (f feed) Page(ctx context.Context, after uint64, limit int, x api.FeedFilter) ([]api.FeedEvent, uint64, error) {
-	events, next, err := f.f.Page(ctx, after, limit, f.filters(x)...)
+	filters, ok := f.filters(x)
+	if !ok {
+		return nil, after, nil
+	}
+	events, next, err := f.f.Page(ctx, after, limit, filters...)
 	out := make([]api.FeedEvent, len(events))
 	for i, e := range events {
 		out[i] = feedEvent(e)
 	}
-	return out, next, err
+	return out, next, feedError(err)
 }
 
 // Subscribe implements api.Follower.
 func (f feed) Subscribe(ctx context.Context, after uint64, x api.FeedFilter, fn func(api.FeedEvent) error) error {
-	return f.f.Subscribe(ctx, after, f.filters(x), func(e streams.FeedEvent) error { return fn(feedEvent(e)) }, nil)
+	filters, ok := f.filters(x)
+	if !ok {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return feedError(f.f.Subscribe(ctx, after, filters, func(e streams.FeedEvent) error { return fn(feedEvent(e)) }, nil))
 }
 
 // Last implements api.Follower.
-func (f feed) Last(ctx context.Context) (uint64, error) { return f.f.Last(ctx) }
+func (f feed) Last(ctx context.Context) (number, commit uint64, err error) {
+	number, head, err := f.f.Head(ctx)
+	return number, head.N, err
+}
 
 type audit struct{ a *streams.Audit }
 
