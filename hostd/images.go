@@ -40,6 +40,10 @@ type ImageCache struct {
 
 	mu    sync.Mutex
 	locks map[domain.Digest]*sync.Mutex
+
+	keeping sync.Mutex
+	needed  map[string]bool // private images by name; nil: not known yet
+	dropped int             // since the last Clear
 }
 
 // NewImageCache makes a cache that holds about maxBytes (0: 200 GiB) and fetches at
@@ -95,6 +99,8 @@ const privateMark = ".private"
 // Keep removes the images of tenants' own that none of the VMs has. One that is being
 // fetched goes when that has ended: its VM's slot is not wiped before.
 func (c *ImageCache) Keep(vms []domain.PlacedVM) error {
+	c.keeping.Lock()
+	defer c.keeping.Unlock()
 	needed := map[string]bool{}
 	for i := range vms {
 		v := &vms[i]
@@ -107,20 +113,63 @@ func (c *ImageCache) Keep(vms []domain.PlacedVM) error {
 			return fmt.Errorf("image cache: %w", err)
 		}
 	}
+	c.needed = needed
+	_, err := c.sweep()
+	return err
+}
+
+// sweep removes the private images that are not needed, but for those that are being
+// fetched, which it returns. The caller holds c.keeping.
+func (c *ImageCache) sweep() (busy []string, err error) {
 	marks, err := filepath.Glob(filepath.Join(c.dir, "*"+privateMark))
 	if err != nil {
-		return fmt.Errorf("image cache: %w", err)
+		return nil, fmt.Errorf("image cache: %w", err)
 	}
 	for _, path := range marks {
 		name := strings.TrimSuffix(filepath.Base(path), privateMark)
-		if needed[name] {
-			continue
+		var digest domain.Digest
+		if digest.UnmarshalText([]byte("sha256:"+name)) != nil || c.needed[name] {
+			continue // not a name of this cache, or a VM's
 		}
-		if err := c.drop(name); err != nil {
-			return fmt.Errorf("image cache: %w", err)
+		gone, err := c.drop(name, digest)
+		if err != nil {
+			return nil, fmt.Errorf("image cache: %w", err)
+		}
+		if gone {
+			c.dropped++
+		} else {
+			busy = append(busy, name)
 		}
 	}
-	return nil
+	return busy, nil
+}
+
+// clearWait is how long Clear waits for a fetch that nobody wants any more to end.
+const clearWait = time.Minute
+
+// Clear is for the evidence of a wipe: it removes the images of tenants' own that no
+// VM has by the last Keep, and says how many went since the last time and which are
+// left, because they are still being fetched.
+func (c *ImageCache) Clear(ctx context.Context) (removed int, left []string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, clearWait)
+	defer cancel()
+	for {
+		c.keeping.Lock()
+		if c.needed == nil {
+			c.keeping.Unlock()
+			return 0, nil, errors.New("image cache: which images are needed is not known yet")
+		}
+		busy, err := c.sweep()
+		removed += c.dropped
+		c.dropped = 0
+		c.keeping.Unlock()
+		if err != nil || len(busy) == 0 {
+			return removed, nil, err
+		}
+		if sleep(ctx, 100*time.Millisecond) != nil {
+			return removed, busy, nil
+		}
+	}
 }
 
 // mark makes an empty file, durably; one that is there stays.
@@ -139,23 +188,20 @@ func mark(path string) error {
 	return errors.Join(f.Close(), dir.Sync(), dir.Close())
 }
 
-// drop removes an image, what came of it, and last the mark.
-func (c *ImageCache) drop(name string) error {
-	var digest domain.Digest
-	if digest.UnmarshalText([]byte("sha256:"+name)) != nil {
-		return nil // not a name of this cache
-	}
+// drop removes an image, what came of it, and last the mark. It is not gone while it
+// is being fetched.
+func (c *ImageCache) drop(name string, digest domain.Digest) (gone bool, err error) {
 	lock := c.lock(digest)
 	if !lock.TryLock() {
-		return nil
+		return false, nil
 	}
 	defer lock.Unlock()
 	for _, end := range []string{"", ".part", privateMark} {
 		if err := os.Remove(filepath.Join(c.dir, name+end)); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
+			return false, err
 		}
 	}
-	return nil
+	return true, nil
 }
 
 func (c *ImageCache) lock(d domain.Digest) *sync.Mutex {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -102,15 +103,26 @@ func (c *linuxConfig) options(dir string, host domain.HostID, log *slog.Logger) 
 	return o, nil
 }
 
-// approval passes the slot map in force from the agent to the machine, which is made
-// before it.
-type approval struct{ agent atomic.Pointer[hostd.Agent] }
+// later is what the machine asks of parts that are made after it.
+type later struct {
+	agent  atomic.Pointer[hostd.Agent]
+	images atomic.Pointer[hostd.ImageCache]
+}
 
-func (a *approval) Map() *domain.SlotMap {
-	if agent := a.agent.Load(); agent != nil {
+// Map is the slot map in force.
+func (l *later) Map() *domain.SlotMap {
+	if agent := l.agent.Load(); agent != nil {
 		return agent.Approved()
 	}
 	return nil
+}
+
+// ClearImages has the cache of images forget what no VM has.
+func (l *later) ClearImages(ctx context.Context) (removed int, left []string, err error) {
+	if images := l.images.Load(); images != nil {
+		return images.Clear(ctx)
+	}
+	return 0, nil, errors.New("the cache of images is not open yet")
 }
 
 // checkCommand looks at a real host and says what it would propose and what is wrong.

@@ -110,8 +110,8 @@ func serveHost(ctx context.Context, c config, h fleetHost, log *slog.Logger) (er
 	if err != nil {
 		return err
 	}
-	approved := new(approval)
-	m, silent, err := openMachine(ctx, c, h, id, approved, log)
+	parts := new(later)
+	m, silent, err := openMachine(ctx, c, h, id, parts, log)
 	if err != nil {
 		return err
 	}
@@ -131,18 +131,19 @@ func serveHost(ctx context.Context, c config, h fleetHost, log *slog.Logger) (er
 			return err
 		}
 		o.Images, o.KeepImages = images.Path, images.Keep
+		parts.images.Store(images)
 	}
 	agent, err := hostd.New(o)
 	if err != nil {
 		return err
 	}
-	approved.agent.Store(agent)
+	parts.agent.Store(agent)
 	log.Info("hostd runs", "site", id.Site, "machine", c.Machine, "version", hostd.Version())
 	return agent.Run(ctx)
 }
 
 // openMachine also returns who says that the host plays dead, for a simulated one.
-func openMachine(ctx context.Context, c config, h fleetHost, id *hostd.Identity, approved *approval, log *slog.Logger) (machine.Machine, func() bool, error) {
+func openMachine(ctx context.Context, c config, h fleetHost, id *hostd.Identity, parts *later, log *slog.Logger) (machine.Machine, func() bool, error) {
 	switch c.Machine {
 	case "sim":
 		o := sim.Options{Seed: h.Seed, Slots: h.Slots, State: filepath.Join(h.Dir, "sim.json"), Timings: sim.Timings{Boot: c.Sim.Boot, Wipe: c.Sim.Wipe}, Log: log}
@@ -178,7 +179,7 @@ func openMachine(ctx context.Context, c config, h fleetHost, id *hostd.Identity,
 		if err != nil {
 			return nil, nil, err
 		}
-		o.Discovery.Approved = approved.Map
+		o.Discovery.Approved, o.ClearImages = parts.Map, parts.ClearImages
 		if why := linux.Missing(o); why != "" {
 			return nil, nil, errors.New(why)
 		}

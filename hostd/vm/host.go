@@ -17,6 +17,7 @@ type Dial func(ctx context.Context) (net.Conn, error)
 // State is one defined domain.
 type State struct {
 	Name    string
+	UUID    [16]byte
 	Running bool // anything but shut off or crashed: paused still holds its devices
 }
 
@@ -99,7 +100,7 @@ func (h *Host) List(ctx context.Context) ([]State, error) {
 			if err != nil {
 				return nil, err
 			}
-			states = append(states, State{Name: d.Name, Running: isRunning(st)})
+			states = append(states, State{Name: d.Name, UUID: d.UUID, Running: isRunning(st)})
 		}
 		return states, nil
 	})

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/google/uuid"
+
 	"github.com/gpuaas/gpuaas/hostd/vm"
 )
 
@@ -52,8 +54,14 @@ func (h *Host) List(ctx context.Context) ([]vm.State, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var out []vm.State
-	for name := range h.xml {
-		out = append(out, vm.State{Name: name, Running: h.running[name]})
+	for name, text := range h.xml {
+		var d struct {
+			UUID uuid.UUID `xml:"uuid"`
+		}
+		if err := xml.Unmarshal([]byte(text), &d); err != nil {
+			return nil, fmt.Errorf("guesttest: %w", err)
+		}
+		out = append(out, vm.State{Name: name, UUID: d.UUID, Running: h.running[name]})
 	}
 	return out, ctx.Err()
 }

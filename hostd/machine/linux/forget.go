@@ -2,10 +2,10 @@ package linux
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -26,9 +26,8 @@ func (t trace) ownerless() bool {
 func (t trace) byUUID() bool { return strings.Contains(t.pattern, "UUID") }
 
 // traces are all such places; those below VMS are in the VM's own folder. Kinds are
-// those of wipe.RemnantKinds. The cache of images holds what the catalog offers to
-// everybody, by digest; a tenant's own image leaves it before a wipe begins
-// (hostd.ImageCache, Keep).
+// those of wipe.RemnantKinds. The cache of images is not among them: it knows itself
+// what in it is a tenant's own (Options.ClearImages).
 var traces = []trace{
 	{"seed", "VMS/VM/seed.iso*"}, {"seed", "VMS/VM/seed-*"},
 	{"user-data", "VMS/VM/guest.json*"},
@@ -86,49 +85,77 @@ func (m *Machine) traces(id domain.VMID) (all []string, err error) {
 
 // Clear implements wipe.Remnants: what is on the host of no VM that exists is the
 // rest of one that does not, and goes. A core dump does not say whose memory is in
-// it, so it always goes.
+// it, so it always goes. A kind that this machine cannot look for is not in the answer.
 func (m *Machine) Clear(ctx context.Context, _ domain.Lease) ([]wipe.Remnant, error) {
-	dead := func(path string) bool { // asked of each path when it is seen: a VM has its state before its files
-		for _, s := range m.guests.States() {
-			if strings.Contains(path, s.VM.String()) {
-				return false
-			}
-		}
-		return true
-	}
 	found := map[string]*wipe.Remnant{}
-	for _, kind := range wipe.RemnantKinds {
-		found[kind] = &wipe.Remnant{Kind: kind}
-	}
 	for _, again := range []bool{false, true} {
 		for _, t := range traces {
-			if err := ctx.Err(); err != nil {
-				return nil, err
+			if found[t.kind] == nil {
+				found[t.kind] = &wipe.Remnant{Kind: t.kind}
 			}
-			if t.byUUID() {
-				continue // may be a domain's that is not ours; undefining ours took it
-			}
-			paths, err := m.at(t, "*vm_*", "")
+			paths, err := m.dead(ctx, t)
 			if err != nil {
 				return nil, err
 			}
 			r := found[t.kind]
 			for _, p := range paths {
-				switch {
-				case !dead(p):
-				case again:
+				if again {
 					r.Left = append(r.Left, p)
-				default:
-					if err := os.RemoveAll(p); err == nil || errors.Is(err, os.ErrNotExist) {
-						r.Removed++
-					}
+				} else if err := os.RemoveAll(p); err == nil {
+					r.Removed++
 				}
 			}
 		}
 	}
+	if m.o.ClearImages != nil {
+		removed, left, err := m.o.ClearImages(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("linux: %w", err)
+		}
+		found["image-cache"] = &wipe.Remnant{Kind: "image-cache", Removed: removed, Left: left}
+	}
 	out := make([]wipe.Remnant, 0, len(found))
 	for _, kind := range wipe.RemnantKinds {
-		out = append(out, *found[kind])
+		if r := found[kind]; r != nil {
+			out = append(out, *r)
+		}
 	}
 	return out, nil
+}
+
+// dead are the paths of a trace that are of no VM. Who exists is asked when they were
+// seen: a VM has its state, and libvirt its domain, before its files.
+func (m *Machine) dead(ctx context.Context, t trace) ([]string, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	paths, err := m.at(t, "*vm_*", "*")
+	if err != nil || len(paths) == 0 {
+		return nil, err
+	}
+	alive := map[string]bool{}
+	if t.byUUID() { // the state of a domain that is not ours is none of our business
+		domains, err := m.host.List(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("linux: whose vTPMs there are: %w", err)
+		}
+		for _, d := range domains {
+			alive[uuid.UUID(d.UUID).String()] = true
+		}
+	}
+	for _, s := range m.guests.States() {
+		alive[s.VM.String()], alive[uuid.UUID(s.VM).String()] = true, true
+	}
+	return slices.DeleteFunc(paths, func(path string) bool {
+		if t.byUUID() {
+			_, err := uuid.Parse(filepath.Base(path))
+			return err != nil || alive[filepath.Base(path)]
+		}
+		for id := range alive {
+			if strings.Contains(path, id) {
+				return true
+			}
+		}
+		return false
+	}), nil
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/hostd"
 	"github.com/gpuaas/gpuaas/hostd/discovery"
 	"github.com/gpuaas/gpuaas/hostd/emuhost"
 	"github.com/gpuaas/gpuaas/hostd/machine"
@@ -89,7 +90,16 @@ func TestInside(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	images, err := hostd.NewImageCache("/var/lib/hostd/images", nil, 0, 0)
+	if err == nil {
+		err = images.Keep(nil)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	o := Options{
+		ClearImages: images.Clear,
+
 		Dir: "/var/lib/hostd/linux", Emulated: true, Kernel: kernel, Uplink: "uplink", VFs: map[pci.Address]uint16{pf: 2}, ConsoleFileBytes: 2 << 20,
 		Discovery: discovery.Config{
 			Host:    "emuhost",

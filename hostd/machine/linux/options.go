@@ -39,6 +39,11 @@ type Options struct {
 	// VFs are the physical functions that get virtual ones at every start, and how many.
 	VFs map[pci.Address]uint16
 
+	// ClearImages removes tenants' own images that no VM of this host has from the cache
+	// of images, and says how many were there and which are left; see hostd.ImageCache.
+	// nil: nobody looks for them, and no wipe is verified.
+	ClearImages func(ctx context.Context) (removed int, left []string, err error)
+
 	RebootWait       time.Duration // how long a guest may take to go down for a reboot; 0: 30 s
 	ConsoleFileBytes int64         // virtlogd's max_size; 0: its default, 2 MiB
 	DeviceWatch      time.Duration // between two looks at the running VMs' devices; 0: 5 s
