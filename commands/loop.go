@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
 	"github.com/gpuaas/gpuaas/domain"
@@ -25,6 +26,9 @@ type Loop struct {
 
 	wall0  time.Time // wall and monotonic clock at the last look
 	snapAt uint64
+
+	held  atomic.Pointer[domain.Error] // see Hold
+	still *domain.Error                // what of it the loop has seen
 
 	refuseTick func(*domain.Tick) *domain.Error // the tests' fault; nil
 }
@@ -74,6 +78,9 @@ func (l *Loop) Err() error {
 // first the outcome is unknown to the caller, who repeats with the same id.
 func (l *Loop) Submit(ctx context.Context, cmd *domain.Command) Reply {
 	system := cmd.Actor.Kind != domain.ActorKey
+	if why := l.held.Load(); why != nil {
+		return Reply{Err: why}
+	}
 	if !system && l.o.Gate != nil {
 		if err := l.o.Gate(); err != nil {
 			return Reply{Err: err}
@@ -142,6 +149,9 @@ func (l *Loop) run(ctx context.Context) error {
 	started := false
 	var batch []*item
 	for { // ends with ctx or an error
+		if err := l.goOn(open, started); err != nil {
+			return l.giveUp(err, inFlight, open)
+		}
 		if inFlight == nil && !l.core.Empty() {
 			inFlight, open = l.close(open), &pending{}
 			appends <- inFlight
@@ -179,7 +189,7 @@ func (l *Loop) run(ctx context.Context) error {
 			return nil
 		}
 		due := l.arm(timer, started)
-		if due && started && !l.core.Full() {
+		if due && started && l.still == nil && !l.core.Full() {
 			if progressed, err := l.tick(open); err != nil {
 				return l.giveUp(err, inFlight, open)
 			} else if progressed {
@@ -229,6 +239,10 @@ func (l *Loop) decide(open *pending, batch []*item) ([]*item, error) {
 		if it.query != nil {
 			it.query(l.core.World(), l.core.Now(at))
 			open.replies = append(open.replies, waiting{it, Reply{N: l.core.lastN()}})
+			continue
+		}
+		if l.still != nil {
+			open.replies = append(open.replies, waiting{it, Reply{N: l.core.lastN(), Err: l.still}})
 			continue
 		}
 		if it.cmd.Entropy == (domain.Entropy{}) {

@@ -24,23 +24,29 @@ func (s *site) admission() *domain.Error {
 	return nil
 }
 
-// watchDrift stops admission while a stream is not configured as it must be.
+// driftPeriod is the pause between two comparisons of the streams.
+const driftPeriod = 10 * time.Second
+
+// watchDrift stops all writing while a stream is not configured as it must be: the
+// tenants', the hosts' and the site's own. Reads go on.
 func (s *site) watchDrift(ctx context.Context) error {
 	nc, err := s.dial(server.Runtime)(nats.Name("drift watch"))
 	if err != nil {
 		return err
 	}
 	defer nc.Close()
-	streams.Watch(ctx, nc, s.streamConfig(), 30*time.Second, func(drifts []streams.Drift, err error) {
+	streams.Watch(ctx, nc, s.streamConfig(), driftPeriod, func(drifts []streams.Drift, err error) {
 		if err != nil {
 			s.log.Warn("stream configuration not compared", "err", err)
 			return
 		}
-		s.setGate("drift", nil)
+		var why *domain.Error
 		if err := refuseDrift(drifts); err != nil {
 			s.log.Error("writing stops", "err", err)
-			s.setGate("drift", domain.Errorf(domain.Unavailable, "site.drift", "the site has stopped writing: an operator has to look at it"))
+			why = domain.Errorf(domain.Unavailable, "site.drift", "the site has stopped writing: its streams are not configured as they must be, an operator has to look at it")
 		}
+		s.setGate("drift", why)
+		s.loop.Hold(why)
 	})
 	return nil
 }
