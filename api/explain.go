@@ -9,6 +9,7 @@ import (
 // HostReason says why a host was chosen, or not.
 type HostReason struct {
 	HostID string `json:"host_id"`
+	VMs    int    `json:"vms,omitempty" doc:"How many of the VMs asked for would go there."`
 	Reason string `json:"reason" example:"too few free slots"`
 }
 
@@ -23,8 +24,12 @@ func (s *Server) explainRoutes() {
 		about: "Placement works on the fleet as it is now; hosts that have a VM of the allocation say so.", query: []*param{explainLimit},
 	}, s.explainAllocation)
 	read(s, route{
-		path: "/v1/explain/placement", id: "explain-placement", tag: "Fleet", summary: "Where a VM of a SKU would go now, and why not elsewhere",
-		query: []*param{{Name: "sku", In: "query", Required: true, Description: "Name or id.", Schema: stringSchema}, explainLimit},
+		path: "/v1/explain/placement", id: "explain-placement", tag: "Fleet", summary: "Where VMs of a SKU would go now, and why not elsewhere",
+		query: []*param{
+			{Name: "sku", In: "query", Required: true, Description: "Name or id.", Schema: stringSchema},
+			queryParam("count", "VMs of the launch.", &huma.Schema{Type: "integer", Minimum: floatOf(1), Maximum: floatOf(64), Default: 1}),
+			queryParam("project_id", "Whose policies say how to place: without it the site's.", stringSchema), explainLimit,
+		},
 	}, s.explainPlacement)
 }
 
@@ -32,12 +37,19 @@ func (s *Server) explainPlacement(c *call) (*List[HostReason], *domain.Error) {
 	if err := c.requirePlatform(); err != nil {
 		return nil, err
 	}
-	var id domain.SKUID
-	name := c.echo.QueryParam("sku")
-	if id.UnmarshalText([]byte(name)) != nil {
-		id = domain.SKUID{}
+	ask := domain.PlacementAsk{SKUName: c.echo.QueryParam("sku")}
+	if ask.SKU.UnmarshalText([]byte(ask.SKUName)) != nil {
+		ask.SKU = domain.SKUID{}
 	}
-	return s.explain(c, id, name, nil)
+	count, err := intParam(c, "count", 1, 1, 64)
+	if err != nil {
+		return nil, err
+	}
+	ask.Count = uint32(count)
+	if text := c.echo.QueryParam("project_id"); text != "" && ask.Project.UnmarshalText([]byte(text)) != nil {
+		return nil, notFound("project")
+	}
+	return s.explain(c, ask, nil)
 }
 
 func (s *Server) explainAllocation(c *call) (*List[HostReason], *domain.Error) {
@@ -49,36 +61,37 @@ func (s *Server) explainAllocation(c *call) (*List[HostReason], *domain.Error) {
 	if err != nil {
 		return nil, domain.AsError(err)
 	}
-	var sku domain.SKUID
-	_ = sku.UnmarshalText([]byte(a.SKUID)) // written by the projector
+	ask := domain.PlacementAsk{Count: uint32(a.Count)}
+	_ = ask.SKU.UnmarshalText([]byte(a.SKUID)) // written by the projector
+	_ = ask.Project.UnmarshalText([]byte(a.ProjectID))
 	here := map[string]bool{}
 	for _, v := range a.VMs {
 		here[v.HostID] = true
 	}
-	return s.explain(c, sku, "", here)
+	return s.explain(c, ask, here)
 }
 
-func (s *Server) explain(c *call, id domain.SKUID, name string, here map[string]bool) (*List[HostReason], *domain.Error) {
+func (s *Server) explain(c *call, ask domain.PlacementAsk, here map[string]bool) (*List[HostReason], *domain.Error) {
 	limit, err := intParam(c, "limit", maxExplained, 1, maxExplained)
 	if err != nil {
 		return nil, err
 	}
 	var reasons []domain.HostReason
 	if err := c.query(func(w *domain.World, _ domain.Time) *domain.Error {
-		class, shape, ok := w.SKUShape(id, name)
-		if !ok {
-			return notFound("sku")
-		}
-		reasons = w.ExplainPlacement(class, shape, int(limit))
-		return nil
+		var err *domain.Error
+		reasons, err = w.ExplainPlacement(ask, int(limit))
+		return err
 	}); err != nil {
 		return nil, err
 	}
 	out := &List[HostReason]{Items: make([]HostReason, len(reasons))}
 	for i, r := range reasons {
-		out.Items[i] = HostReason{HostID: r.Host.String(), Reason: r.Reason}
-		if here[out.Items[i].HostID] {
+		out.Items[i] = HostReason{HostID: r.Host.String(), VMs: r.VMs, Reason: r.Reason}
+		switch {
+		case here[out.Items[i].HostID]:
 			out.Items[i].Reason = "chosen: a VM of the allocation is here"
+		case here != nil && r.VMs > 0:
+			out.Items[i].Reason = "would be chosen now"
 		}
 	}
 	return out, nil

@@ -33,8 +33,12 @@ type classIndex struct {
 	racks  []rackFit                 // by rack row
 }
 
-// rackFit counts how many VMs of 1, 2, 4 and 8 slots fit into a rack.
-type rackFit [4]uint32
+// rackFit counts how many VMs of 1, 2, 4 and 8 slots fit into a rack, and on how
+// many of its hosts.
+type rackFit struct {
+	vms   [4]uint32
+	hosts [4]uint32
+}
 
 func shapeIndex(shape uint32) int { return bits.TrailingZeros32(shape) }
 
@@ -99,8 +103,10 @@ func (f *fleet) refresh(w *World, row uint32) {
 		c.racks = append(c.racks, rackFit{})
 	}
 	fit := &c.racks[h.rack]
-	for i := range fit {
-		fit[i] += uint32(n>>i) - uint32(at.free>>i)
+	for i := range fit.vms {
+		now, before := uint32(n>>i), uint32(at.free>>i)
+		fit.vms[i] += now - before
+		fit.hosts[i] += min(now, 1) - min(before, 1)
 	}
 	if at.free > 0 {
 		c.byFree[at.free].clear(row)

@@ -74,11 +74,7 @@ func (m *CreateAllocation) decide(w *World, x *Context) ([]EventBody, *Error) {
 	if have, ok := w.canSpend(t, p, hold); !ok {
 		return nil, Errorf(PaymentRequired, "funds.insufficient", "a launch puts one hour's price aside: %d micros of %s, %d are available; add credit or launch less", hold, t.Currency, max(0, have))
 	}
-	places := w.place(placementRequest{
-		class: sku.GPUClass, shape: sku.Shape, count: m.Count,
-		spread:       w.policyWord("placement.strategy", "pack", t.ID, prj.ID) == "spread",
-		antiAffinity: w.policyWord("placement.anti_affinity", "none", t.ID, prj.ID),
-	})
+	places := w.place(w.placementRequest(sku, m.Count, t.ID, prj.ID))
 	if places == nil {
 		return nil, Errorf(Exhausted, "capacity.exhausted", "no room for %d x %s now: see GET /v1/offers", m.Count, sku.Name)
 	}

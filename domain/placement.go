@@ -1,9 +1,20 @@
 package domain
 
-// Placement is a pure function of fleet and request. It looks at no more than
-// placementFuel hosts and racks: with too little fuel it may overlook a fit, but
-// the same world always gives the same answer in bounded time.
-const placementFuel = 4096
+import (
+	"cmp"
+	"slices"
+)
+
+// Placement is a pure function of fleet and request. Every host that it looks at
+// costs one unit of fuel, and so do 64 racks: it ends in bounded time, and the same
+// world always gives the same answer. The fuel is enough for every gang on racks of
+// up to smallRack hosts. Only where larger ones, enrolled in turns, lie between each
+// other can a fit be overlooked; the launch is then refused as capacity.exhausted.
+const placementFuel = 8192
+
+// smallRack is the number of hosts up to which all of a rack are looked at. In a
+// larger one, or where racks are not named, the index is asked for those that fit.
+const smallRack = 64
 
 // numaTries is how many hosts with equally many free slots are looked at for one
 // that can give all slots from one NUMA node.
@@ -23,7 +34,7 @@ type placedVM struct {
 	n     uint8
 }
 
-// placer is one search; taken is what it has already given away.
+// placer is one search; out is what it has already given away.
 type placer struct {
 	w    *World
 	req  placementRequest
@@ -34,17 +45,28 @@ type placer struct {
 // place finds room for all VMs or none. A nil result means that it does not fit.
 func (w *World) place(req placementRequest) []placedVM {
 	p := placer{w: w, req: req, fuel: placementFuel, out: make([]placedVM, 0, req.count)}
-	for _, c := range w.fleet.classes {
-		if req.class != "" && c.name != req.class {
+	if w.LogicLevel < 2 {
+		p.fuel = placementFuelLevel1
+	}
+	return p.search()
+}
+
+// search looks through the GPU classes, by name, for one that can take all.
+func (p *placer) search() []placedVM {
+	for _, c := range p.w.fleet.classes {
+		if p.req.class != "" && c.name != p.req.class {
 			continue
 		}
 		p.out = p.out[:0]
-		if req.count == 1 {
+		switch {
+		case p.req.count == 1:
 			p.single(c)
-		} else {
+		case p.w.LogicLevel < 2:
+			p.gangLevel1(c)
+		default:
 			p.gang(c)
 		}
-		if uint32(len(p.out)) == req.count {
+		if uint32(len(p.out)) == p.req.count {
 			return p.out
 		}
 	}
@@ -72,7 +94,7 @@ func (p *placer) single(c *classIndex) {
 			}
 			host = c.byFree[f].next(host + 1)
 		}
-		p.take(best)
+		p.take(best, new(uint64))
 		return
 	}
 }
@@ -90,86 +112,150 @@ func (p *placer) oneNode(host uint32) bool {
 	return false
 }
 
-// gang keeps VMs close: one rack if any has room, the one with the least room
-// that suffices; else rack after rack, the roomiest first.
+// gang places all VMs of an allocation close together: in one rack if any has room
+// for all, else in as few racks as can hold them.
 func (p *placer) gang(c *classIndex) {
-	si := shapeIndex(p.req.shape)
-	if p.req.antiAffinity != "rack" {
-		best, bestFit := none, ^uint32(0)
-		for r := range c.racks {
-			fit := c.racks[r][si]
-			if p.req.antiAffinity == "host" {
-				fit = min(fit, uint32(len(p.w.fleet.racks[r].hosts)))
-			}
-			if fit >= p.req.count && fit < bestFit {
-				best, bestFit = uint32(r), fit
-			}
-		}
-		p.fuel -= len(c.racks) / 64
-		if best != none {
-			if p.fillRack(c, best); uint32(len(p.out)) == p.req.count {
-				return
-			}
-			p.out = p.out[:0]
-		}
+	racks := p.roomiest(c)
+	var room uint32
+	for _, r := range racks {
+		room += r.room
 	}
-	used := map[uint32]bool{}
-	for uint32(len(p.out)) < p.req.count && p.fuel > 0 {
-		best, bestFit := none, uint32(0)
-		for r := range c.racks {
-			if fit := c.racks[r][si]; fit > bestFit && !used[uint32(r)] {
-				best, bestFit = uint32(r), fit
-			}
-		}
-		if best == none {
+	if room < p.req.count {
+		return
+	}
+	for _, r := range racks {
+		if p.fillRack(c, r.rack); uint32(len(p.out)) == p.req.count {
 			return
 		}
-		used[best] = true
-		p.fuel -= 1 + len(c.racks)/64
-		p.fillRack(c, best)
 	}
 }
 
-// fillRack places as many VMs as are still wanted into the rack, fullest hosts
-// first, so that whole hosts stay whole.
-func (p *placer) fillRack(c *classIndex, r uint32) {
-	hosts := p.w.fleet.racks[r].hosts
-	for f := p.req.shape; f <= maxSlotsOnMap; f++ {
-		if c.byFree[f].next(0) == none {
-			continue // nowhere, so not in this rack
+type rackRoom struct {
+	rack uint32
+	room uint32 // for VMs of the request
+}
+
+// roomiest lists the racks to fill, in order: one that has room for all (packing
+// takes the one with the least, spreading the one with the most), else those with
+// the most room.
+func (p *placer) roomiest(c *classIndex) []rackRoom {
+	p.fuel -= len(c.racks) / 64
+	var best rackRoom
+	top := make([]rackRoom, 0, p.req.count+1)
+	for i := range c.racks {
+		r := rackRoom{uint32(i), p.room(&c.racks[i])}
+		if r.room >= p.req.count && (best.room == 0 || p.req.spread == (r.room > best.room) && r.room != best.room) {
+			best = r
 		}
+		if r.room == 0 || len(top) == int(p.req.count) && r.room <= top[len(top)-1].room {
+			continue
+		}
+		at, _ := slices.BinarySearchFunc(top, r, func(a, b rackRoom) int {
+			return cmp.Or(cmp.Compare(b.room, a.room), cmp.Compare(a.rack, b.rack))
+		})
+		top = slices.Insert(top, at, r)
+		top = top[:min(len(top), int(p.req.count))]
+	}
+	if best.room > 0 {
+		return []rackRoom{best}
+	}
+	return top
+}
+
+// room is how many VMs of the request a rack has room for.
+func (p *placer) room(f *rackFit) uint32 {
+	si := shapeIndex(p.req.shape)
+	switch p.req.antiAffinity {
+	case "host":
+		return f.hosts[si]
+	case "rack":
+		return min(f.hosts[si], 1)
+	}
+	return f.vms[si]
+}
+
+// candidate is a host of the rack that is being filled.
+type candidate struct {
+	host  uint32
+	left  uint32 // free slots
+	given uint64 // slots given to VMs of this search, by their place on the host
+}
+
+// fillRack places as many VMs as are still wanted into the rack, each on the fullest
+// host that fits, so that whole hosts stay whole, or on the emptiest.
+func (p *placer) fillRack(c *classIndex, r uint32) {
+	hosts := p.candidates(c, r)
+	for uint32(len(p.out)) < p.req.count {
+		var best *candidate
+		for i := range hosts {
+			h := &hosts[i]
+			if h.left >= p.req.shape && (best == nil || p.req.spread && h.left > best.left || !p.req.spread && h.left < best.left) {
+				best = h
+			}
+		}
+		if best == nil {
+			return
+		}
+		p.take(best.host, &best.given)
+		best.left -= p.req.shape
+		switch p.req.antiAffinity {
+		case "host":
+			best.left = 0
+		case "rack":
+			return
+		}
+	}
+}
+
+// candidates lists hosts of the rack that have room, in the order of enrolment: all
+// of a small rack, of a larger one as many of the best as could be wanted.
+func (p *placer) candidates(c *classIndex, r uint32) (out []candidate) {
+	hosts := p.w.fleet.racks[r].hosts
+	if len(hosts) <= smallRack {
 		for _, host := range hosts {
-			at := p.w.fleet.free[host]
-			if at.class != c || uint32(at.free) != f {
-				continue
-			}
 			if p.fuel--; p.fuel < 0 {
-				return
+				return out
 			}
-			for n := uint32(at.free) / p.req.shape; n > 0; n-- {
-				if uint32(len(p.out)) == p.req.count {
-					return
-				}
-				p.take(host)
-				if p.req.antiAffinity == "rack" {
-					return
-				}
-				if p.req.antiAffinity == "host" {
-					break
-				}
+			if at := p.w.fleet.free[host]; at.class == c && uint32(at.free) >= p.req.shape {
+				out = append(out, candidate{host: host, left: uint32(at.free)})
+			}
+		}
+		return out
+	}
+	out = p.best(c, r, hosts[0], hosts[len(hosts)-1])
+	slices.SortFunc(out, func(a, b candidate) int { return cmp.Compare(a.host, b.host) })
+	return out
+}
+
+// best asks the index for the rack's fullest hosts that fit, or its emptiest.
+func (p *placer) best(c *classIndex, r, first, last uint32) (out []candidate) {
+	wanted := int(p.req.count) - len(p.out)
+	for i := range maxSlotsOnMap + 1 - int(p.req.shape) {
+		f := int(p.req.shape) + i
+		if p.req.spread {
+			f = maxSlotsOnMap - i
+		}
+		for host := c.byFree[f].next(first); host != none && host <= last; host = c.byFree[f].next(host + 1) {
+			if p.fuel--; p.fuel < 0 || len(out) == wanted {
+				return out
+			}
+			if p.w.hosts.row(host).rack == r {
+				out = append(out, candidate{host: host, left: uint32(f)})
 			}
 		}
 	}
+	return out
 }
 
 // take gives the next VM its slots on the host: from the NUMA node with the
-// fewest free slots that suffice, else from as few nodes as needed.
-func (p *placer) take(host uint32) {
+// fewest free slots that suffice, else from as few nodes as needed. given marks
+// those that this search gave away.
+func (p *placer) take(host uint32, given *uint64) {
 	var nodes [256]uint8
 	h := p.w.hosts.row(host)
 	top := uint8(0)
-	for _, row := range h.slots {
-		if s := p.w.slots.row(row); s.State == SlotIsAvailable && !p.given(host, row) {
+	for i, row := range h.slots {
+		if s := p.w.slots.row(row); s.State == SlotIsAvailable && *given>>i&1 == 0 {
 			nodes[s.NUMA]++
 			top = max(top, s.NUMA)
 		}
@@ -189,9 +275,10 @@ func (p *placer) take(host uint32) {
 		if node < 0 {
 			return // the index promised more than there is: nothing is placed
 		}
-		for _, row := range h.slots {
-			if s := p.w.slots.row(row); want > 0 && int(s.NUMA) == node && s.State == SlotIsAvailable && !p.given(host, row) {
+		for i, row := range h.slots {
+			if s := p.w.slots.row(row); want > 0 && int(s.NUMA) == node && s.State == SlotIsAvailable && *given>>i&1 == 0 {
 				v.slots[v.n] = row
+				*given |= 1 << i
 				v.n++
 				want--
 			}
@@ -201,19 +288,6 @@ func (p *placer) take(host uint32) {
 	p.out = append(p.out, v)
 }
 
-func (p *placer) given(host, row uint32) bool {
-	for i := len(p.out) - 1; i >= 0; i-- {
-		if o := &p.out[i]; o.host == host {
-			for _, s := range o.slots[:o.n] {
-				if s == row {
-					return true
-				}
-			}
-		}
-	}
-	return false
-}
-
 // launchable counts VMs of the shape that fit right now.
 func (w *World) launchable(class string, shape uint32) (n uint32) {
 	for _, c := range w.fleet.classes {
@@ -221,54 +295,8 @@ func (w *World) launchable(class string, shape uint32) (n uint32) {
 			continue
 		}
 		for r := range c.racks {
-			n += c.racks[r][shapeIndex(shape)]
+			n += c.racks[r].vms[shapeIndex(shape)]
 		}
 	}
 	return n
-}
-
-// HostReason says why a host was or was not chosen.
-type HostReason struct {
-	Host   HostID `json:"host_id"`
-	Reason string `json:"reason"`
-}
-
-// ExplainPlacement says for every host why a VM of the shape would or would not
-// go there now.
-func (w *World) ExplainPlacement(class string, shape uint32, limit int) []HostReason {
-	out := []HostReason{}
-	chosen := none
-	if vms := w.place(placementRequest{class: class, shape: shape, count: 1}); vms != nil {
-		chosen = vms[0].host
-	}
-	for row := uint32(0); row < w.hosts.next && len(out) < limit; row++ {
-		h := w.hosts.row(row)
-		if h.ID.IsZero() || h.Removed {
-			continue
-		}
-		out = append(out, HostReason{h.ID, w.whyNot(row, h, class, shape, chosen)})
-	}
-	return out
-}
-
-func (w *World) whyNot(row uint32, h *Host, class string, shape, chosen uint32) string {
-	switch {
-	case row == chosen:
-		return "chosen"
-	case h.MapID.IsZero():
-		return "no approved slot map"
-	case class != "" && h.GPUClass != class:
-		return "another GPU class: " + h.GPUClass
-	case h.Faulted:
-		return "faulted"
-	case h.Silent != 0:
-		return "silent: no heartbeat"
-	case h.Draining:
-		return "draining"
-	case h.Cordoned:
-		return "cordoned"
-	case uint32(w.fleet.free[row].free) < shape:
-		return "too few free slots"
-	}
-	return "fits, but another host was fuller or can give all slots from one NUMA node"
 }

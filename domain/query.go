@@ -237,18 +237,6 @@ func (w *World) SKUName(id SKUID) (string, bool) {
 	return s.Name, true
 }
 
-// SKUShape is what placement needs to know of a SKU, by id or (zero) by name.
-func (w *World) SKUShape(id SKUID, name string) (class string, shape uint32, ok bool) {
-	if id.IsZero() {
-		id = w.skuNames[name]
-	}
-	s := w.skus.get(id)
-	if s == nil {
-		return "", 0, false
-	}
-	return s.GPUClass, s.Shape, true
-}
-
 // ProjectOf says in which project a live allocation is, and of which SKU.
 func (w *World) ProjectOf(id AllocationID) (project ProjectID, sku SKUID, ok bool) {
 	a := w.allocations.get(id)
