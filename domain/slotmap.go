@@ -27,7 +27,7 @@ type Device struct {
 	PKeys      []uint16         `json:"pkeys,omitempty"`       // InfiniBand partitions its port is in now
 	PF         string           `json:"pf,omitempty"`          // of a VF: address of its physical function
 	VFIndex    uint32           `json:"vf_index,omitempty"`    // of a VF: which of its PF's, from 0
-	Resets     []string         `json:"resets,omitempty"`      // how it can be reset, best first: "flr", "bus", ..., "hot" (VFIO's, of the whole private bus)
+	Resets     []string         `json:"resets,omitempty"`      // how it can be reset, best first: "flr", "bus", ..., "hot" (of a drive: VFIO's, of the whole private bus)
 	BARs       []BAR            `json:"bars,omitempty"`        // what a VM's MMIO aperture has to hold
 	Functions  []DeviceFunction `json:"functions,omitempty"`   // the device's other functions: they go wherever it goes
 	IOMMUGroup uint32           `json:"iommu_group,omitempty"` // number in this boot; 0 is a number

@@ -222,7 +222,7 @@ func TestStandIns(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, 1, 4, 4<<10)
 	parent, a := h.slotPort(0, -1)
-	h.Add(pcitest.Function{Address: a, Parent: parent, IDs: "1234:11e8", Subsystem: "1af4:1100", Class: 0x00ff00, Node: -1, Group: 50, Multi: true})
+	h.Add(pcitest.Function{Address: a, Parent: parent, IDs: "1234:11e8", Subsystem: "1af4:1100", Class: 0x00ff00, Node: -1, Group: 50, Multi: true, Resets: "af_flr pm"})
 	h.Add(pcitest.Function{Address: a[:11] + "1", Parent: parent, IDs: "1234:11e8", Class: 0x00ff00, Node: -1, Group: 50, Multi: true})
 	parent, b := h.slotPort(0, -1)
 	block := h.nvme(b, parent, -1, "NVMESLOT0")
@@ -236,6 +236,8 @@ func TestStandIns(t *testing.T) {
 	h.Write(h.Path(nic)+"/net/eth7/address", "52:54:00:aa:00:01\n")
 	h.Write(h.Path(nic)+"/net/eth7/addr_assign_type", "0\n")
 	h.AddVF(nic, pcitest.Function{Address: nic[:8] + "10.0", IDs: "8086:10ca", Class: pcitest.ClassNIC, Node: -1, Group: 61, Resets: "flr"})
+
+	h.Write(h.Path(b)+"/reset_method", "pm\n")
 
 	c := h.config()
 	c.GPUs = []discovery.GPU{{IDs: "1234:11e8", Name: "stand-in"}}
@@ -251,8 +253,8 @@ func TestStandIns(t *testing.T) {
 	if s.GPU.Serial != "location:host-7/pci0000:00/01.0/00.0" || s.GPU.SerialFrom != domain.SerialOfLocation || !strings.Contains(s.Why, "a swap is not noticed") || len(s.GPU.Functions) != 1 || m.GPUClass != "stand-in" {
 		t.Errorf("%+v, why %q", s.GPU, s.Why)
 	}
-	if len(s.GPU.Resets) != 1 || s.GPU.Resets[0] != "hot" {
-		t.Errorf("resets %v: two functions with a bus to themselves", s.GPU.Resets)
+	if strings.Join(s.GPU.Resets, " ") != "af_flr pm" || strings.Join(s.NVMe.Resets, " ") != "pm hot" {
+		t.Errorf("resets %v of the GPU, %v of the drive, which has its bus to itself", s.GPU.Resets, s.NVMe.Resets)
 	}
 	if s.NVMe.Serial != "NVMESLOT0" || s.NVMe.SizeBytes == 0 || s.IBVF.Serial != "52:54:00:aa:00:01/vf0" || s.IBVF.GUID != "" || s.IBVF.VFIndex != 0 {
 		t.Errorf("%+v %+v", s.NVMe, s.IBVF)

@@ -1,6 +1,7 @@
 package discovery
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -8,8 +9,8 @@ import (
 	"github.com/gpuaas/gpuaas/hostd/pci"
 )
 
-// hotReset is VFIO's reset of a whole bus: no method of the kernel's list, but as
-// good where everything on the bus is the device's own.
+// hotReset is VFIO's reset of a whole bus, before a VM gets the device: no method of
+// the kernel's list, and nothing that a wipe can use.
 const hotReset = "hot"
 
 // judge says what speaks against a device as PCI has it. Everything is said, not
@@ -82,17 +83,22 @@ func (l *look) judgePath(c *candidate) {
 	}
 }
 
-// judgeReset wants a way to take a tenant's state out of the device. A change of
-// power state alone ("pm") keeps what it likes.
+// judgeReset wants a way to take a tenant's state out of the device: the one that its
+// wipe will use. A drive is erased by its own commands and then reset by its
+// controller, so that for it VFIO's reset is enough.
 func (l *look) judgeReset(c *candidate) {
-	if slices.ContainsFunc(c.pci.Resets, func(r string) bool { return r != "pm" }) {
+	if slices.ContainsFunc(c.pci.Resets, func(r string) bool { return slices.Contains(pci.ClearingResets, r) }) {
 		return
 	}
-	if c.kind != kindVF && l.privateBus(c) {
+	if c.kind == kindNVMe && slices.ContainsFunc(c.pci.Resets, func(r string) bool { return r != "pm" }) {
+		return
+	}
+	if c.kind == kindNVMe && l.privateBus(c) {
 		c.dev.Resets = append(slices.Clone(c.dev.Resets), hotReset)
 		return
 	}
-	c.against("it has no reset that the kernel knows, and does not have its bus to itself")
+	c.against("it has no reset after which nothing of a tenant is left in it: the kernel offers %s, wanted is one of %s",
+		cmp.Or(strings.Join(c.pci.Resets, " "), "none"), strings.Join(pci.ClearingResets, ", "))
 }
 
 // privateBus reports whether the device is alone below the bridge above it, with

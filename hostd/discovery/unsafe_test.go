@@ -39,6 +39,8 @@ func TestUnsafe(t *testing.T) {
 		{"not root, ACS not readable", nvme, "not readable", func(h *host) { h.truncate("0000:12:01.0", 256) }},
 		{"bridge that cannot be read", nvme, "the bridge 0000:12:01.0 above it cannot be read", func(h *host) { h.Write(h.Path("0000:12:01.0")+"/class", "what\n") }},
 		{"no reset", vf, "no reset", func(h *host) { h.Remove(h.Path(vf) + "/reset_method") }},
+		{"reset by power state only, bus its own", gpu, "no reset after which nothing of a tenant is left in it: the kernel offers pm", func(h *host) { h.Write(h.Path(gpu)+"/reset_method", "pm\n") }},
+		{"the board's own reset", gpu, "no reset", func(h *host) { h.Write(h.Path(gpu)+"/reset_method", "device_specific acpi\n") }},
 		{"reset by power state only, bus shared", nvme, "no reset", func(h *host) {
 			h.Write(h.Path(nvme)+"/reset_method", "pm\n")
 			h.Add(pcitest.Function{Address: nvme[:8] + "05.0", Parent: "0000:12:01.0", IDs: "1234:1", Group: 900})

@@ -10,6 +10,12 @@ import (
 	"strings"
 )
 
+// ClearingResets are the kernel's reset methods after which nothing of what a device
+// held is left, best first: of the function alone (PCI Express, or the older Advanced
+// Features), and of its whole bus. A change of the power state ("pm") may keep what it
+// likes; what "acpi" and "device_specific" do is the board's and the kernel's secret.
+var ClearingResets = []string{"flr", "af_flr", "bus"}
+
 // Device is one PCI function, as it was when it was read.
 type Device struct {
 	Address          Address

@@ -7,14 +7,14 @@ import (
 	"time"
 
 	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/hostd/pci"
 )
 
 // Reset is a way to reset a PCI function, named as the kernel's reset_method file
 // names it (Documentation/ABI/testing/sysfs-bus-pci).
 type Reset string
 
-// The resets. A power-management reset (D3hot and back) need not clear anything and
-// is never taken for one.
+// The resets that are known here; pci.ClearingResets are those that a wipe takes.
 const (
 	ResetFunction Reset = "flr"
 	ResetBus      Reset = "bus"
@@ -71,7 +71,8 @@ func (h *Host) ladder(ctx context.Context, ev *domain.DeviceWipe, address string
 	if err != nil {
 		return finding(err, ResetFailed)
 	}
-	for _, r := range []Reset{ResetFunction, ResetBus} {
+	for _, name := range pci.ClearingResets {
+		r := Reset(name)
 		if !slices.Contains(have, r) {
 			ev.Log = append(ev.Log, fmt.Sprintf("reset %s: the function has none", r))
 			continue

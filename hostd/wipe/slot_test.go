@@ -93,6 +93,8 @@ func TestSlot(t *testing.T) {
 	}{
 		"all is well":              {func(*fakeHost, *Host) {}, "", "", "", "flr"},
 		"bus reset":                {func(f *fakeHost, _ *Host) { f.methods = []Reset{ResetPower, ResetBus} }, "", "", "", "bus"},
+		"older FLR":                {func(f *fakeHost, _ *Host) { f.methods = []Reset{ResetPower, "af_flr"} }, "", "", "", "af_flr"},
+		"secrets of the board":     {func(f *fakeHost, _ *Host) { f.methods = []Reset{"acpi", "device_specific"} }, "gpu", PowerCycle, "host", "none"},
 		"FLR fails":                {func(f *fakeHost, _ *Host) { f.failing = []Reset{ResetFunction} }, "", "", "", "bus"},
 		"FLR fails, shared bus":    {func(f *fakeHost, _ *Host) { f.failing, f.shared = []Reset{ResetFunction}, true }, "gpu", PowerCycle, "host", "flr"},
 		"only power management":    {func(f *fakeHost, _ *Host) { f.methods = []Reset{ResetPower} }, "gpu", PowerCycle, "host", "none"},
