@@ -207,7 +207,7 @@ func (e *MapAmended) apply(w *World, _ *Applied) {
 	}
 	for i := range e.Slots {
 		a, s := &e.Slots[i], w.slots.row(rows[i])
-		s.Index, s.NUMA, s.Policy, s.room = uint16(a.Spec.Index), a.Spec.NUMANode, a.Policy, a.Spec.room()
+		s.Index, s.NUMA, s.Policy, s.Real, s.room = uint16(a.Spec.Index), a.Spec.NUMANode, a.Policy, a.Spec.real(), a.Spec.room()
 		w.setDevices(rows[i], a.Spec.deviceKeys())
 		if a.Change == "replaced" { // the wipe of a new device says nothing of the old lease's
 			s.Generation++

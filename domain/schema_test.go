@@ -13,7 +13,7 @@ func TestSnapshotSchemaNamesTheEncoding(t *testing.T) {
 	s.launch(f, "a", "gpu-1x", 2)
 	h.boot()
 	s.after(2 * Hour)
-	const schema, want = "gpuaas-world-5", "sha256:3c83f6457e906c896f2d8067bfb994246eabcb777724b5c39a02cbdd3a91f4db"
+	const schema, want = "gpuaas-world-6", "sha256:22d20c6221825a869418c0ed8a350627550a791846d79bf895bad763dbf9f50b"
 	if got := s.w.Hash().String(); snapshotSchema != schema || got != want {
 		t.Fatalf("the world is encoded as %s under the schema %q, it was %s under %q: change snapshotSchema and this test together", got, snapshotSchema, want, schema)
 	}

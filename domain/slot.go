@@ -52,6 +52,7 @@ type Slot struct {
 	Policy     WipePolicy
 	Condemned  bool   // goes to quarantine instead of back to available
 	Dirty      bool   // no wipe was verified since it was last used, or since it came in
+	Real       bool   // its devices are real hardware: the evidence of its wipes has to be whole
 	room       uint64 // SlotSpec.room of its cores and memory
 }
 

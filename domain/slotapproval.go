@@ -247,7 +247,7 @@ func (e *MapApproved) apply(w *World, _ *Applied) {
 	for i := range e.Slots {
 		a := &e.Slots[i]
 		row, s := w.slots.add(a.ID)
-		*s = Slot{ID: a.ID, host: hi, vm: none, Index: uint16(a.Spec.Index), State: SlotIsProposed, NUMA: a.Spec.NUMANode, Policy: a.Policy, Dirty: true, room: a.Spec.room()}
+		*s = Slot{ID: a.ID, host: hi, vm: none, Index: uint16(a.Spec.Index), State: SlotIsProposed, NUMA: a.Spec.NUMANode, Policy: a.Policy, Dirty: true, Real: a.Spec.real(), room: a.Spec.room()}
 		w.setDevices(row, a.Spec.deviceKeys())
 		h.slots = append(h.slots, row)
 	}

@@ -136,6 +136,10 @@ func (s *SlotSpec) wire(c *coder) {
 	c.str(10, &s.Why)
 }
 
+// real says whether the slot's devices are real hardware; those of a simulated or lab
+// host have no PCI ids.
+func (s *SlotSpec) real() bool { return s.GPU.PCIID != "" || s.NVMe.PCIID != "" || s.IBVF.PCIID != "" }
+
 // NUMANode is what one node of a host has. If it has hugepages set aside, the
 // slots' memory is made of them.
 type NUMANode struct {

@@ -148,6 +148,7 @@ func (s *Slot) wire(c *coder) {
 	c.bool(15, &s.Condemned)
 	c.bool(16, &s.Dirty)
 	c.fixed64(17, &s.room)
+	c.bool(18, &s.Real)
 }
 
 // rowField is a row's number, with none left out.

@@ -170,12 +170,14 @@ func (w *World) judgeWipe(x *Context, host uint32, r *WipeReport) ([]EventBody, 
 	if r.Nonce != s.lease().Nonce {
 		return quarantine("host", "wipe.wrong_nonce")
 	}
-	seen := [3]bool{}
+	whole := s.Real && w.LogicLevel >= 2
+	seen, kept := [3]bool{}, false
 	for i := range r.Devices {
 		d := &r.Devices[i]
 		k := slices.Index(deviceComponents[:], d.Component)
 		switch {
 		case d.Component == "host": // what the host kept: beside the devices, and no less needed
+			kept = true
 		case k < 0 || seen[k]:
 			return quarantine("host", "wipe.unknown_component")
 		case deviceKey(k, d.Serial) != s.devices[k]:
@@ -183,7 +185,7 @@ func (w *World) judgeWipe(x *Context, host uint32, r *WipeReport) ([]EventBody, 
 		default:
 			seen[k] = true
 		}
-		if reason := d.doubt(s.Policy); reason != "" {
+		if reason := d.doubt(s.Policy, whole); reason != "" {
 			return repair(d, reason)
 		}
 	}
@@ -191,6 +193,9 @@ func (w *World) judgeWipe(x *Context, host uint32, r *WipeReport) ([]EventBody, 
 		if key != 0 && !seen[k] {
 			return quarantine(deviceComponents[k], "wipe.missing_device")
 		}
+	}
+	if whole && !kept {
+		return append(before, w.takeOut(row, "host", "host", "wipe.remnants", r.Devices)...), nil
 	}
 	if s.Condemned {
 		return append(before, &SlotQuarantined{Host: w.hosts.row(host).ID, Slot: s.ID, Component: "", Scope: "device", Reason: "condemned", Devices: r.Devices}), nil
@@ -200,8 +205,9 @@ func (w *World) judgeWipe(x *Context, host uint32, r *WipeReport) ([]EventBody, 
 
 // doubt is the reason not to believe that the device is erased, "" if there is
 // none. What the evidence says of itself has to agree, too: a host that calls a
-// wipe verified and names a canary that is still there is wrong about one of them.
-func (d *DeviceWipe) doubt(p WipePolicy) string {
+// wipe verified and names a canary that is still there is wrong about one of them. Of
+// a real device it has to be whole; that of lab and sim hosts says less.
+func (d *DeviceWipe) doubt(p WipePolicy, whole bool) string {
 	switch {
 	case d.Result != WipeVerified:
 		if checkWord("reason", d.Reason, 64, false) == nil {
@@ -216,6 +222,10 @@ func (d *DeviceWipe) doubt(p WipePolicy) string {
 		return "wipe.firmware_changed"
 	case d.EndedAt < d.StartedAt:
 		return "wipe.wrong_times"
+	case whole && d.Baseline.IsZero() && (d.Component == "nvme" || d.Component == "ib_vf"):
+		return "wipe.no_baseline"
+	case whole && (d.Method == "" || d.Method == "none"):
+		return "wipe.wrong_method"
 	case d.Component == "nvme":
 		return d.driveDoubt(p)
 	}
@@ -223,7 +233,7 @@ func (d *DeviceWipe) doubt(p WipePolicy) string {
 }
 
 // driveDoubt is doubt of what only a drive's evidence has. Evidence with a baseline
-// is a real drive's and has to be whole; lab and sim hosts have none.
+// has to be whole, wherever it comes from.
 func (d *DeviceWipe) driveDoubt(p WipePolicy) string {
 	switch d.Coverage {
 	case CoverageAll:

@@ -11,7 +11,8 @@ package domain
 //	   periods, an operator's key in a tenant that has keys of its own needs a
 //	   reason; a host that is found as it was approved withdraws its
 //	   proposal; a condemned slot is quarantined as soon as its wipe fails; a gang
-//	   takes as few racks as can hold it, and spreads where that is the strategy
+//	   takes as few racks as can hold it, and spreads where that is the strategy;
+//	   evidence of a wipe of real devices has to be whole
 const LogicLevel = 2
 
 // StartWriter begins a writer's term, and raises the log to the level of its build:
