@@ -99,6 +99,11 @@ func (s *Server) console(c *call) (*Console, []byte, *domain.Error) {
 		if c.platform() {
 			return domain.Errorf(domain.Forbidden, "console.tenant_only", "a console is its tenant's alone")
 		}
+		if c.caller.Member.Role == domain.TenantBilling { // sees what there is and what it costs, not what is in it
+			if err := w.MayAct(c.actor(), at, project); err != nil {
+				return err
+			}
+		}
 		if vm, ok = w.VMOf(alloc, int(index)); !ok {
 			return notFound("vm")
 		}
