@@ -77,6 +77,9 @@ func (s *Server) listDenials(c *call) (*List[Denial], *domain.Error) {
 			return nil, errCursor()
 		}
 	}
+	if err := c.now(); err != nil {
+		return nil, err
+	}
 	records, next, aerr := s.o.Audit.Page(c.ctx(), after, limit)
 	if aerr != nil {
 		e := domain.Errorf(domain.Unavailable, "audit.unavailable", "the audit stream does not answer now: try again")

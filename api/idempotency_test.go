@@ -2,7 +2,9 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -12,53 +14,115 @@ import (
 	"github.com/gpuaas/gpuaas/domain"
 )
 
+// notCommands are routes that change something and write nothing to the log, with
+// why a repeat does no harm.
+var notCommands = map[string]string{
+	"POST /v1/enroll":                      "by the host's keys: TestEnrolment",
+	"POST /v1/images/uploads":              "the same upload, until bytes came",
+	"POST /v1/projects/{p}/images/uploads": "the same upload, until bytes came",
+	"PATCH /v1/uploads/{b}":                "by its offset",
+	"DELETE /v1/uploads/{b}":               "it is gone already",
+}
+
+// TestARepeatGetsTheFirstAnswer goes through every route that is a command: each
+// request writes to the log once, and its repeat, by Idempotency-Key or Command-Id,
+// gets the bytes of the first answer. Another request under the same name is a
+// conflict.
 func TestARepeatGetsTheFirstAnswer(t *testing.T) {
 	t.Parallel()
 	w := newTestWorld(t)
-	var id domain.Entropy
-	for i, c := range []struct{ key, method, path, body string }{
-		{w.admin, "POST", "/v1/tenants", `{"name":"again","currency":"EUR"}`},
-		{w.acme.owner, "POST", "/v1/tenants/" + w.acme.id + "/api-keys", `{"name":"again"}`},
-		{w.acme.owner, "POST", "/v1/tenants/" + w.acme.id + "/members", `{"role":"viewer"}`},
-		{w.acme.owner, "POST", "/v1/tenants/" + w.acme.id + "/projects", `{"name":"again"}`},
-		{w.admin, "POST", "/v1/tenants/" + w.acme.id + "/credits", `{"currency":"USD","amount_micros":7,"kind":"paid"}`},
-		{w.admin, "POST", "/v1/hosts", `{"name":"again"}`},
-		{w.admin, "POST", "/v1/operators", `{"roles":["auditor"]}`},
-		{w.admin, "PUT", "/v1/policies/global/quota.gpus", `{"value":64}`},
-		{w.acme.owner, "POST", "/v1/projects/" + w.acme.project + "/allocations", `{"name":"again","sku":"gpu-1x","ssh_keys":["ssh-ed25519 AAAA me"],"user_data":"#cloud-config","tags":{"team":"x"}}`},
-		{w.acme.owner, "DELETE", "/v1/allocations/" + w.alloc, ""},
-	} {
-		id[31] = byte(i)
-		for _, h := range []header{
-			{"Idempotency-Key", fmt.Sprintf("key %d", i)},
-			{"Command-Id", commands.NewCommandID(time.Now(), id).String()},
-		} {
-			name := h.name
-			if name == "Command-Id" { // names are taken by now
-				c.body = strings.ReplaceAll(c.body, `"again"`, `"again-2"`)
-				c.body = strings.ReplaceAll(c.body, `{"value":64}`, `{"value":63}`)
-			}
-			if name == "Command-Id" && c.method == "DELETE" {
-				continue // released already: it would write nothing to remember
-			}
-			first := w.do(c.key, c.method, c.path, c.body, h)
-			if first.status >= 300 {
-				t.Fatalf("%s %s: %d %s", c.method, c.path, first.status, first.body)
-			}
-			before, docs := w.log.last(), w.vault.len()
-			again := w.do(c.key, c.method, c.path, c.body, h)
-			if again.status != first.status || !bytes.Equal(again.body, first.body) || again.header.Get("Log-Sequence") != first.header.Get("Log-Sequence") {
-				t.Errorf("%s %s by %s: first %d %s, then %d %s", c.method, c.path, name, first.status, first.body, again.status, again.body)
-			}
-			if w.log.last() != before || w.vault.len() != docs {
-				t.Errorf("%s %s by %s: the repeat wrote", c.method, c.path, name)
-			}
-			if c.body == "" {
-				continue
-			}
-			code := map[string]string{"Idempotency-Key": "idempotency.conflict", "Command-Id": "command.id_reused"}[name]
-			w.refused(409, code, c.key, c.method, c.path, c.body+" ", h)
+	p := newParties(w)
+	n := 0
+	for _, r := range w.server.routes {
+		name := r.method + " " + r.path
+		if !changes(r) || notCommands[name] != "" {
+			continue
 		}
+		for i, by := range []string{"Idempotency-Key", "Command-Id"} {
+			n++
+			a := p.prepare(name)
+			p.changed(name, n, &a)
+			key := p.keys["owner"]
+			if matrix[name][0] != '+' {
+				key = []string{p.keys["operator"], w.admin}[i] // two have to say that a device is destroyed
+			}
+			path := r.path
+			for param, id := range a.ids {
+				path = strings.ReplaceAll(path, "{"+param+"}", id)
+			}
+			body := strings.Replace(cmp.Or(a.body, bodies[name]), `"name":"`, fmt.Sprintf(`"name":"n%d-`, n), 1)
+			h := header{by, fmt.Sprintf("key %d", n)}
+			if by == "Command-Id" {
+				h.value = commands.NewCommandID(time.Now(), domain.Entropy{30: byte(n >> 8), 31: byte(n)}).String()
+			}
+			p.repeat(name, key, r.method, w.mine(path), body, h)
+		}
+	}
+	for name := range notCommands {
+		if !slices.ContainsFunc(w.server.routes, func(r route) bool { return r.method+" "+r.path == name && (r.plain || r.raw || r.open) }) {
+			t.Errorf("no such route, or it is a command: %s", name)
+		}
+	}
+}
+
+// changed makes the request one that changes something, each time.
+func (p *parties) changed(name string, n int, a *attempt) {
+	act := func(path string) { p.want(202, p.admin, "POST", path, "") }
+	host, slot := "/v1/hosts/"+p.h2.id.String(), "/v1/slots/"+p.slots2[0]
+	switch {
+	case strings.HasPrefix(name, "PUT /v1/policies/"):
+		a.body = fmt.Sprintf(`{"value":%d}`, 100+n)
+	case strings.HasPrefix(name, "DELETE /v1/policies/"):
+		path := strings.TrimPrefix(name, "DELETE ")
+		p.want(200, p.admin, "PUT", p.mine(path), fmt.Sprintf(`{"value":%d}`, 100+n))
+	case name == "PUT /v1/operators/{u}":
+		a.body = []string{`{"roles":["auditor"]}`, `{"roles":["finance"]}`}[n%2]
+	case name == "POST /v1/projects/{p}/members":
+		a.body = fmt.Sprintf(`{"user_id":%q,"role":"viewer"}`, p.newMember())
+	case name == "POST /v1/hosts/{h}/slot-map/approve":
+		h := p.host(fmt.Sprintf("approved-%d", n), 1)
+		h.wipe()
+		h.m.Slots[0].MemoryMiB++
+		h.propose(h.m)
+		*a = attempt{ids: map[string]string{"h": h.id.String()}, body: fmt.Sprintf(`{"digest":%q,"wipe_policy":"auto"}`, h.m.Digest())}
+	case name == "POST /v1/hosts/{h}/cordon", name == "POST /v1/hosts/{h}/drain":
+		act(host + "/uncordon")
+	case name == "POST /v1/hosts/{h}/uncordon":
+		act(host + "/cordon")
+	case name == "DELETE /v1/hosts/{h}":
+		a.ids = map[string]string{"h": p.want(201, p.admin, "POST", "/v1/hosts", fmt.Sprintf(`{"name":"gone-%d"}`, n)).get("id")}
+	case name == "POST /v1/slots/{s}/quarantine":
+		p.do(p.admin, "POST", slot+"/rewipe", "")
+		p.h2.wipe()
+	case name == "POST /v1/slots/{s}/rewipe":
+		p.do(p.admin, "POST", slot+"/quarantine", bodies["POST /v1/slots/{s}/quarantine"])
+		a.ids = map[string]string{"s": p.slots2[0]}
+	case name == "POST /v1/slots/{s}/retire":
+		a.ids = map[string]string{"s": p.slots2[1+n%2]}
+	}
+}
+
+// repeat sends the request twice, and another one under the same name.
+func (p *parties) repeat(name, key, method, path, body string, h header) {
+	p.t.Helper()
+	start := p.log.last()
+	first := p.do(key, method, path, body, h)
+	if first.status >= 300 || p.log.last() == start {
+		p.t.Errorf("%s by %s: %d %s, and the log grew by %d", name, h.name, first.status, first.body, p.log.last()-start)
+		return
+	}
+	before, docs := p.log.last(), p.vault.len()
+	again := p.do(key, method, path, body, h)
+	if again.status != first.status || !bytes.Equal(again.body, first.body) || again.header.Get("Log-Sequence") != first.header.Get("Log-Sequence") {
+		p.t.Errorf("%s by %s: first %d %s, then %d %s", name, h.name, first.status, first.body, again.status, again.body)
+	}
+	if p.log.last() != before || p.vault.len() != docs {
+		p.t.Errorf("%s by %s: the repeat wrote", name, h.name)
+	}
+	other := p.do(key, method, path+"?x=1", body, h)
+	code := map[string]string{"Idempotency-Key": "idempotency.conflict", "Command-Id": "command.id_reused"}[h.name]
+	if other.status != 409 || other.get("code") != code || p.log.last() != before {
+		p.t.Errorf("%s by %s, another request: %d %s", name, h.name, other.status, other.body)
 	}
 }
 

@@ -25,6 +25,11 @@ type memoryImages struct {
 func (m *memoryImages) Begin(n NewUpload) (Upload, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	for _, u := range m.uploads {
+		if u.NewUpload == n && u.Offset == 0 {
+			return *u, nil
+		}
+	}
 	u := &Upload{NewUpload: n, ID: fmt.Sprintf("upl_%d", len(m.uploads)+1000)}
 	m.uploads[u.ID] = u
 	return *u, nil

@@ -80,6 +80,9 @@ func (s *Server) operator(c *call, user domain.UserID, names []string) (*Operato
 }
 
 func (s *Server) whoAmI(c *call) (*WhoAmI, *domain.Error) {
+	if err := c.now(); err != nil {
+		return nil, err
+	}
 	k, m := c.caller.Key, c.caller.Member
 	return &WhoAmI{
 		UserID: m.ID.String(), KeyID: k.ID.String(), TenantID: m.Tenant.String(), TenantRole: m.Role.String(), Roles: m.Platform.Names(),

@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"strings"
 	"testing"
@@ -327,11 +328,7 @@ func (p *parties) attempt(r route, n int, key string) byte {
 	if name == "GET /v1/offers" && key != p.other.owner {
 		query = "?tenant_id=" + p.acme.id
 	}
-	body := a.body
-	if body == "" {
-		body = bodies[name]
-	}
-	body = strings.Replace(body, `"name":"`, fmt.Sprintf(`"name":"n%d-`, n), 1)
+	body := strings.Replace(cmp.Or(a.body, bodies[name]), `"name":"`, fmt.Sprintf(`"name":"n%d-`, n), 1)
 	before := p.log.last()
 	got := p.do(key, r.method, p.mine(path)+query, body, a.h...)
 	if got.status >= 200 && got.status < 300 {

@@ -132,6 +132,12 @@ func (c *call) query(f func(w *domain.World, at domain.Time) *domain.Error) *dom
 	return nil
 }
 
+// now is for what the log does not have: the answer is of this moment, so it
+// reflects everything decided so far.
+func (c *call) now() *domain.Error {
+	return c.query(func(*domain.World, domain.Time) *domain.Error { return nil })
+}
+
 func (c *call) queryAs(actor domain.Actor, f func(w *domain.World, at domain.Time) *domain.Error) *domain.Error {
 	n, err := c.ask(actor, f)
 	if err == nil {

@@ -2,9 +2,11 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +14,63 @@ import (
 
 // queries are what some routes need.
 var queries = map[string]string{"GET /v1/explain/placement": "?sku=gpu-1x"}
+
+// TestEveryReadSaysWhatItReflects: every route that reads knows at_least and answers
+// with Log-Sequence, on an empty page too.
+func TestEveryReadSaysWhatItReflects(t *testing.T) {
+	t.Parallel()
+	w := newTestWorld(t)
+	p := newParties(w)
+	for _, r := range w.server.routes {
+		if changes(r) || r.open {
+			continue
+		}
+		name := r.method + " " + r.path
+		a := p.prepare(name)
+		path := r.path
+		for param, id := range a.ids {
+			path = strings.ReplaceAll(path, "{"+param+"}", id)
+		}
+		key, query := p.keys["owner"], cmp.Or(queries[name], "?")
+		if matrix[name][0] != '+' {
+			key = p.keys["operator"]
+		}
+		last := w.log.last()
+		at := func(least string) string {
+			return w.mine(path) + strings.TrimSuffix(query, "?") + map[bool]string{true: "?", false: "&"}[query == "?"] + "at_least=" + least
+		}
+		got := w.do(key, r.method, at(fmt.Sprint(last)), "")
+		if n, err := strconv.ParseUint(got.header.Get("Log-Sequence"), 10, 64); got.status != 200 || err != nil || n < last {
+			t.Errorf("%s: %d, reflects %q, want %d: %s", name, got.status, got.header.Get("Log-Sequence"), last, got.body)
+		}
+		if got := w.do(key, r.method, w.mine(path)+strings.TrimSuffix(query, "?"), ""); got.header.Get("Log-Sequence") == "" {
+			t.Errorf("%s: does not say what it reflects", name)
+		}
+		if got := w.do(key, r.method, at("x"), ""); got.status != 422 {
+			t.Errorf("%s: at_least is not looked at: %d", name, got.status)
+		}
+		if strings.Contains(r.path, "/events") {
+			s := w.do(key, "GET", w.mine(path)+"?after=latest", "")
+			if s.get("items.0.id") != "" || s.header.Get("Log-Sequence") == "" {
+				t.Errorf("%s, an empty page: %v %s", name, s.header, s.body)
+			}
+			if got := w.do(key, r.method, at("x"), "", header{"Accept", "text/event-stream"}); got.status != 422 {
+				t.Errorf("%s, a stream: at_least is not looked at: %d", name, got.status)
+			}
+		}
+	}
+}
+
+// TestAReadOfTheFutureIsRefused: what is not decided yet does not become so by
+// waiting.
+func TestAReadOfTheFutureIsRefused(t *testing.T) {
+	t.Parallel()
+	s := newReadingSite(t, func(o *Options) { o.Deadline = time.Second })
+	ten := s.tenant("acme", 0)
+	for _, path := range []string{"/v1/whoami", "/v1/events", "/v1/tenants/" + ten.id, "/v1/tenants/" + ten.id + "/balance", "/v1/offers"} {
+		s.refused(503, "read_model.behind", ten.owner, "GET", fmt.Sprintf("%s?at_least=%d", path, s.log.last()+100), "")
+	}
+}
 
 func TestWhatIsReadIsWhatWasAnswered(t *testing.T) {
 	t.Parallel()

@@ -25,6 +25,7 @@ type route struct {
 	query   []*param // beside at_least on reads
 	open    bool     // needs no key
 	raw     bool     // its body is bytes, and its handler's to read
+	plain   bool     // changes nothing in the log: a repeat is known by what it asks for
 	also    []int    // statuses beside those every route has
 }
 
@@ -130,11 +131,14 @@ func (s *Server) operation(r route, changes bool) huma.Operation {
 		"Log-Sequence": {Description: "The commit that this answer reflects.", Schema: &huma.Schema{Type: "integer"}},
 		"X-Request-Id": {Description: "The request's id, also in every problem.", Schema: &huma.Schema{Type: "string"}},
 	}}}
-	if changes {
+	switch {
+	case changes && r.plain:
+		problems = append(problems, 400, 409, 413, 415)
+	case changes:
 		op.Parameters = append(op.Parameters, commandHeaders...)
 		problems = append(problems, 400, 402, 409, 413, 415)
 		op.Responses[success].Headers["Command-Id"] = &huma.Header{Description: "The command's id. If an answer was lost, repeat the request with it: within 15 minutes it gets the first answer.", Schema: &huma.Schema{Type: "string"}}
-	} else if !r.open {
+	case !r.open && !r.raw:
 		op.Parameters = append(op.Parameters, atLeast)
 	}
 	for _, status := range append(problems, r.also...) {

@@ -76,12 +76,12 @@ type beginUpload struct {
 }
 
 func (s *Server) uploadRoutes() {
-	const about = "Then PATCH its bytes. At most 4 uploads of yours at once; they expire a day after their last byte."
-	command(s, route{method: "POST", path: "/v1/images/uploads", id: "begin-image-upload", tag: "Images", summary: "Begin to upload an image for everybody", about: about, status: 201}, s.beginUpload)
-	command(s, route{method: "POST", path: "/v1/projects/{p}/images/uploads", id: "begin-project-image-upload", tag: "Images", summary: "Begin to upload an image of a project's own", about: about, status: 201}, s.beginUpload)
+	const about = "Then PATCH its bytes. At most 4 uploads of yours at once; they expire a day after their last byte. The same again, before a byte came, is the same upload."
+	command(s, route{method: "POST", path: "/v1/images/uploads", id: "begin-image-upload", tag: "Images", summary: "Begin to upload an image for everybody", about: about, status: 201, plain: true}, s.beginUpload)
+	command(s, route{method: "POST", path: "/v1/projects/{p}/images/uploads", id: "begin-project-image-upload", tag: "Images", summary: "Begin to upload an image of a project's own", about: about, status: 201, plain: true}, s.beginUpload)
 	read(s, route{path: "/v1/uploads/{b}", id: "get-upload", tag: "Images", summary: "How far an upload is"}, s.getUpload)
 	read(s, route{method: "HEAD", path: "/v1/uploads/{b}", id: "head-upload", tag: "Images", summary: "How far an upload is, in Upload-Offset and Upload-Length"}, s.getUpload)
-	action(s, route{method: "DELETE", path: "/v1/uploads/{b}", id: "abort-upload", tag: "Images", summary: "Give an upload up"}, s.abortUpload)
+	action(s, route{method: "DELETE", path: "/v1/uploads/{b}", id: "abort-upload", tag: "Images", summary: "Give an upload up", plain: true}, s.abortUpload)
 	s.appendRoute()
 }
 
@@ -135,6 +135,9 @@ func (s *Server) getUpload(c *call) (*ImageUpload, *domain.Error) {
 	u, err := s.o.Images.Upload(c.echo.Param("b"), c.caller.Member.ID)
 	if err != nil {
 		return nil, domain.AsError(err)
+	}
+	if err := c.now(); err != nil {
+		return nil, err
 	}
 	return c.showUpload(&u), nil
 }

@@ -102,7 +102,7 @@ func (c *Client) BeginUpload(ctx context.Context, project, digest string, size i
 
 // ImageUpload says how far an upload is.
 func (c *Client) ImageUpload(ctx context.Context, id string) (*ImageUpload, error) {
-	return call[ImageUpload](ctx, c, &request{method: http.MethodGet, path: path("/v1/uploads/%s", id), anySeq: true})
+	return call[ImageUpload](ctx, c, &request{method: http.MethodGet, path: path("/v1/uploads/%s", id)})
 }
 
 // AbortUpload gives an upload up.

@@ -73,6 +73,9 @@ func TestUploadGoesOnWhereItStopped(t *testing.T) {
 	dir, c, b := t.TempDir(), &clock{time.Now()}, rawImage(1<<20)
 	s := open(t, dir, c)
 	u := begin(t, s, b)
+	if again := begin(t, s, b); again.ID != u.ID {
+		t.Errorf("who asks again has another upload")
+	}
 	if _, err := s.Append(t.Context(), u.ID, me, 0, io.MultiReader(bytes.NewReader(b[:1000]), iotest.ErrReader(io.ErrUnexpectedEOF))); code(err) != "request.malformed" {
 		t.Fatal(err)
 	}
@@ -146,8 +149,8 @@ func TestUploadsAreBoundedAndTheirOwnersAlone(t *testing.T) {
 	dir, c, b := t.TempDir(), &clock{time.Now()}, rawImage(4096)
 	s := open(t, dir, c)
 	var last api.Upload
-	for range maxUserUploads {
-		last = begin(t, s, b)
+	for i := range maxUserUploads { // the last one is of b
+		last = begin(t, s, rawImage(4096*(maxUserUploads-i)))
 	}
 	if _, err := s.Begin(api.NewUpload{Owner: me, Digest: domain.Digest{1}, SizeBytes: 1}); code(err) != "upload.too_many" {
 		t.Error(err)

@@ -44,7 +44,8 @@ func unknownUpload() error {
 	return domain.Errorf(domain.NotFound, "upload.not_found", "no such upload: it may have expired")
 }
 
-// Begin opens an upload. Codes: upload.too_many, image.no_space.
+// Begin opens an upload. Whoever lost the answer asks again: the upload to which
+// nothing came yet is the same one. Codes: upload.too_many, image.no_space.
 func (s *Store) Begin(n api.NewUpload) (api.Upload, error) {
 	s.expire()
 	s.mu.Lock()
@@ -53,6 +54,8 @@ func (s *Store) Begin(n api.NewUpload) (api.Upload, error) {
 	for _, u := range s.uploads {
 		mine := u.s.Owner == n.Owner
 		switch {
+		case u.s.NewUpload == n && u.s.Offset == 0:
+			return u.s.Upload, nil
 		case u.s.Complete && mine:
 			complete++
 		case !u.s.Complete:
