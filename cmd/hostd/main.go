@@ -31,7 +31,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(runCommand(stderr), enrollCommand(), checkCommand(stderr), &cobra.Command{
+	root.AddCommand(runCommand(stderr), enrollCommand(), checkCommand(stderr), devicesCommand(), &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
 		Args:  cobra.NoArgs,

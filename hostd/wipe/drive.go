@@ -106,7 +106,7 @@ func (e *eraser) run(ctx context.Context) (err error) {
 	if err := e.unchanged(ctx); err != nil {
 		return err
 	}
-	return e.store.remove(kindErasing, e.serial)
+	return errors.Join(e.store.remove(kindErasing, e.serial), e.store.settled(e.serial, e.wipe))
 }
 
 // free refuses a drive that something on the host holds (a file system, LVM, md, a
@@ -157,23 +157,30 @@ func (e *eraser) inspect(ctx context.Context) (restored bool, err error) {
 	if err := s.fit(); err != nil {
 		return restored, err
 	}
-	if err := e.loadBaseline(s); err != nil {
-		return restored, err
+	err = e.loadBaseline(s)
+	if err == nil {
+		err = s.differs(e.base)
 	}
 	var f *failure
-	if err := s.differs(e.base); errors.As(err, &f) && f.code == FormatChanged {
-		if err := e.restoreFormats(ctx, s); err != nil {
-			return true, err
+	if errors.As(err, &f) && f.code == FormatChanged {
+		restored = true
+		if err = e.restoreFormats(ctx, s); err == nil {
+			return true, e.unchanged(ctx)
 		}
-		return true, e.unchanged(ctx)
-	} else if err != nil {
-		return restored, err
 	}
-	return restored, nil
+	if err != nil {
+		if serr := e.store.refused(&Refused{Serial: e.serial, Component: "nvme", Drive: s}, err); serr != nil {
+			e.say("what it is now is not kept for an operator: %v", serr)
+		}
+	}
+	return restored, err
 }
 
 func (e *eraser) loadBaseline(s *Survey) (err error) {
 	e.ev.Firmware = s.Firmware
+	if err := e.takeAccepted(s); err != nil {
+		return err
+	}
 	if e.base, e.ev.Baseline, err = e.store.baseline(e.serial); err != nil {
 		return err
 	}
@@ -194,6 +201,26 @@ func (e *eraser) loadBaseline(s *Survey) (err error) {
 	e.ev.Approved = e.base.Firmware
 	if err := e.store.hold(e.wipe, "nvme", e.serial); err != nil {
 		return fmt.Errorf("baseline: %w", err)
+	}
+	return nil
+}
+
+// takeAccepted makes the drive its own baseline if an operator accepted exactly what it
+// is. The record stays until a wipe is verified, so that every evidence says it.
+func (e *eraser) takeAccepted(s *Survey) error {
+	a, err := e.store.accepted(e.serial, e.wipe)
+	if err != nil || a == nil || a.Drive == nil {
+		return err
+	}
+	if err := s.differs(a.Drive); err != nil {
+		e.say("an operator accepted another state (%s) than it has: %v", a.Why, err)
+		return nil
+	}
+	if _, err := e.store.save(kindBaseline, e.serial, s); err != nil {
+		return fmt.Errorf("baseline: %w", err)
+	}
+	for _, line := range a.lines(s.brief()) {
+		e.say("%s", line)
 	}
 	return nil
 }

@@ -40,7 +40,7 @@ func newDrive(t *testing.T, policy domain.WipePolicy, setup func(d *nvmefake.Dri
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := d.store.Accept(s); err != nil {
+	if _, err := d.store.save(kindBaseline, serial, s); err != nil {
 		t.Fatal(err)
 	}
 	d.wipe = domain.PlacedWipe{Lease: domain.Lease{Generation: 3, Nonce: domain.DigestOf([]byte("nonce"))}, Policy: policy}

@@ -54,6 +54,9 @@ func (h *Host) restoreFunction(ctx context.Context, ev *domain.DeviceWipe, d dom
 	if err != nil {
 		return finding(err, VFNotReset)
 	}
+	if err := h.takeAcceptedFunction(ev, d.Serial, now, w); err != nil {
+		return err
+	}
 	base := new(functionBaseline)
 	digest, found, err := h.Store.load(kindFunction, d.Serial, base)
 	if err != nil || found && base.Serial != d.Serial {
@@ -65,7 +68,11 @@ func (h *Host) restoreFunction(ctx context.Context, ev *domain.DeviceWipe, d dom
 			return err
 		}
 		if !fresh {
-			return refuse(BaselineMissing, "this host knows no baseline of the virtual function, and a tenant has had it")
+			err := refuse(BaselineMissing, "this host knows no baseline of the virtual function, and a tenant has had it: look at it, then have it accepted")
+			if serr := h.Store.refused(&Refused{Serial: d.Serial, Component: "ib_vf", Function: &now}, err); serr != nil {
+				ev.Log = append(ev.Log, clip("what it is now is not kept for an operator: "+serr.Error(), logLineMax))
+			}
+			return err
 		}
 		base = &functionBaseline{Serial: d.Serial, State: now}
 	}
@@ -83,7 +90,7 @@ func (h *Host) restoreFunction(ctx context.Context, ev *domain.DeviceWipe, d dom
 	}
 	if now == base.State {
 		ev.Log = append(ev.Log, "state kept by the physical function: as it was")
-		return nil
+		return h.Store.settled(d.Serial, w)
 	}
 	if err := h.VFs.Restore(ctx, d.Address, base.State); err != nil {
 		return finding(err, VFNotReset)
@@ -95,5 +102,21 @@ func (h *Host) restoreFunction(ctx context.Context, ev *domain.DeviceWipe, d dom
 		return refuse(VFNotReset, "the virtual function has %+v, baseline %+v", now, base.State)
 	}
 	ev.Log = append(ev.Log, "state kept by the physical function: restored")
+	return h.Store.settled(d.Serial, w)
+}
+
+// takeAcceptedFunction makes what an operator accepted the virtual function's baseline:
+// it is given that back, so it need not be it still.
+func (h *Host) takeAcceptedFunction(ev *domain.DeviceWipe, serial string, now VFState, w *domain.PlacedWipe) error {
+	a, err := h.Store.accepted(serial, w)
+	if err != nil || a == nil || a.Function == nil {
+		return err
+	}
+	if _, err := h.Store.save(kindFunction, serial, &functionBaseline{Serial: serial, State: *a.Function}); err != nil {
+		return err
+	}
+	for _, line := range a.lines(now.brief()) {
+		ev.Log = append(ev.Log, clip(line, logLineMax))
+	}
 	return nil
 }

@@ -95,7 +95,7 @@ func openReal(t *testing.T, name string) *real {
 	if r.store, err = OpenStore(t.TempDir()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.store.Accept(r.survey); err != nil {
+	if _, err := r.store.save(kindBaseline, r.survey.Serial, r.survey); err != nil {
 		t.Fatal(err)
 	}
 	return r

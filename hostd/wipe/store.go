@@ -41,24 +41,29 @@ func (s *Store) path(kind, serial string) string {
 // load reads a file into v and returns the digest of its bytes; found is false if
 // there is none.
 func (s *Store) load(kind, serial string, v any) (d domain.Digest, found bool, err error) {
-	f, err := os.Open(s.path(kind, serial))
+	d, err = s.read(s.path(kind, serial), v)
 	if errors.Is(err, fs.ErrNotExist) {
 		return d, false, nil
 	}
+	return d, err == nil, err
+}
+
+func (s *Store) read(path string, v any) (d domain.Digest, err error) {
+	f, err := os.Open(path)
 	if err != nil {
-		return d, false, err
+		return d, err
 	}
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, storeMaxBytes))
 	if err != nil {
-		return d, false, err
+		return d, err
 	}
 	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(v); err != nil {
-		return d, false, fmt.Errorf("%s: %w", f.Name(), err)
+		return d, fmt.Errorf("%s: %w", f.Name(), err)
 	}
-	return domain.DigestOf(b), true, nil
+	return domain.DigestOf(b), nil
 }
 
 // save replaces a file.
@@ -106,6 +111,8 @@ const (
 	kindErasing  = "erasing"
 	kindFunction = "function"
 	kindSlot     = "slot"
+	kindRefused  = "refused"
+	kindAccepted = "accepted"
 )
 
 // baseline is a drive's baseline.
@@ -123,12 +130,12 @@ func (s *Store) baseline(serial string) (*Survey, domain.Digest, error) {
 	return b, d, nil
 }
 
-// Forget drops what is known of a device, because it was changed on purpose (a
-// firmware update by the operator) or left the host. Wipes refuse it until what it
-// is now was accepted, or it is a slot's new device.
+// Forget drops what is known of a device, because it left the host, or what is kept of
+// it is damaged. Wipes refuse it until what it is now was accepted, or it is a slot's
+// new device.
 func (s *Store) Forget(serial string) error {
 	var errs []error
-	for _, kind := range []string{kindBaseline, kindErasing, kindFunction} {
+	for _, kind := range []string{kindBaseline, kindErasing, kindFunction, kindRefused, kindAccepted} {
 		errs = append(errs, s.remove(kind, serial))
 	}
 	return errors.Join(errs...)
@@ -197,14 +204,4 @@ func (s *Store) erasing(serial string, w *domain.PlacedWipe) (*erasing, error) {
 		return nil, nil
 	}
 	return r, nil
-}
-
-// Accept makes what the drive is now its baseline: for the operator who has looked
-// at it, after [Store.Forget] or when a host lost its files. The drive has to be
-// one that could be erased.
-func (s *Store) Accept(survey *Survey) (domain.Digest, error) {
-	if err := survey.fit(); err != nil {
-		return domain.Digest{}, err
-	}
-	return s.save(kindBaseline, survey.Serial, survey)
 }
