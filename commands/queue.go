@@ -32,7 +32,7 @@ type queue struct {
 	system lane
 	lanes  map[domain.TenantID]*lane
 	turn   []domain.TenantID // lanes with items, next first
-	n      int // in lanes
+	n      int               // in lanes
 	closed bool
 	wake   chan struct{} // buffered, 1
 }
@@ -48,7 +48,7 @@ func (q *queue) push(it *item, system bool, tenant domain.TenantID) *domain.Erro
 	if q.closed {
 		return errStopping()
 	}
-	if !system && q.n >= maxQueued {
+	if !system && q.n >= maxQueued || system && len(q.system.items) >= maxLane {
 		return domain.Errorf(domain.Unavailable, "queue.full", "the site is busy: try again in a second")
 	}
 	l := &q.system

@@ -318,6 +318,26 @@ func (w *World) ImageInUse(d Digest) bool {
 	return false
 }
 
+// MayHaveImage reports whether a host may fetch an image: one of the site, or that of
+// a VM that is placed on it.
+func (w *World) MayHaveImage(host HostID, d Digest) bool {
+	h := w.hosts.get(host)
+	if h == nil || h.Removed {
+		return false
+	}
+	for _, row := range h.vms {
+		if w.allocations.row(w.vms.row(row).alloc).ImageHash == d {
+			return true
+		}
+	}
+	for _, i := range w.images.rows() {
+		if i.Digest == d && i.Project.IsZero() && !i.Retired {
+			return true
+		}
+	}
+	return false
+}
+
 // ImageNamed finds what was registered before as spec.
 func (w *World) ImageNamed(spec *ImageSpec) (ImageID, bool) {
 	version := spec.Version

@@ -6,6 +6,9 @@ type RecordReport struct {
 	Host      HostID `json:"host_id"` // by the credential it came with
 	Report    []byte `json:"report"`
 	Signature []byte `json:"signature"`
+	// Refused records the report without judging it: why it could not be judged, as
+	// often as that was tried. What the host says after it would wait for ever.
+	Refused string `json:"refused,omitempty"`
 }
 
 // CommandType implements CommandBody.
@@ -15,6 +18,7 @@ func (m *RecordReport) wire(c *coder) {
 	idField(c, 1, &m.Host)
 	c.bytes(2, &m.Report)
 	c.bytes(3, &m.Signature)
+	c.str(4, &m.Refused)
 }
 
 // HostReported says that a report was recorded, and what became of it. It moves
@@ -80,6 +84,10 @@ func (m *RecordReport) decide(w *World, x *Context) ([]EventBody, *Error) {
 		return nil, Errorf(Unavailable, "report.out_of_order", "report %d, awaited is the one after %d: send again from there", r.Number, h.Acked)
 	}
 	done := &HostReported{Host: m.Host, Journal: r.Journal, Number: r.Number, Kind: r.Kind}
+	if m.Refused != "" {
+		done.Refused = clip(m.Refused, 64)
+		return []EventBody{done}, nil
+	}
 	events, err := w.judge(x, hi, r)
 	if err != nil {
 		done.Refused = err.Code

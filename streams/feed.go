@@ -106,6 +106,20 @@ func (f *Feed) Page(ctx context.Context, after uint64, limit int, filters ...str
 	return events, next, nil
 }
 
+// LastOf is the newest event of one subject; [ErrNotFound] if there is none. On three
+// replicas it is asked of the leader.
+func (f *Feed) LastOf(ctx context.Context, subject string) (FeedEvent, error) {
+	m, err := lastBySubject(ctx, f.nc, f.site.Feed(), subject)
+	if err != nil {
+		return FeedEvent{}, err
+	}
+	header, err := nats.DecodeHeadersMsg(m.Header)
+	if err != nil {
+		return FeedEvent{}, fmt.Errorf("event %d: %w", m.Seq, err)
+	}
+	return parseEvent(m.Seq, m.Subject, header, m.Data)
+}
+
 // startOf is the first event to read. A cursor of 0 means "from the beginning",
 // wherever that is; any other one from before the beginning would miss events, and
 // is refused.

@@ -126,6 +126,14 @@ func nonEmpty(tokens ...string) []string {
 	return slices.DeleteFunc(tokens, func(t string) bool { return t == "" })
 }
 
+// HostEvent is the subject of one type of a host's events: "reported".
+func (n Names) HostEvent(host domain.HostID, event string) string {
+	return "ev." + string(n) + ".host." + host.String() + "." + event
+}
+
+// SiteEvent is the subject of one type of the site's own events: "writer_started".
+func (n Names) SiteEvent(event string) string { return "ev." + string(n) + ".site." + event }
+
 // PlacementSubject is where a host's desired state is kept.
 func (n Names) PlacementSubject(host string) string { return "placement." + string(n) + "." + host }
 

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/gpuaas/gpuaas/commands"
 	"github.com/gpuaas/gpuaas/commands/processes"
 	"github.com/gpuaas/gpuaas/domain"
@@ -37,7 +39,7 @@ func (s *site) newLoop(ctx context.Context, world *domain.World) error {
 
 // startParts begins everything that does not need the loop to be started.
 func (s *site) startParts(part func(string, func(context.Context) error)) {
-	s.live = &processes.Liveness{Loop: s.loop, Hosts: s.loop.Directory().Hosts, SilentAfter: time.Duration(s.cfg.Silent) * time.Second, Clock: s.clock, Log: s.log}
+	s.live = &processes.Liveness{Loop: s.loop, Hosts: s.loop.Directory().Hosts, SilentAfter: time.Duration(s.cfg.Silent) * time.Second, Clock: s.clock, Log: s.log, Proven: s.proven}
 	part("placements", func(ctx context.Context) error { s.placer.Run(ctx); return nil })
 	part("feed", s.fanout.Run)
 	part("drift watch", s.watchDrift)
@@ -83,7 +85,9 @@ func (s *site) deny(d processes.Denied) { s.audit.Record("host", encodeJSON(d)) 
 
 func (s *site) startHostProcesses(part func(string, func(context.Context) error)) {
 	reports := &processes.Reports{Loop: s.loop, Keys: s.loop.Directory().Host, Audit: s.deny, Clock: s.clock}
-	asked := &processes.HostRequests{Loop: s.loop, Vault: s.vault.Get, Image: s.images.Path, Audit: s.deny}
+	s.reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "gpuaas_reports_parked_total", Help: "Host reports that were recorded without being judged, because that failed inside: a bug, alarm on any."},
+		func() float64 { return float64(reports.Parked()) }))
+	asked := &processes.HostRequests{Loop: s.loop, Vault: s.vault.Get, Image: s.images.Path, Audit: s.deny, Clock: s.clock}
 	part("reports", func(ctx context.Context) error {
 		r, err := streams.OpenReports(s.dial(server.Runtime), s.names)
 		if err != nil {

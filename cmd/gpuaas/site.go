@@ -52,16 +52,17 @@ type site struct {
 
 	hostConsumer func(ctx context.Context, host domain.HostID) error
 
-	gate     atomic.Pointer[domain.Error] // why admission is stopped
-	gates    sync.Mutex
-	why      map[string]*domain.Error
-	started  time.Time
-	foldedTo uint64 // the commit the log ended at when this process started
-	closers  []func()
-	listener net.Listener
-	apiCert  *certificate // nil: plain HTTP
-	natsCert *certificate // nil: plain TCP, or an external cluster
-	children []*child
+	gate      atomic.Pointer[domain.Error] // why admission is stopped
+	gates     sync.Mutex
+	why       map[string]*domain.Error
+	started   time.Time
+	foldedTo  uint64      // the commit the log ended at when this process started
+	provenAll domain.Time // until when the term before it shows the hosts alive; 0: not known
+	closers   []func()
+	listener  net.Listener
+	apiCert   *certificate // nil: plain HTTP
+	natsCert  *certificate // nil: plain TCP, or an external cluster
+	children  []*child
 }
 
 // startTimeout bounds each part of the start-up that waits for another process.
@@ -151,6 +152,9 @@ func (s *site) run(ctx context.Context, ready func(context.Context) error) error
 	}
 	s.foldedTo = world.Head.N
 	s.log.Info("log folded", "commit", world.Head.N, "events", world.Number, "took", time.Since(s.started).Round(time.Millisecond))
+	if s.provenAll, err = s.provenBefore(ctx, world); err != nil {
+		return fmt.Errorf("the term before: %w", err)
+	}
 	if err := s.newLoop(ctx, world); err != nil {
 		return err
 	}

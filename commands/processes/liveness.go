@@ -3,6 +3,7 @@ package processes
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -20,13 +21,17 @@ type Liveness struct {
 	SilentAfter time.Duration          // default 15 s
 	Clock       func() time.Time
 	Log         *slog.Logger
+	// Proven is the last moment at which what is durable shows the host alive. It is
+	// asked for a host that was not heard since the start: what ran there is not billed
+	// for the time in which nobody listened.
+	Proven func(ctx context.Context, host domain.HostID) (domain.Time, error)
 
 	mu   sync.Mutex
 	seen map[domain.HostID]*beat
 }
 
 type beat struct {
-	last   time.Time
+	last   time.Time   // heard, or waited for since
 	heard  domain.Time // last heartbeat, zero if none since the start
 	silent bool
 	state  domain.Heartbeat
@@ -51,6 +56,20 @@ func (l *Liveness) get(host domain.HostID, now time.Time) *beat {
 		l.seen[host] = b
 	}
 	return b
+}
+
+// Problems counts the hosts whose last heartbeat named something that an operator
+// has to look at, and the reports that wait on hosts for the site's acknowledgement.
+func (l *Liveness) Problems() (hosts int, backlog uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, b := range l.seen {
+		if b.state.Drift != "" {
+			hosts++
+		}
+		backlog += b.state.Backlog
+	}
+	return hosts, backlog
 }
 
 // Last is a host's last heartbeat, zero if none was heard since the start.
@@ -105,18 +124,27 @@ func (l *Liveness) check(ctx context.Context) {
 	var changes []change
 	hosts := l.Hosts()
 	l.mu.Lock()
+	l.forgetOthers(hosts)
 	for _, id := range hosts {
 		b := l.get(id, now)
 		late := now.Sub(b.last) > l.SilentAfter
 		switch {
 		case late && !b.silent:
-			changes = append(changes, change{id, domain.HostSilent, domain.TimeOf(b.last)})
+			changes = append(changes, change{id, domain.HostSilent, b.heard})
 		case !late && b.silent && b.heard != 0:
 			changes = append(changes, change{id, domain.HostInTouch, 0})
 		}
 	}
 	l.mu.Unlock()
 	for _, c := range changes {
+		if c.act == domain.HostSilent && c.since == 0 {
+			proven, err := l.proven(ctx, c.host, now)
+			if err != nil {
+				l.Log.Warn("the last sign of a silent host is not known, will ask again", "host", c.host, "err", err)
+				continue
+			}
+			c.since = proven
+		}
 		cmd := &domain.Command{Actor: domain.System, Body: &domain.ActOnHost{Host: c.host, Action: c.act, Since: c.since}}
 		cmd.ID = commands.NewCommandID(now, domain.Entropy(domain.DigestOf(c.host[:])))
 		sub, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -127,9 +155,31 @@ func (l *Liveness) check(ctx context.Context) {
 		}
 		l.Log.Info("host "+c.act.String(), "host", c.host)
 		l.mu.Lock()
-		l.seen[c.host].silent = c.act == domain.HostSilent
+		if b := l.seen[c.host]; b != nil {
+			b.silent = c.act == domain.HostSilent
+		}
 		l.mu.Unlock()
 	}
+}
+
+// forgetOthers drops the hosts that were taken out of the site.
+func (l *Liveness) forgetOthers(hosts []domain.HostID) {
+	if len(l.seen) <= len(hosts) {
+		return
+	}
+	admitted := make(map[domain.HostID]bool, len(hosts))
+	for _, id := range hosts {
+		admitted[id] = true
+	}
+	maps.DeleteFunc(l.seen, func(id domain.HostID, _ *beat) bool { return !admitted[id] })
+}
+
+// proven is a moment that is never 0: that would be "now" to the domain.
+func (l *Liveness) proven(ctx context.Context, host domain.HostID, now time.Time) (domain.Time, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	at, err := l.Proven(ctx, host)
+	return max(1, min(at, domain.TimeOf(now))), err
 }
 
 // SilentHosts counts the hosts that are silent now.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/gpuaas/gpuaas/commands"
@@ -17,14 +18,21 @@ type Reports struct {
 	Keys  func(domain.HostID) (commands.HostKeys, bool)
 	Audit func(Denied)
 	Clock func() time.Time
+
+	parked atomic.Uint64
 }
 
 // reportTimeout bounds one report's way through the loop.
 const reportTimeout = 10 * time.Second
 
 // maxDeliveries is how often a report that comes out of order waits for the ones
-// before it. After that the host's journal sends it again.
+// before it, after which the host's journal sends it again; and how often one is
+// tried whose decision fails inside.
 const maxDeliveries = 5
+
+// Parked counts the reports that were recorded without being judged, because that
+// failed inside: a bug, alarm on any.
+func (r *Reports) Parked() uint64 { return r.parked.Load() }
 
 // Handle decides one report. An error asks for it to be delivered again.
 func (r *Reports) Handle(ctx context.Context, host domain.HostID, data []byte, delivery uint64) error {
@@ -43,28 +51,43 @@ func (r *Reports) Handle(ctx context.Context, host domain.HostID, data []byte, d
 	if len(keys.Sign) != ed25519.PublicKeySize || !ed25519.Verify(keys.Sign, signed.Report, signed.Signature) {
 		return refuse("report.bad_signature", "")
 	}
+	reply := r.submit(ctx, host, data, &domain.RecordReport{Host: host, Report: signed.Report, Signature: signed.Signature})
+	switch {
+	case reply.Err == nil:
+	case reply.Err.Code == "report.out_of_order" && delivery >= maxDeliveries:
+		return refuse(reply.Err.Code, reply.Err.Message)
+	case reply.Err.Kind == domain.Unavailable, failedInside(reply.Err) && delivery < maxDeliveries:
+		return reply.Err
+	case failedInside(reply.Err):
+		// The next report of this host is only taken after this one: it is recorded as
+		// refused, and the host goes on.
+		why := reply.Err.Code
+		if reply = r.submit(ctx, host, data, &domain.RecordReport{Host: host, Report: signed.Report, Signature: signed.Signature, Refused: why}); reply.Err != nil {
+			return reply.Err
+		}
+		r.parked.Add(1)
+	default:
+		return refuse(reply.Err.Code, reply.Err.Message)
+	}
+	for _, e := range reply.Events {
+		if done, ok := e.(*domain.HostReported); ok && done.Refused != "" {
+			return refuse(done.Refused, fmt.Sprintf("%s report %d", done.Kind, done.Number))
+		}
+	}
+	return nil
+}
+
+// failedInside reports whether the report is readable and in its turn, and could not
+// be decided all the same.
+func failedInside(err *domain.Error) bool {
+	return err.Kind == domain.Internal || err.Code == "decision.too_large"
+}
+
+func (r *Reports) submit(ctx context.Context, host domain.HostID, data []byte, report *domain.RecordReport) commands.Reply {
 	ctx, cancel := context.WithTimeout(ctx, reportTimeout)
 	defer cancel()
-	now := r.Clock()
-	cmd := &domain.Command{
-		Actor: domain.Actor{Kind: domain.ActorHost, Host: host},
-		Body:  &domain.RecordReport{Host: host, Report: signed.Report, Signature: signed.Signature},
-	}
-	cmd.ID = commands.NewCommandID(now, domain.Entropy(domain.DigestOf(data)))
-	reply := r.Loop.Submit(ctx, cmd)
-	if reply.Err == nil {
-		for _, e := range reply.Events {
-			if done, ok := e.(*domain.HostReported); ok && done.Refused != "" {
-				return refuse(done.Refused, fmt.Sprintf("%s report %d", done.Kind, done.Number))
-			}
-		}
-		return nil
-	}
-	if reply.Err.Kind == domain.Unavailable || reply.Err.Kind == domain.Internal {
-		if reply.Err.Code == "report.out_of_order" && delivery >= maxDeliveries {
-			return refuse(reply.Err.Code, reply.Err.Message)
-		}
-		return reply.Err
-	}
-	return refuse(reply.Err.Code, reply.Err.Message)
+	return r.Loop.Submit(ctx, &domain.Command{
+		ID:    commands.NewCommandID(r.Clock(), domain.Entropy(domain.DigestOf(data))),
+		Actor: domain.Actor{Kind: domain.ActorHost, Host: host}, Body: report,
+	})
 }

@@ -211,8 +211,13 @@ type Host struct {
 // NewHost enrols a host: its key, its credential, its consumer.
 func (s *Site) NewHost(number byte) *Host {
 	s.t.Helper()
-	h := &Host{}
-	h.ID[0], h.ID[15] = 1, number
+	return s.NewHostAs(domain.HostID{0: 1, 15: number})
+}
+
+// NewHostAs is a host that the world knows by this id.
+func (s *Site) NewHostAs(id domain.HostID) *Host {
+	s.t.Helper()
+	h := &Host{ID: id}
 	seed, pub, err := hostlink.NewKey()
 	if err == nil {
 		h.Pub = pub

@@ -1,0 +1,83 @@
+package processes_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gpuaas/gpuaas/commands/processes"
+	"github.com/gpuaas/gpuaas/domain"
+)
+
+// A host that falls silent is silent since it was last heard. One that was not heard
+// since this process began is silent since the last moment that is proven: not since
+// the start, or the tenants there would pay for an outage of the control plane.
+func TestSilentSinceTheLastProof(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	heard, unheard := r.newHost("heard"), r.newHost("unheard")
+	var mu sync.Mutex
+	now := time.Now()
+	clock := func() time.Time { mu.Lock(); defer mu.Unlock(); return now }
+	forward := func(d time.Duration) { mu.Lock(); defer mu.Unlock(); now = now.Add(d) }
+	known := domain.TimeOf(now.Add(-time.Hour))
+	asked := 0
+	live := &processes.Liveness{
+		Loop: r.loop, Hosts: r.loop.Directory().Hosts, SilentAfter: 300 * time.Millisecond, Clock: clock, Log: slog.New(slog.DiscardHandler),
+		Proven: func(_ context.Context, h domain.HostID) (domain.Time, error) {
+			if h != unheard.id {
+				t.Errorf("host %s was heard", h)
+			}
+			if asked++; asked == 1 {
+				return 0, errors.New("the feed is away")
+			}
+			return known, nil
+		},
+	}
+	since := func(h *host) (at domain.Time) {
+		r.see(func(w *domain.World) {
+			w.Identities(func(domain.APIKey) {}, func(domain.Member) {}, func(x *domain.Host) {
+				if x.ID == h.id {
+					at = x.Silent
+				}
+			})
+		})
+		return at
+	}
+	r.background(live.Run)
+	live.Heard(heard.id, &domain.Heartbeat{Host: heard.id, Version: "v1", Drift: "a problem", Backlog: 3})
+	last := domain.TimeOf(clock())
+	// The loop decides by its own clock: a moment before now is what it is told.
+	forward(200 * time.Millisecond)
+	if n, backlog := live.Problems(); n != 1 || backlog != 3 {
+		t.Errorf("%d hosts with a problem, %d reports wait", n, backlog)
+	}
+	r.eventually("both are silent", func() bool {
+		forward(5 * time.Millisecond)
+		return since(heard) != 0 && since(unheard) != 0
+	})
+	if got := since(heard); got != last {
+		t.Errorf("the one that was heard is silent since %s, heard at %s", got, last)
+	}
+	if got := since(unheard); got != known {
+		t.Errorf("the one that was not heard is silent since %s, proven until %s", got, known)
+	}
+	if live.SilentHosts() != 2 {
+		t.Errorf("%d are silent", live.SilentHosts())
+	}
+	live.Heard(unheard.id, &domain.Heartbeat{Host: unheard.id})
+	r.eventually("it is back", func() bool {
+		live.Heard(unheard.id, &domain.Heartbeat{Host: unheard.id})
+		return since(unheard) == 0
+	})
+	if at, hb := live.Last(heard.id); at != last || hb.Version != "v1" {
+		t.Errorf("last heartbeat at %s: %+v", at, hb)
+	}
+	for _, h := range []*host{heard, unheard} {
+		r.submit(r.admin, &domain.RemoveHost{Host: h.id})
+	}
+	r.eventually("removed hosts are forgotten", func() bool { return live.SilentHosts() == 0 })
+}
