@@ -42,6 +42,13 @@ func TestHardwareComesAndGoes(t *testing.T) {
 		h.failWipe(id)
 		s.want(202, s.admin, "POST", "/v1/slots/"+id+"/retire", `{"reason":"old"}`)
 	}
+	for name, want := range map[string]string{
+		"last_heartbeat_at": "2023-11-14T22:13:20Z", "version": "v1.2.3", "generation": "8", "executed_generation": "7", "backlog_reports": "2", "vms": "3", "problem": "the journal is full",
+	} {
+		if got := s.want(200, s.admin, "GET", "/v1/hosts/"+h.id.String(), "").get("health." + name); !strings.HasPrefix(got, strings.TrimSuffix(want, "Z")) {
+			t.Errorf("health: %s is %q, want %q", name, got, want)
+		}
+	}
 	gone := s.want(200, s.admin, "DELETE", "/v1/hosts/"+h.id.String(), "")
 	at := "?at_least=" + gone.header.Get("Log-Sequence")
 	s.want(200, s.admin, "DELETE", "/v1/hosts/"+h.id.String(), "")

@@ -156,7 +156,7 @@ func (s *site) start() {
 	s.loop = loop
 	o := Options{
 		Site: "test", Region: "auh1", Secret: s.secret, Decider: loop, Callers: loop.Directory(), History: s.log, Feed: s.log, Vault: s.vault, Audit: s.audit,
-		Consoles: stubs{}, Hosts: stubs{}, Images: s.images, NATSURL: "tls://nats.test:4222",
+		Consoles: stubs{}, Hosts: stubs{}, Heartbeats: stubs{}, Images: s.images, NATSURL: "tls://nats.test:4222",
 	}
 	s.change(&o)
 	stopReads := func() {}

@@ -29,7 +29,20 @@ type Host struct {
 	EnrolledAt  string `json:"enrolled_at" format:"date-time"`
 	AdmittedAt  string `json:"admitted_at,omitempty" format:"date-time"`
 	ReportedAt  string `json:"reported_at,omitempty" format:"date-time" doc:"The last report that was recorded"`
-	Token       string `json:"enrolment_token,omitempty" doc:"Shown once: hostd exchanges it for its credential" example:"enr_..."`
+	// Health is what the host last said of itself.
+	Health *HostHealth `json:"health,omitempty" doc:"Its last heartbeat, if one was heard since the control plane's start"`
+	Token  string      `json:"enrolment_token,omitempty" doc:"Shown once: hostd exchanges it for its credential" example:"enr_..."`
+}
+
+// HostHealth is a host's last heartbeat: its own words, kept nowhere.
+type HostHealth struct {
+	LastHeartbeatAt string `json:"last_heartbeat_at" format:"date-time" doc:"When it was heard, by the site's clock"`
+	Version         string `json:"version,omitempty" doc:"Of hostd"`
+	Generation      uint64 `json:"generation" doc:"The newest desired state it has"`
+	Executed        uint64 `json:"executed_generation" doc:"The newest it has carried out"`
+	Backlog         uint64 `json:"backlog_reports" doc:"Reports in its journal that the site has not acknowledged"`
+	VMs             uint32 `json:"vms" doc:"Running ones"`
+	Problem         string `json:"problem,omitempty" doc:"What an operator has to look at: why it stands still, or what it found that is not desired"`
 }
 
 type createHost struct {
@@ -232,9 +245,25 @@ func (c *call) fleetID(name, what string, id interface{ UnmarshalText([]byte) er
 	return pathID(c, name, what, id)
 }
 
+// health is what the site heard of a host; nil if it did not.
+func (s *Server) health(text string) *HostHealth {
+	var id domain.HostID
+	if s.o.Heartbeats == nil || id.UnmarshalText([]byte(text)) != nil {
+		return nil
+	}
+	at, b := s.o.Heartbeats.Last(id)
+	if at == 0 {
+		return nil
+	}
+	return &HostHealth{
+		LastHeartbeatAt: at.String(), Version: b.Version, Generation: b.Generation, Executed: b.Executed, Backlog: b.Backlog, VMs: b.VMs, Problem: b.Drift,
+	}
+}
+
 func (s *Server) showHost(r *projections.Host) Host {
 	return Host{
-		ID: r.ID, CRN: s.crn("", "", "host", r.ID), Name: r.Name, State: r.State, Rack: r.Rack, Leaf: r.Leaf, Spine: r.Spine, GPUClass: r.GPUClass,
+		Health: s.health(r.ID),
+		ID:     r.ID, CRN: s.crn("", "", "host", r.ID), Name: r.Name, State: r.State, Rack: r.Rack, Leaf: r.Leaf, Spine: r.Spine, GPUClass: r.GPUClass,
 		MapDigest: r.SlotMap, Proposed: r.ProposedMap, Slots: r.Slots, Available: r.SlotsAvailable, InUse: r.SlotsInUse,
 		Cordoned: r.Cordoned, Draining: r.Draining, Faulted: r.Faulted, SilentSince: r.SilentSince.String(),
 		EnrolledAt: r.EnrolledAt.String(), AdmittedAt: r.AdmittedAt.String(), ReportedAt: r.ReportedAt.String(),

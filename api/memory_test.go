@@ -196,6 +196,11 @@ func (stubs) Read(_ context.Context, _ domain.HostID, vm domain.VMID, offset int
 	return []byte(part), offset + int64(len(part)), nil
 }
 
+// Last is a heartbeat of every host.
+func (stubs) Last(domain.HostID) (domain.Time, domain.Heartbeat) {
+	return 1_700_000_000_000, domain.Heartbeat{Version: "v1.2.3", Generation: 8, Executed: 7, Backlog: 2, VMs: 3, Drift: "the journal is full"}
+}
+
 func (stubs) Issue(host domain.HostID, key string) (string, error) {
 	return "jwt." + host.String() + "." + key, nil
 }

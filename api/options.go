@@ -98,6 +98,12 @@ type HostCredentials interface {
 	Revoke(ctx context.Context, host domain.HostID, natsPublicKey string) error
 }
 
+// Heartbeats are what hosts last said of themselves; processes.Liveness implements it.
+type Heartbeats interface {
+	// Last is a host's last heartbeat and when it was heard; 0: not since the start.
+	Last(host domain.HostID) (domain.Time, domain.Heartbeat)
+}
+
 // Options are what a server is made of.
 type Options struct {
 	Site   string   // the site's name
@@ -116,6 +122,8 @@ type Options struct {
 	Consoles Consoles
 	Hosts    HostCredentials
 	Images   Images
+	// Heartbeats is nil where nobody listens to hosts.
+	Heartbeats Heartbeats
 
 	NATSURL string // what an enrolled host connects to
 	NATSCA  string // who signed its certificate, PEM; "": whom the host trusts anyway

@@ -29,6 +29,19 @@ type Host struct {
 	AdmittedAt     time.Time `json:"admitted_at,omitzero"`
 	ReportedAt     time.Time `json:"reported_at,omitzero"`
 	EnrolmentToken string    `json:"enrolment_token,omitempty"` // shown once
+
+	Health *HostHealth `json:"health,omitempty"` // its last heartbeat; nil: none since the control plane's start
+}
+
+// HostHealth is what a host last said of itself.
+type HostHealth struct {
+	LastHeartbeatAt    time.Time `json:"last_heartbeat_at"`
+	Version            string    `json:"version,omitempty"` // of hostd
+	Generation         uint64    `json:"generation"`        // the newest desired state it has
+	ExecutedGeneration uint64    `json:"executed_generation"`
+	BacklogReports     uint64    `json:"backlog_reports"` // not yet acknowledged by the site
+	VMs                uint32    `json:"vms"`             // running
+	Problem            string    `json:"problem,omitempty"`
 }
 
 // NewHost is a host to be enrolled.

@@ -97,7 +97,7 @@ func (s *site) serveAPI(ctx context.Context) error {
 		Decider: s.loop, Callers: s.loop.Directory(), History: history{s.commits},
 		Reads: s.reads.store.Reader(cursors[:]), Wait: s.reads.projector,
 		Feed: feed{s.feed, s.names}, Vault: s.vault, Audit: audit{s.audit}, Consoles: consoles{s.requests},
-		Hosts: hostCredentials{s}, Images: s.images, NATSURL: s.natsURL, NATSCA: s.natsCA, Ready: s.notReady, Version: build(),
+		Hosts: hostCredentials{s}, Heartbeats: s.live, Images: s.images, NATSURL: s.natsURL, NATSCA: s.natsCA, Ready: s.notReady, Version: build(),
 		Registry: s.reg, Slog: s.log.With("part", "api"), Clock: s.clock,
 	})
 	h := api.HTTPServer(handler)
@@ -159,6 +159,8 @@ func (s *site) registerMetrics() {
 	gauge("gpuaas_feed_position", "Number of the newest event in the feed.", func() float64 { return float64(s.fanout.Position()) })
 	gauge("gpuaas_hosts", "Admitted hosts.", func() float64 { return float64(len(s.loop.Directory().Hosts())) })
 	gauge("gpuaas_hosts_silent", "Hosts without heartbeats.", func() float64 { return float64(s.live.SilentHosts()) })
+	gauge("gpuaas_hosts_problem", "Hosts whose last heartbeat names a problem.", func() float64 { n, _ := s.live.Problems(); return float64(n) })
+	gauge("gpuaas_hosts_backlog_reports", "Reports in the hosts' journals that the site has not acknowledged.", func() float64 { _, n := s.live.Problems(); return float64(n) })
 	gauge("gpuaas_start_seconds", "When this process started, Unix time.", func() float64 { return float64(s.started.Unix()) })
 	gauge("gpuaas_tls_ends_seconds", "When the first of the site's certificates ends, Unix time; 0 without TLS.", func() float64 {
 		first := s.apiCert.ends()

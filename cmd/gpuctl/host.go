@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"iter"
 
 	"github.com/spf13/cobra"
@@ -18,13 +19,30 @@ var hostColumns = []column[client.Host]{
 	{name: "LEAF", wide: true, cell: func(h client.Host) string { return h.Leaf }},
 	{name: "SILENT SINCE", cell: func(h client.Host) string { return when(h.SilentSince) }},
 	{name: "ID", cell: func(h client.Host) string { return h.ID }},
+	{name: "PROBLEM", cell: func(h client.Host) string { return health(h).Problem }},
 	{name: "SPINE", wide: true, cell: func(h client.Host) string { return h.Spine }},
 	{name: "SLOT MAP", wide: true, cell: func(h client.Host) string { return h.SlotMapDigest }},
 	{name: "PROPOSED MAP", wide: true, cell: func(h client.Host) string { return h.ProposedDigest }},
 	{name: "ENROLLED", wide: true, cell: func(h client.Host) string { return when(h.EnrolledAt) }},
 	{name: "ADMITTED", wide: true, cell: func(h client.Host) string { return when(h.AdmittedAt) }},
 	{name: "REPORTED", wide: true, cell: func(h client.Host) string { return when(h.ReportedAt) }},
+	{name: "HEARD", wide: true, cell: func(h client.Host) string { return when(health(h).LastHeartbeatAt) }},
+	{name: "HOSTD", wide: true, cell: func(h client.Host) string { return health(h).Version }},
+	{name: "EXECUTED", wide: true, cell: func(h client.Host) string {
+		if h.Health == nil {
+			return ""
+		}
+		return fmt.Sprintf("%d of %d", h.Health.ExecutedGeneration, h.Health.Generation)
+	}},
 	{name: "ENROLMENT TOKEN", wide: true, cell: func(h client.Host) string { return h.EnrolmentToken }},
+}
+
+// health is empty where the host was not heard.
+func health(h client.Host) client.HostHealth {
+	if h.Health == nil {
+		return client.HostHealth{}
+	}
+	return *h.Health
 }
 
 func (a *app) hosts() *cobra.Command {
