@@ -22,6 +22,7 @@ var house = map[string]struct {
 	why     string
 }{
 	"domain":           {strict: true, outside: []string{"google.golang.org/protobuf/encoding/protowire"}, why: "the heart is a pure function: what it imports could bring a clock, randomness or I/O into decisions"},
+	"domain/sim":       {inside: []string{"domain", "commands", "hostd"}, why: "a whole site in one goroutine: it runs what decides, and nothing that does I/O"},
 	"streams":          {inside: []string{"domain", "streams"}, outside: []string{"github.com/nats-io"}, why: "the only code that knows JetStream"},
 	"commands":         {inside: []string{"domain", "commands"}, why: "the loop is simulated without a server: it declares the log it needs"},
 	"projections":      {inside: []string{"domain", "migrations", "projections"}, outside: []string{"github.com/jackc/pgx"}, why: "the only SQL"},
@@ -123,6 +124,7 @@ func TestForbiddenImports(t *testing.T) {
 		{"api", module + "streams", true}, {"commands", module + "domain", false}, {"commands", "github.com/nats-io/nats.go", true},
 		{"hostd/vm", "github.com/digitalocean/go-libvirt", false}, {"hostd", "github.com/nats-io/nkeys", true}, {"hostd", module + "streams/hostlink", true},
 		{"projections/pglocal", "github.com/jackc/pgx/v5", false}, {"client", "github.com/spf13/cobra", true}, {"cmd/gpuaas", module + "api", false},
+		{"domain/sim", module + "hostd/plan", false}, {"domain/sim", module + "streams", true},
 		{"util", "fmt", true},
 	} {
 		if got := forbidden(c.dir, c.name) != ""; got != c.bad {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -126,11 +127,20 @@ func (s *Snapshots) load(f SnapshotFile) (*domain.World, error) {
 	if err != nil {
 		return nil, err
 	}
+	w, err := OpenSnapshot(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", f.Name, err)
+	}
+	return w, nil
+}
+
+// OpenSnapshot reads a file's bytes: a SHA-256, and the state that it has to be of.
+func OpenSnapshot(b []byte) (*domain.World, error) {
 	if len(b) < 32 {
-		return nil, fmt.Errorf("%s is cut short", f.Name)
+		return nil, errors.New("cut short")
 	}
 	if sum := sha256.Sum256(b[32:]); !bytes.Equal(sum[:], b[:32]) {
-		return nil, fmt.Errorf("%s is damaged: its hash does not match", f.Name)
+		return nil, errors.New("damaged: its hash does not match")
 	}
 	return domain.DecodeWorld(b[32:])
 }

@@ -27,7 +27,7 @@ var ErrSnapshotSchema = errors.New("snapshot of another schema")
 
 // Encode is the world's state.
 func (w *World) Encode() []byte {
-	c := coder{enc: true, b: make([]byte, 0, 1<<20+128*w.slots.len()+400*w.allocations.len())}
+	c := coder{enc: true, b: make([]byte, 0, 1<<14+128*w.slots.len()+400*w.allocations.len())}
 	w.wire(&c)
 	return c.b
 }

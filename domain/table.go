@@ -19,7 +19,8 @@ type table[K ~[16]byte, V any, P interface {
 	next   uint32
 }
 
-const tableChunk = 1 << 12
+// tableChunk is small enough that a small world is small: there are many in tests.
+const tableChunk = 1 << 8
 
 // none is the number of no row.
 const none = ^uint32(0)

@@ -62,17 +62,28 @@ func OpenFence(dir string, noSync bool) (*Fence, error) {
 func (f *Fence) Admit(d *domain.Desired) (Verdict, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	s, verdict := f.seen.Admit(d)
+	if s != f.seen {
+		if err := f.save(s); err != nil {
+			return 0, err
+		}
+		f.seen = s
+	}
+	return verdict, nil
+}
+
+// Admit is the verdict on d of who has seen s, and what has been seen after it.
+func (s Seen) Admit(d *domain.Desired) (Seen, Verdict) {
 	digest := d.Digest()
-	s := f.seen
 	switch {
 	case d.Epoch < s.Epoch:
-		return Stale, nil
+		return s, Stale
 	case d.Epoch > s.Epoch:
 		s = Seen{Epoch: d.Epoch, Generation: d.Generation, Digest: digest}
 	case !s.Conflict.IsZero():
-		return Conflict, nil
+		return s, Conflict
 	case d.Generation < s.Generation:
-		return Stale, nil
+		return s, Stale
 	case d.Generation > s.Generation:
 		s.Generation, s.Digest = d.Generation, digest
 	case s.Digest.IsZero():
@@ -80,16 +91,10 @@ func (f *Fence) Admit(d *domain.Desired) (Verdict, error) {
 	case s.Digest != digest:
 		s.Conflict = digest
 	}
-	if s != f.seen {
-		if err := f.save(s); err != nil {
-			return 0, err
-		}
-		f.seen = s
-	}
 	if !s.Conflict.IsZero() {
-		return Conflict, nil
+		return s, Conflict
 	}
-	return Execute, nil
+	return s, Execute
 }
 
 // Seen is what the fence remembers.

@@ -1,0 +1,341 @@
+package sim
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/domain/domaintest"
+	"github.com/gpuaas/gpuaas/hostd/journal"
+	"github.com/gpuaas/gpuaas/hostd/machine"
+	"github.com/gpuaas/gpuaas/hostd/plan"
+)
+
+// host is a server with its daemon: what hostd.Agent does, without its goroutines.
+type host struct {
+	s    *Sim
+	n    int
+	id   domain.HostID // zero until it is enrolled
+	name string
+
+	machine machineState // the hardware and what runs on it
+
+	// On the daemon's disk.
+	fence journal.Seen
+	jr    reports
+	mem   memory
+	maps  map[domain.Digest]*domain.SlotMap // that it proposed
+	drift domain.Duration                   // of its clock
+	beat  domain.Time                       // last heartbeat that was heard, once there are none
+
+	// In the daemon's life.
+	life       uint64
+	up, cut    bool
+	desired    *domain.Desired
+	approved   *domain.SlotMap
+	chains     []*chain
+	holdOff    map[string]domain.Time
+	lookAt     domain.Time // when it looks again by itself
+	publishing bool
+
+	// Known to nobody but the simulation.
+	highest uint64 // generation that it ever acted on
+	frozen  bool   // it was shown two contents of one generation
+	forged  bool   // it was shown an order that nobody gave: no check may blame it for following
+}
+
+func newHost(s *Sim, n int, name string, h *domaintest.Host) *host {
+	out := &host{s: s, n: n, name: name, id: h.ID, maps: map[domain.Digest]*domain.SlotMap{h.Map.Digest(): h.Map}, mem: newMemory()}
+	out.machine.hardware = h.Map
+	for i := range h.Map.Slots {
+		serial := h.Map.Slots[i].NVMe.Serial
+		s.drives[serial] = &drive{serial: serial}
+	}
+	d := domain.DigestOf([]byte(name))
+	copy(out.jr.id[:], d[:])
+	out.jr.last, out.jr.acked = uint64(len(h.Map.Slots)+1), uint64(len(h.Map.Slots)+1)
+	out.mem.proposed = h.Map.Digest()
+	return out
+}
+
+func (h *host) clock() domain.Time { return h.s.now.Add(h.drift) }
+
+// beating reports whether heartbeats are heard.
+func (h *host) beating() bool { return h.up && !h.cut }
+
+// start is the daemon's start. It knows only what is on its disk and takes no
+// placement for granted.
+func (h *host) start() {
+	if h.up || h.id.IsZero() {
+		return
+	}
+	h.life++
+	h.up, h.desired, h.approved, h.chains, h.holdOff, h.lookAt = true, nil, nil, nil, map[string]domain.Time{}, 0
+	h.jr.sent, h.publishing = h.jr.acked, false
+	h.connect()
+	h.inventory()
+	h.publish()
+}
+
+// stop ends the daemon at once; VMs run on.
+func (h *host) stop() {
+	if !h.up {
+		return
+	}
+	h.beat = h.s.now
+	h.life++
+	h.up = false
+	for _, c := range h.chains {
+		c.cutShort()
+	}
+	h.chains = nil
+	h.s.noticed(h)
+}
+
+// connect gets the newest placement, as a new subscription does.
+func (h *host) connect() {
+	h.s.noticed(h)
+	if x := h.s.placements[h.id]; x != nil && !h.cut {
+		h.send(x.placement)
+	}
+}
+
+func (h *host) later(d domain.Duration, what string, do func()) {
+	life := h.life
+	h.s.after(d, what, h.n, func() {
+		if h.life == life {
+			do()
+		}
+	})
+}
+
+// deliver is a placement that arrives: the fence first, then what it acknowledges,
+// then what it asks for.
+func (h *host) deliver(x *domain.Placement) {
+	if !h.up || h.cut {
+		return
+	}
+	s, d := h.s, &x.Desired
+	seen, verdict := h.fence.Admit(d)
+	h.fence = seen
+	switch verdict {
+	case journal.Stale:
+		s.seen.mark(StalePlacement)
+		return
+	case journal.Conflict:
+		s.seen.mark(ConflictPlacement)
+		h.desired, h.approved = nil, nil
+		h.cancel(func(*chain) bool { return true })
+		h.once(fmt.Sprintf("conflict/%d", d.Epoch), &domain.FaultReport{Component: "host", Scope: "host", Reason: "placement.two_digests"})
+		h.publish()
+		return
+	}
+	h.acknowledge(x.Journal, x.Acked)
+	if h.desired != nil && h.desired.Generation == d.Generation {
+		return
+	}
+	h.mem.accept(d)
+	h.desired, h.approved = d, h.maps[d.SlotMap]
+	clear(h.holdOff)
+	h.cancel(func(c *chain) bool { return !c.wanted(d) })
+	h.reconcile()
+}
+
+// reconcile is one turn of the daemon: look, say what is new, plan, begin.
+func (h *host) reconcile() {
+	if !h.up {
+		return
+	}
+	defer h.publish()
+	if h.desired == nil || h.approved == nil {
+		return
+	}
+	if h.frozen {
+		h.s.fail("host %s acts after it was shown two contents of one generation", h.name)
+	}
+	if h.desired.Generation < h.highest {
+		h.s.fail("host %s acts on generation %d after %d", h.name, h.desired.Generation, h.highest)
+	}
+	h.highest = h.desired.Generation
+	observed := h.machine.observe()
+	h.adopt(observed)
+	state := h.mem.state(h.approved, observed)
+	state.Broken = h.broken()
+	h.reportVMs(state.VMs)
+	h.reportBroken(state.Broken)
+	steps := plan.Diff(h.desired, state)
+	h.begin(steps)
+	if len(steps) > 0 && len(h.chains) == 0 && h.lookAt <= h.s.now {
+		h.lookAt = h.s.now.Add(replan)
+		h.later(replan, "replan", h.reconcile)
+	}
+}
+
+const replan = 30 * domain.Second
+
+// adopt takes on VMs that exist and that the journal does not know.
+func (h *host) adopt(observed []machine.Observed) {
+	for _, v := range observed {
+		if _, known := h.mem.known[v.VM]; known {
+			continue
+		}
+		h.s.seen.mark(Adopted)
+		h.mem.known[v.VM] = v.Slots
+		for _, i := range v.Slots {
+			if int(i) < len(h.approved.Slots) {
+				h.mem.dirty[h.approved.Slots[i].NVMe.Serial] = v.VM
+			}
+		}
+	}
+}
+
+// inventory proposes the slot map that was found, once.
+func (h *host) inventory() {
+	m := h.machine.hardware
+	d := m.Digest()
+	h.maps[d] = m
+	if h.mem.proposed == d {
+		return
+	}
+	old := h.mem.proposed
+	h.mem.proposed = d
+	h.report(&domain.Report{Kind: domain.ReportInventory, Inventory: m}, func() { h.mem.proposed = old })
+}
+
+// broken are the slots whose drive is not the approved one.
+func (h *host) broken() map[uint32]string {
+	var out map[uint32]string
+	for i := range h.approved.Slots {
+		if found := &h.machine.hardware.Slots[i]; found.NVMe.Serial != h.approved.Slots[i].NVMe.Serial {
+			if out == nil {
+				out = map[uint32]string{}
+			}
+			out[uint32(i)] = "slot.device_missing"
+		}
+	}
+	return out
+}
+
+// reportBroken says once of each slot that its drive is not the approved one.
+func (h *host) reportBroken(broken map[uint32]string) {
+	for i := range h.machine.hardware.Slots {
+		if why := broken[uint32(i)]; why != "" {
+			f := &domain.FaultReport{Slot: h.mem.slotID[uint32(i)], Component: "nvme", Scope: "device", Reason: why}
+			if !f.Slot.IsZero() {
+				h.once(fmt.Sprintf("slot/%d/%s/%s", i, why, h.machine.hardware.Slots[i].NVMe.Serial), f)
+			}
+		}
+	}
+}
+
+// once reports a fault that was not reported under this key.
+func (h *host) once(key string, f *domain.FaultReport) {
+	if slices.Contains(h.mem.faults, key) {
+		return
+	}
+	h.mem.faults = append(h.mem.faults, key)
+	h.report(&domain.Report{Kind: domain.ReportFaulted, Fault: f}, func() {
+		h.mem.faults = slices.DeleteFunc(h.mem.faults, func(k string) bool { return k == key })
+	})
+}
+
+// reportVMs says what is new of the VMs that are placed: each fact once a boot.
+func (h *host) reportVMs(observed []machine.Observed) {
+	for i := range h.desired.VMs {
+		v := &h.desired.VMs[i]
+		at := slices.IndexFunc(observed, func(o machine.Observed) bool { return o.VM == v.VM })
+		var o machine.Observed
+		if at >= 0 {
+			o = observed[at]
+		}
+		h.reportVM(v, o, at >= 0)
+	}
+}
+
+func (h *host) reportVM(v *domain.PlacedVM, o machine.Observed, exists bool) {
+	say := func(kind domain.ReportKind, boot uint32, at domain.Time) {
+		key := saidKey{v.VM, boot, kind}
+		if h.mem.said[key] {
+			return
+		}
+		if at == 0 {
+			at = h.clock()
+		}
+		h.mem.said[key] = true
+		h.report(&domain.Report{Kind: kind, VM: &domain.VMReport{VM: v.VM, Boot: boot, At: at, Address: o.Address}}, func() { delete(h.mem.said, key) })
+	}
+	if exists && o.Boot > 0 {
+		since := o.Since
+		if !o.Running {
+			since = 0
+		}
+		say(domain.ReportStarted, o.Boot, since)
+		if o.Alive != 0 {
+			say(domain.ReportAlive, o.Boot, o.Alive)
+		}
+		if o.Ready != 0 {
+			say(domain.ReportReady, o.Boot, o.Ready)
+		}
+	}
+	if h.inChain(v.VM) || exists && o.Running {
+		return
+	}
+	switch {
+	case exists && o.Boot >= v.Boot:
+		say(domain.ReportStopped, o.Boot, o.Since)
+	case v.Power == domain.PowerOff:
+		say(domain.ReportStopped, v.Boot, 0)
+	}
+}
+
+// trouble is what may befall a host.
+func (h *host) trouble() {
+	d := h.s.dice
+	if h.id.IsZero() || d.calm {
+		return
+	}
+	if h.up && d.happens(HostCrash) {
+		h.crash()
+		h.s.after(between(d.work, domain.Second, 3*domain.Minute), "hostd starts", h.n, h.start)
+	}
+	if d.happens(HostReboot) {
+		h.stop()
+		h.machine.powerLoss(h.clock())
+		h.s.after(between(d.work, domain.Minute, 20*domain.Minute), "host boots", h.n, h.start)
+	}
+	if !h.cut && d.happens(HostSilent) {
+		h.beat, h.cut = h.s.now, true
+		h.s.noticed(h)
+		h.s.after(between(d.work, 5*domain.Second, 4*domain.Hour), "host heard again", h.n, h.heard)
+	}
+	if d.happens(ClockDrift) {
+		h.drift = between(d.work, -30*domain.Second, 30*domain.Second)
+	}
+	h.machineTrouble()
+	h.forgeries()
+}
+
+// heard ends a cut.
+func (h *host) heard() {
+	if h.cut {
+		h.cut = false
+		h.connect()
+		h.publish()
+	}
+}
+
+// crash kills the daemon, perhaps in the middle of a write to its journal.
+func (h *host) crash() {
+	h.stop()
+	switch d := h.s.dice; {
+	case !h.forged && d.happens(JournalLost): // what it remembers is all that a forger meets
+		h.jr = reports{id: h.newJournal()}
+		proposed := h.mem.proposed
+		h.mem = newMemory()
+		h.mem.proposed = proposed
+		h.s.seen.mark(RenewedJournal)
+	case d.happens(JournalTorn) && len(h.jr.queue) > 0:
+		h.jr.tear()
+		h.renew()
+	}
+}

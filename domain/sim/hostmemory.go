@@ -1,0 +1,208 @@
+package sim
+
+import (
+	"encoding/binary"
+
+	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/hostd/machine"
+	"github.com/gpuaas/gpuaas/hostd/plan"
+)
+
+// memory is what a daemon keeps in its journal beside the reports: hostd/memory.go.
+type memory struct {
+	known    map[domain.VMID][]uint32
+	failed   map[domain.VMID]uint32
+	rebooted map[domain.VMID]uint32
+	said     map[saidKey]bool
+	wiped    map[plan.WipeKey]bool
+	dirty    map[string]domain.VMID // by drive serial
+	slotID   map[uint32]domain.SlotID
+	faults   []string
+	proposed domain.Digest
+}
+
+type saidKey struct {
+	vm   domain.VMID
+	boot uint32
+	kind domain.ReportKind
+}
+
+func newMemory() memory {
+	return memory{
+		known: map[domain.VMID][]uint32{}, failed: map[domain.VMID]uint32{}, rebooted: map[domain.VMID]uint32{}, said: map[saidKey]bool{},
+		wiped: map[plan.WipeKey]bool{}, dirty: map[string]domain.VMID{}, slotID: map[uint32]domain.SlotID{},
+	}
+}
+
+// accept remembers what has to be known before anything of d is done.
+func (m *memory) accept(d *domain.Desired) {
+	wanted := map[plan.WipeKey]bool{}
+	for i := range d.Wipes {
+		w := &d.Wipes[i]
+		wanted[plan.KeyOf(w)] = true
+		m.slotID[w.Lease.Index] = w.Lease.Slot
+	}
+	for key := range m.wiped {
+		if !wanted[key] {
+			delete(m.wiped, key)
+		}
+	}
+	for i := range d.VMs {
+		v := &d.VMs[i]
+		var slots []uint32
+		for _, l := range v.Leases {
+			slots = append(slots, l.Index)
+			m.slotID[l.Index] = l.Slot
+		}
+		if _, known := m.known[v.VM]; !known {
+			m.known[v.VM] = slots
+		}
+	}
+}
+
+// state is the planner's view of the host.
+func (m *memory) state(approved *domain.SlotMap, observed []machine.Observed) plan.State {
+	s := plan.State{VMs: observed, Known: m.known, GivenUp: m.failed, Wiped: m.wiped, Dirty: map[uint32]domain.VMID{}}
+	for i := range approved.Slots {
+		if by, dirty := m.dirty[approved.Slots[i].NVMe.Serial]; dirty {
+			s.Dirty[uint32(i)] = by
+		}
+	}
+	for i := range observed {
+		observed[i].Boot = max(observed[i].Boot, m.rebooted[observed[i].VM])
+	}
+	return s
+}
+
+// forget drops what is remembered of a VM; whose data is on the drives stays.
+func (m *memory) forget(id domain.VMID) {
+	delete(m.known, id)
+	delete(m.failed, id)
+	delete(m.rebooted, id)
+	for key := range m.said {
+		if key.vm == id {
+			delete(m.said, key)
+		}
+	}
+}
+
+// reports is a daemon's journal: numbered evidence that waits until the host's
+// placement acknowledges it.
+type reports struct {
+	id    domain.JournalID
+	last  uint64
+	acked uint64
+	sent  uint64
+	queue []entry
+	pause domain.Duration
+}
+
+type entry struct {
+	n      uint64
+	report domain.Report
+	bytes  []byte
+	undo   func() // takes back what was remembered together with it
+}
+
+// tear loses the newest report, and what was remembered with it.
+func (j *reports) tear() {
+	last := len(j.queue) - 1
+	j.queue[last].undo()
+	j.queue = j.queue[:last]
+}
+
+func (h *host) newJournal() (id domain.JournalID) {
+	binary.BigEndian.PutUint64(id[:], h.s.dice.guests.Uint64()|1)
+	return id
+}
+
+// renew begins the journal anew under another id: what waits gets other numbers.
+func (h *host) renew() {
+	h.s.seen.mark(RenewedJournal)
+	old := h.jr.queue
+	h.jr = reports{id: h.newJournal()}
+	for _, e := range old {
+		h.enter(e.report, e.undo)
+	}
+}
+
+// report makes evidence durable, with how to take back what was remembered with it.
+func (h *host) report(r *domain.Report, undo func()) {
+	r.Host, r.At, r.Epoch, r.Generation = h.id, h.clock(), max(h.fence.Epoch, 1), h.fence.Generation
+	if h.desired != nil {
+		r.Epoch, r.Generation = h.desired.Epoch, h.desired.Generation
+	}
+	h.enter(*r, undo)
+}
+
+func (h *host) enter(r domain.Report, undo func()) {
+	h.jr.last++
+	r.Journal, r.Number = h.jr.id, h.jr.last
+	h.jr.queue = append(h.jr.queue, entry{h.jr.last, r, domain.EncodeReport(&r), undo})
+}
+
+// acknowledge drops what the log has.
+func (h *host) acknowledge(id domain.JournalID, n uint64) {
+	switch {
+	case id != h.jr.id || n <= h.jr.acked:
+	case n > h.jr.last:
+		h.renew()
+	default:
+		for len(h.jr.queue) > 0 && h.jr.queue[0].n <= n {
+			h.jr.queue = h.jr.queue[1:]
+		}
+		h.jr.acked, h.jr.pause = n, 0
+	}
+}
+
+const (
+	resend    = 10 * domain.Second
+	resendMax = 320 * domain.Second
+	batch     = 64
+)
+
+// publish sends what was not sent, and all of it again after a while without an
+// acknowledgement.
+func (h *host) publish() {
+	if !h.up || len(h.jr.queue) == 0 {
+		return
+	}
+	for _, e := range h.jr.queue[:min(batch, len(h.jr.queue))] {
+		if e.n > h.jr.sent && !h.cut {
+			h.jr.sent = e.n
+			h.carry(e.bytes)
+		}
+	}
+	if h.publishing {
+		return
+	}
+	h.publishing = true
+	h.jr.pause = min(max(2*h.jr.pause, resend), resendMax)
+	if h.frozen { // nobody will ever acknowledge anything
+		h.jr.pause = 6 * domain.Hour
+	}
+	before := h.jr.acked
+	h.later(h.jr.pause, "resend", func() {
+		h.publishing = false
+		if h.jr.acked == before {
+			h.jr.sent = 0
+		}
+		h.publish()
+	})
+}
+
+// carry is a report's way over the link.
+func (h *host) carry(report []byte) {
+	s := h.s
+	arrive := func() { s.reported(h, report) }
+	switch {
+	case s.dice.happens(ReportLost):
+	case s.dice.happens(ReportLate):
+		s.after(between(s.dice.net, domain.Second, 5*domain.Minute), "report late", h.n, arrive)
+	default:
+		s.after(between(s.dice.net, domain.Millisecond, 50*domain.Millisecond), "report", h.n, arrive)
+	}
+	if s.dice.happens(ReportTwice) {
+		s.after(between(s.dice.net, domain.Millisecond, domain.Minute), "report twice", h.n, arrive)
+	}
+}

@@ -1,0 +1,129 @@
+package sim
+
+import (
+	"github.com/gpuaas/gpuaas/commands"
+	"github.com/gpuaas/gpuaas/domain"
+)
+
+// published is what a host's subject in the placements stream holds.
+type published struct {
+	placement *domain.Placement
+	digest    domain.Digest
+}
+
+// offer hands placements to the process's placer, which keeps the newest of a host.
+func (p *process) offer(all []*domain.Placement) {
+	for _, x := range all {
+		id := x.Desired.Host
+		waits := p.next[id] != nil
+		p.next[id] = x
+		if !waits {
+			p.later(between(p.s.dice.net, 2*domain.Millisecond, 60*domain.Millisecond), "publish", func() { p.publish(id) })
+		}
+	}
+}
+
+// publish is streams.Placements.Publish: it never takes a host back.
+func (p *process) publish(id domain.HostID) {
+	s, x := p.s, p.next[id]
+	p.next[id] = nil
+	digest := x.Desired.Digest()
+	if have := s.placements[id]; have != nil {
+		h, w := &have.placement.Desired, &x.Desired
+		if h.Epoch > w.Epoch || h.Generation > w.Generation || have.placement.From.N > x.From.N {
+			return
+		}
+		if h.Generation == w.Generation && have.digest != digest {
+			s.fail("host %s: generation %d is published with two contents", id, w.Generation)
+		}
+	}
+	s.shadow.published(x)
+	s.placements[id] = &published{x, digest}
+	for _, h := range s.hosts {
+		if h.id == id {
+			h.send(x)
+		}
+	}
+}
+
+// send is a placement on its way to the host.
+func (h *host) send(x *domain.Placement) {
+	s := h.s
+	arrive := func() { h.deliver(x) }
+	switch {
+	case s.dice.happens(PlacementLost): // not acknowledged: it is delivered again
+		s.after(30*domain.Second, "placement again", h.n, arrive)
+	case s.dice.happens(PlacementLate):
+		s.after(between(s.dice.net, domain.Second, 10*domain.Minute), "placement late", h.n, arrive)
+	default:
+		s.after(between(s.dice.net, domain.Millisecond, 80*domain.Millisecond), "placement", h.n, arrive)
+	}
+	if s.dice.happens(PlacementTwice) {
+		s.after(between(s.dice.net, domain.Millisecond, 5*domain.Minute), "placement twice", h.n, arrive)
+	}
+}
+
+// reported is a report that reached the control plane, and a process that takes it.
+func (s *Sim) reported(h *host, report []byte) {
+	p := s.anyWriter()
+	if p == nil {
+		return // the host sends it again
+	}
+	cmd := &domain.Command{Actor: domain.Actor{Kind: domain.ActorHost, Host: h.id}, Body: &domain.RecordReport{Host: h.id, Report: report}}
+	p.submit(&request{cmd: cmd, answer: func(r commands.Reply) {
+		if r.Err == nil && len(r.Events) == 0 {
+			s.seen.mark(RepeatedReport)
+		}
+	}})
+}
+
+// anyWriter is a process that answers; with two, either: nobody can know.
+func (s *Sim) anyWriter() *process {
+	var up []*process
+	for _, p := range s.processes {
+		if p.started {
+			up = append(up, p)
+		}
+	}
+	if len(up) == 0 {
+		return nil
+	}
+	return pick(s.dice.net, up)
+}
+
+const silentAfter = 15 * domain.Second
+
+// lookForHosts is processes.Liveness.check: it says when a host falls silent and
+// when it is back.
+func (p *process) lookForHosts() {
+	for _, h := range p.s.hosts {
+		p.lookFor(h)
+	}
+}
+
+func (p *process) lookFor(h *host) {
+	if !p.started || h.id.IsZero() {
+		return
+	}
+	act, since := domain.HostAction(0), domain.Time(0)
+	last := max(h.beat, p.since)
+	switch late := !h.beating() && p.s.now.Sub(last) > silentAfter; {
+	case late && !p.silent[h.id]:
+		act, since = domain.HostSilent, last
+	case h.beating() && p.silent[h.id]:
+		act = domain.HostInTouch
+	default:
+		return
+	}
+	p.silent[h.id] = act == domain.HostSilent
+	p.submit(&request{cmd: p.system(&domain.ActOnHost{Host: h.id, Action: act, Since: since})})
+}
+
+// noticed has every process look at a host whose heartbeats began or ended.
+func (s *Sim) noticed(h *host) {
+	s.after(silentAfter+domain.Second, "liveness", h.n, func() {
+		for _, p := range s.processes {
+			p.lookFor(h)
+		}
+	})
+}

@@ -1,0 +1,199 @@
+package sim
+
+import (
+	"slices"
+
+	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/hostd/machine"
+	"github.com/gpuaas/gpuaas/hostd/plan"
+)
+
+// The machine is what really happens, whatever anybody believes: whose data is on a
+// drive, which VM runs. It objects to what must never be done.
+
+// drive is one NVMe drive, wherever it is.
+type drive struct {
+	serial string
+	data   domain.VMID // whose bytes are on it
+}
+
+// wipeOf names one asked-for wipe of a slot.
+type wipeOf struct {
+	slot       domain.SlotID
+	generation uint32
+	attempt    uint32
+}
+
+type machineState struct {
+	hardware *domain.SlotMap
+	vms      []*vm
+}
+
+// vm exists on a machine; it outlives the daemon.
+type vm struct {
+	machine.Observed
+	alive, ready domain.Time // of the host's clock; in the future until then; 0: never
+}
+
+func (m *machineState) observe() []machine.Observed {
+	out := make([]machine.Observed, 0, len(m.vms)+1)
+	for _, v := range m.vms {
+		out = append(out, v.Observed)
+	}
+	return out
+}
+
+func (m *machineState) vm(id domain.VMID) *vm {
+	for _, v := range m.vms {
+		if v.VM == id {
+			return v
+		}
+	}
+	return nil
+}
+
+// powerLoss stops every VM, and nobody asked for it.
+func (m *machineState) powerLoss(now domain.Time) {
+	for _, v := range m.vms {
+		if v.Running {
+			v.Running, v.Since, v.Alive, v.Ready = false, now, 0, 0
+		}
+	}
+}
+
+func (h *host) driveAt(slot uint32) *drive {
+	return h.s.drives[h.machine.hardware.Slots[slot].NVMe.Serial]
+}
+
+// takes is how long a step takes.
+func (h *host) takes(step plan.Step) domain.Duration {
+	d := h.s.dice
+	slow := domain.Duration(1)
+	if d.happens(HostSlow) {
+		slow = 40
+	}
+	ranges := map[plan.Op][2]domain.Duration{
+		plan.Disk: {domain.Second, 90 * domain.Second}, plan.Seed: {100, domain.Second}, plan.Network: {100, domain.Second}, plan.Start: {domain.Second, 5 * domain.Second},
+		plan.Reboot: {domain.Second, 5 * domain.Second}, plan.Stop: {domain.Second, domain.Minute}, plan.Remove: {domain.Second, 20 * domain.Second},
+		plan.Wipe: {5 * domain.Second, 10 * domain.Minute}, plan.Refuse: {1, 10},
+	}
+	r := ranges[step.Op]
+	if step.Op == plan.Wipe && d.happens(WipeSlow) {
+		return 26 * domain.Hour
+	}
+	return slow * between(d.work, r[0], r[1])
+}
+
+// do is the effect of one step.
+func (h *host) do(c *chain, step plan.Step) stepResult {
+	switch step.Op {
+	case plan.Refuse:
+		return stepResult{code: step.Reason}
+	case plan.Wipe:
+		return h.wipe(c, step.Wipe)
+	case plan.Disk, plan.Seed, plan.Network, plan.Start, plan.Reboot:
+		if h.s.dice.happens(StartFails) {
+			return stepResult{code: "domain.start_failed", theirs: h.s.dice.work.IntN(4) == 0}
+		}
+	}
+	switch step.Op {
+	case plan.Disk:
+		h.prepareDisk(step)
+	case plan.Start:
+		h.startVM(step)
+	case plan.Reboot:
+		if v := h.machine.vm(step.VM); v != nil && v.Running {
+			h.ordered(step, "rebooted")
+			h.bootGuest(v)
+		}
+	case plan.Stop:
+		if v := h.machine.vm(step.VM); v != nil && v.Running {
+			h.ordered(step, "stopped")
+			v.Running, v.Since, v.Alive, v.Ready = false, h.clock(), 0, 0
+		}
+	case plan.Remove:
+		if h.machine.vm(step.VM) != nil {
+			h.ordered(step, "removed")
+			h.machine.vms = slices.DeleteFunc(h.machine.vms, func(v *vm) bool { return v.VM == step.VM })
+		}
+	}
+	return stepResult{}
+}
+
+// ordered objects to anything done to a VM that the log did not ask for: losing the
+// control plane, or believing a forger, stops no VM.
+func (h *host) ordered(step plan.Step, what string) {
+	if why := h.s.shadow.mayDo(h, step); why != "" && !h.forged {
+		h.s.fail("host %s: %s is %s: %s", h.name, step.VM, what, why)
+	}
+}
+
+// prepareDisk writes a tenant's image. Nobody else's data may be below it.
+func (h *host) prepareDisk(step plan.Step) {
+	h.alone(step)
+	for _, slot := range step.Slots {
+		d := h.driveAt(slot)
+		if !d.data.IsZero() && d.data != step.VM {
+			h.s.fail("host %s, slot %d: %s gets drive %s with the data of %s", h.name, slot, step.VM, d.serial, d.data)
+		}
+		d.data = step.VM
+	}
+}
+
+// alone objects to a slot that another VM stands on.
+func (h *host) alone(step plan.Step) {
+	for _, v := range h.machine.vms {
+		for _, slot := range step.Slots {
+			if v.VM != step.VM && slices.Contains(v.Slots, slot) {
+				h.s.fail("host %s, slot %d: %s while %s stands on it (%s)", h.name, slot, step.Op, v.VM, step.VM)
+			}
+		}
+	}
+}
+
+func (h *host) startVM(step plan.Step) {
+	h.alone(step)
+	h.ordered(step, "started")
+	v := h.machine.vm(step.VM)
+	for _, slot := range step.Slots {
+		if d := h.driveAt(slot); d.data != step.VM {
+			h.s.fail("host %s, slot %d: %s starts on drive %s with the data of %q", h.name, slot, step.VM, d.serial, d.data)
+		}
+	}
+	if v == nil {
+		v = &vm{Observed: machine.Observed{VM: step.VM, Slots: step.Slots}}
+		h.machine.vms = append(h.machine.vms, v)
+	}
+	if v.Running {
+		return
+	}
+	v.Running, v.Boot = true, step.Boot
+	h.bootGuest(v)
+}
+
+// bootGuest lets a guest come up: it shows life, then it is ready, unless it is mute.
+func (h *host) bootGuest(v *vm) {
+	s := h.s
+	v.Since, v.Alive, v.Ready = h.clock(), 0, 0
+	since := v.Since
+	mute := s.dice.happens(GuestMute)
+	silent := mute && s.dice.guests.IntN(2) == 0
+	at := between(s.dice.guests, 10*domain.Second, domain.Minute)
+	still := func() bool { return v.Running && v.Since == since && h.machine.vm(v.VM) == v }
+	if !silent {
+		s.after(at, "guest alive", h.n, func() {
+			if still() {
+				v.Alive, v.Address = h.clock(), "10.0.0.7"
+				h.reconcile()
+			}
+		})
+	}
+	if !mute {
+		s.after(at+between(s.dice.guests, domain.Second, 2*domain.Minute), "guest ready", h.n, func() {
+			if still() {
+				v.Ready = h.clock()
+				h.reconcile()
+			}
+		})
+	}
+}

@@ -1,0 +1,119 @@
+package sim
+
+import "github.com/gpuaas/gpuaas/domain"
+
+// remember takes in what only the shadow needs of an event, and marks what was seen.
+func (h *shadow) remember(e domain.EventBody) {
+	h.money.see(e)
+	seen := h.s.seen
+	switch e := e.(type) {
+	case *domain.AllocationPlaced:
+		if len(e.VMs) > 1 {
+			seen.mark(Gang)
+		}
+		if e.Shape == 8 {
+			seen.mark(WholeHost)
+		}
+	case *domain.LedgerPosted:
+		for _, l := range e.Legs {
+			h.accounts[l.Account] += l.Amount
+		}
+		switch e.Kind {
+		case domain.TxCapture:
+			seen.mark(Captured)
+		case domain.TxAccrual:
+			seen.mark(Accrued)
+		}
+	case *domain.APIKeyCreated:
+		h.owners[e.ID] = e.Tenant
+	case *domain.APIKeyRevoked:
+		h.revoked[e.ID] = true
+		seen.mark(KeyRevoked)
+	case *domain.ProjectCreated:
+		h.projects[e.ID] = e.Tenant
+	case *domain.SKUCreated:
+		h.skus = append(h.skus, e.ID)
+	case *domain.TenantCreated:
+		h.tenants[e.ID] = domain.TenantActive
+	case *domain.TenantStateChanged:
+		h.tenants[e.Tenant] = e.State
+		switch e.State {
+		case domain.TenantPastDue:
+			seen.mark(PastDue)
+		case domain.TenantSuspended:
+			seen.mark(SuspendedTenant)
+		}
+	case *domain.PolicySet:
+		if e.Key == "quota.gpus" {
+			h.quotas[e.Scope] = e.Value.Int
+			if e.Removed {
+				delete(h.quotas, e.Scope)
+			}
+		}
+	case *domain.PricePublished:
+		if e.Late {
+			seen.mark(LatePrice)
+		}
+	default:
+		h.rememberHost(e)
+	}
+}
+
+func (h *shadow) rememberHost(e domain.EventBody) {
+	seen := h.s.seen
+	switch e := e.(type) {
+	case *domain.HostEnrolled:
+		h.fleet[e.ID] = &hostView{}
+	case *domain.HostCordoned:
+		h.fleet[e.ID].cordoned = true
+	case *domain.HostUncordoned:
+		v := h.fleet[e.ID]
+		v.cordoned, v.draining, v.faulted = false, false, false
+	case *domain.HostDraining:
+		h.fleet[e.ID].draining = true
+	case *domain.HostWentSilent:
+		h.fleet[e.ID].silent = true
+		seen.mark(Unreachable)
+	case *domain.HostReturned:
+		h.fleet[e.ID].silent = false
+	case *domain.HostPowerOff:
+		h.fleet[e.ID].faulted = true
+		seen.mark(PoweredOff)
+	case *domain.HostRemoved:
+		h.fleet[e.ID].removed = true
+	case *domain.MapProposed:
+		h.fleet[e.Host].proposal = e.Digest
+	case *domain.MapApproved:
+		h.fleet[e.Host].approved, h.fleet[e.Host].proposal = true, domain.Digest{}
+	case *domain.MapAmended:
+		h.fleet[e.Host].proposal = domain.Digest{}
+		seen.mark(AmendedMap)
+	case *domain.HostReported:
+		if e.Refused != "" {
+			seen.mark(RefusedReport)
+		}
+	case *domain.SlotWiped:
+		seen.mark(Wiped)
+	case *domain.SlotQuarantined:
+		seen.mark(Quarantined)
+		if e.Reason == "wipe.late" {
+			seen.mark(LateWipe)
+		}
+	case *domain.SlotCondemned:
+		seen.mark(Condemned)
+	case *domain.SlotWipeStarted:
+		if e.Cause == "rewipe" {
+			seen.mark(Rewiped)
+		}
+	case *domain.SlotRetired:
+		seen.mark(Retired)
+	case *domain.WipeOwed:
+		seen.mark(Owed)
+	case *domain.VMStopped:
+		seen.mark(Stopped)
+	case *domain.AllocationStartRequested:
+		seen.mark(Restarted)
+	case *domain.AllocationRebootRequested:
+		seen.mark(Rebooted)
+	}
+}
