@@ -12,7 +12,10 @@ package domain
 //	   reason; a host that is found as it was approved withdraws its
 //	   proposal; a condemned slot is quarantined as soon as its wipe fails; a gang
 //	   takes as few racks as can hold it, and spreads where that is the strategy;
-//	   evidence of a wipe of real devices has to be whole
+//	   evidence of a wipe of real devices has to be whole; a VM that went down with
+//	   its host is lost, not stopped by its guest; one that ran and fails by a
+//	   device of its slot is released, and the slot condemned; a guest that is not
+//	   believed to be ready is an alarm
 const LogicLevel = 2
 
 // StartWriter begins a writer's term, and raises the log to the level of its build:
