@@ -36,6 +36,7 @@ type linuxConfig struct {
 	Reserve    reserveConfig     `yaml:"reserve"`
 	SlotsMax   int               `yaml:"slots_max"`
 	VF         string            `yaml:"vf"`
+	Probe      string            `yaml:"probe"` // program that looks at a GPU after its reset
 	NICs       []string          `yaml:"internal_nics"`
 	ACS        acsConfig         `yaml:"acs"`
 	GPUs       []gpuConfig       `yaml:"gpus"`
@@ -69,7 +70,7 @@ type gpuConfig struct {
 func (c *linuxConfig) options(dir string, host domain.HostID, log *slog.Logger) (linux.Options, error) {
 	o := linux.Options{
 		Dir: filepath.Join(dir, "linux"), Uplink: c.Uplink, Libvirt: c.Libvirt, Emulated: c.Emulated, Kernel: c.Kernel,
-		SecureBoot: c.SecureBoot, VTPM: c.VTPM, LockMemory: c.LockMemory, Users: vm.Users{First: c.Users.First, Count: c.Users.Count},
+		SecureBoot: c.SecureBoot, VTPM: c.VTPM, LockMemory: c.LockMemory, Probe: c.Probe, Users: vm.Users{First: c.Users.First, Count: c.Users.Count},
 		Discovery: discovery.Config{
 			Host: host.String(), VF: discovery.VFKind(c.VF), InternalNICs: c.NICs, SlotsMax: c.SlotsMax,
 			Reserve: discovery.Reserve{Cores: c.Reserve.Cores, MemoryMiB: c.Reserve.MemoryMiB},

@@ -26,6 +26,9 @@ func (e eraser) Wipe(ctx context.Context, slot domain.SlotSpec, w domain.PlacedW
 		Drives:    wipe.System{Finder: nvme.Finder{Sys: e.m.o.Discovery.Sys, Dev: e.m.o.Discovery.Dev}},
 		Functions: f, VFs: f, Remnants: e.m, Store: e.m.store,
 	}
+	if e.m.o.Probe != "" {
+		h.Probe = prober{e.m}
+	}
 	return wipe.Slot(ctx, h, &slot, &w)
 }
 

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -97,8 +98,12 @@ func TestInside(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	const probe = "/var/lib/probe" // a stand-in that only says where it was told to look
+	if err := os.WriteFile(probe, []byte("#!/bin/sh\nprintf '{\"clean\": true, \"found\": \"%s\"}' \"$*\"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
 	o := Options{
-		ClearImages: images.Clear,
+		ClearImages: images.Clear, Probe: probe,
 
 		Dir: "/var/lib/hostd/linux", Emulated: true, Kernel: kernel, Uplink: "uplink", VFs: map[pci.Address]uint16{pf: 2}, ConsoleFileBytes: 2 << 20,
 		Discovery: discovery.Config{
@@ -156,6 +161,9 @@ func TestInside(t *testing.T) {
 			t.Logf("evidence %+v", d)
 			if d.Result != domain.WipeVerified {
 				t.Errorf("%s is %s", d.Component, d.Result)
+			}
+			if d.Component == "gpu" && !slices.Contains(d.Log, "probe: gpu="+slot.GPU.Address+" ib_vf="+slot.IBVF.Address) {
+				t.Errorf("the probe was not asked: %q", d.Log)
 			}
 		}
 	}

@@ -39,6 +39,10 @@ type Options struct {
 	// VFs are the physical functions that get virtual ones at every start, and how many.
 	VFs map[pci.Address]uint16
 
+	// Probe is a program that looks at a slot's GPU after its reset: see prober. "": nobody
+	// does, and the evidence says so.
+	Probe string
+
 	// ClearImages removes tenants' own images that no VM of this host has from the cache
 	// of images, and says how many were there and which are left; see hostd.ImageCache.
 	// nil: nobody looks for them, and no wipe is verified.
@@ -135,6 +139,9 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Links == nil {
 		o.Links = vfio.Netlink{}
 	}
+	if o.Probe != "" && !filepath.IsAbs(o.Probe) {
+		return o, fmt.Errorf("linux: the probe %q has to be a whole path", o.Probe)
+	}
 	if o.Users != (vm.Users{}) {
 		if _, err := o.Users.Of(0); err != nil {
 			return o, fmt.Errorf("linux: %w", err)
@@ -160,6 +167,9 @@ func Missing(o Options) string {
 		if _, err := os.Stat(f); err != nil && o.Kernel == "" {
 			missing = append(missing, f)
 		}
+	}
+	if st, err := os.Stat(o.Probe); o.Probe != "" && (err != nil || st.Mode()&0o111 == 0) {
+		return fmt.Sprintf("the probe %s is no program that can be run", o.Probe)
 	}
 	if len(missing) > 0 {
 		return fmt.Sprintf("missing: %v: install the packages of deploy/hostd/packages.txt", missing)
