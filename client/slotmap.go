@@ -25,9 +25,10 @@ type SlotMap struct {
 	Unsafe   []UnsafeDevice `json:"unsafe,omitempty"` // devices that discovery refused to propose
 	Spares   []SpareDevice  `json:"spares,omitempty"` // devices that could be rented and are in no slot
 
-	ACSProfile string `json:"acs_profile,omitempty"` // by which rule devices count as isolated
-	Kernel     string `json:"kernel,omitempty"`
-	Firmware   string `json:"firmware,omitempty"` // of the machine
+	ACSProfile string   `json:"acs_profile,omitempty"` // by which rule devices count as isolated
+	ACSPorts   []string `json:"acs_ports,omitempty"`   // bridges it vouches for, as "vendor:device" patterns
+	Kernel     string   `json:"kernel,omitempty"`
+	Firmware   string   `json:"firmware,omitempty"` // of the machine
 }
 
 // NUMANode is what one node of a host has.

@@ -194,9 +194,10 @@ type SlotMap struct {
 	Unsafe   []UnsafeDevice `json:"unsafe,omitempty"`
 	Spares   []SpareDevice  `json:"spares,omitempty"`
 
-	ACSProfile string `json:"acs_profile,omitempty"` // by which rule devices count as isolated: "strict", or a name of the host's configuration
-	Kernel     string `json:"kernel,omitempty"`      // release that was running
-	Firmware   string `json:"firmware,omitempty"`    // of the machine: vendor and version of its BIOS
+	ACSProfile string   `json:"acs_profile,omitempty"` // by which rule devices count as isolated: "strict", or a name of the host's configuration
+	ACSPorts   []string `json:"acs_ports,omitempty"`   // what that profile vouches for: "vendor:device" patterns of bridges, in order
+	Kernel     string   `json:"kernel,omitempty"`      // release that was running
+	Firmware   string   `json:"firmware,omitempty"`    // of the machine: vendor and version of its BIOS
 }
 
 func (m *SlotMap) wire(c *coder) {
@@ -208,6 +209,7 @@ func (m *SlotMap) wire(c *coder) {
 	c.str(6, &m.ACSProfile)
 	c.str(7, &m.Kernel)
 	c.str(8, &m.Firmware)
+	strs(c, 9, &m.ACSPorts)
 }
 
 // Digest is the SHA-256 of the map's wire bytes: what an operator approves.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 
 	"github.com/gpuaas/gpuaas/domain"
 	"github.com/gpuaas/gpuaas/hostd/pci"
@@ -101,11 +102,17 @@ type Reserve struct {
 }
 
 // ACSProfile is an operator's word on ports that isolate without saying so by ACS,
-// or whose lack of it is accepted. The slot map carries its name.
+// or whose lack of it is accepted. The slot map carries all of it: whoever vouches for
+// another port proposes another map.
 type ACSProfile struct {
 	Name  string   // "" with no ports: "strict"
-	Ports []string // "vendor:device" globs of bridges
+	Ports []string // "vendor:device" globs of bridges, at most 32
 }
+
+const (
+	acsPortsMax   = 32
+	acsPatternMax = 64 // characters
+)
 
 // complete checks what was given and fills in the rest.
 func (c *Config) complete() error {
@@ -138,6 +145,10 @@ func (c *Config) complete() error {
 	case c.ACS.Name == "strict" && len(c.ACS.Ports) > 0:
 		return errors.New(`discovery: the ACS profile "strict" vouches for no port: give it another name`)
 	}
+	if len(c.ACS.Ports) > acsPortsMax || slices.ContainsFunc(c.ACS.Ports, func(p string) bool { return p == "" || len(p) > acsPatternMax }) {
+		return fmt.Errorf("discovery: an ACS profile vouches for at most %d ports, each a pattern of 1 to %d characters", acsPortsMax, acsPatternMax)
+	}
+	c.ACS.Ports = slices.Compact(slices.Sorted(slices.Values(c.ACS.Ports)))
 	if c.SlotsMax <= 0 || c.SlotsMax > slotsMax {
 		c.SlotsMax = slotsMax
 	}

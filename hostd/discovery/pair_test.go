@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -282,6 +283,21 @@ func TestACSProfile(t *testing.T) {
 	if m := h.discover(c); len(m.Slots) != 2 || m.ACSProfile != "xeon-quirk" || !strings.Contains(m.Slots[0].Why, "ACS profile xeon-quirk vouches for port 0000:00:01.0") {
 		t.Error(lines(m), m.Unsafe)
 	}
+	digest := func(ports ...string) domain.Digest {
+		c.ACS.Ports = ports
+		m := h.discover(c)
+		if len(m.ACSPorts) != len(slices.Compact(slices.Sorted(slices.Values(ports)))) || !slices.IsSorted(m.ACSPorts) {
+			t.Errorf("%q in the map, vouched for are %q", m.ACSPorts, ports)
+		}
+		return m.Digest()
+	}
+	two := digest("8086:352*", "1000:c030")
+	if digest("1000:c030", "8086:352*", "1000:c030") != two {
+		t.Error("the same ports in another order are another map")
+	}
+	if digest("8086:352*") == two || digest("8086:352*", "1000:*") == two {
+		t.Error("other ports under the same name are the same map")
+	}
 }
 
 func TestConfig(t *testing.T) {
@@ -294,6 +310,8 @@ func TestConfig(t *testing.T) {
 		"Config.Host is required": {},
 		"no kind of VF":           {Host: "h", VF: "token-ring"},
 		"needs a name":            {Host: "h", ACS: discovery.ACSProfile{Ports: []string{"*"}}},
+		"at most 32 ports":        {Host: "h", ACS: discovery.ACSProfile{Name: "x", Ports: make([]string, 33)}},
+		"pattern of 1 to 64":      {Host: "h", ACS: discovery.ACSProfile{Name: "x", Ports: []string{strings.Repeat("1", 65)}}},
 		"vouches for no port":     {Host: "h", ACS: discovery.ACSProfile{Name: "strict", Ports: []string{"*"}}},
 		"syntax error in pattern": {Host: "h", InternalNICs: []string{"[15b3"}},
 		"is damaged":              {Host: "h", StateDir: dir},
