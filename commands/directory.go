@@ -100,7 +100,7 @@ func (d *Directory) Caller(secret domain.Digest, now domain.Time) (Caller, bool)
 		return Caller{}, false
 	}
 	m, ok := d.members[k.User]
-	return Caller{k, m}, ok
+	return Caller{k, m}, ok && k.Speaks(&m)
 }
 
 // Host finds a host's public keys.

@@ -16,6 +16,11 @@ type APIKey struct {
 // Usable reports whether the key is good at t.
 func (k *APIKey) Usable(t Time) bool { return k.Revoked == 0 && (k.Expires == 0 || t < k.Expires) }
 
+// Speaks reports whether the key still speaks for its user: a key ends with the
+// membership it was made for, and does not follow its user into another tenant or
+// into the platform's roles.
+func (k *APIKey) Speaks(m *Member) bool { return k.Tenant == m.Tenant }
+
 // CreateAPIKey makes a key for a user. With a tenant and no user, it makes a
 // service user of that tenant with Role. Without a tenant it is a key of an
 // operator. The secret itself is made at the edge; the log gets its hash.

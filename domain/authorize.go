@@ -13,8 +13,8 @@ type principal struct {
 	platform PlatformRoles
 }
 
-// principal re-checks the key: it may have been revoked, or have expired, between
-// the edge and here.
+// principal re-checks the key: it may have been revoked, or have expired, or its user
+// may have left the tenant, between the edge and here.
 func (w *World) principal(x *Context) (principal, *Error) {
 	switch x.Actor.Kind {
 	case ActorSystem:
@@ -25,7 +25,7 @@ func (w *World) principal(x *Context) (principal, *Error) {
 			return principal{}, errUnauthenticated()
 		}
 		u := w.members.get(k.User)
-		if u == nil {
+		if u == nil || w.LogicLevel >= 2 && !k.Speaks(u) {
 			return principal{}, errUnauthenticated()
 		}
 		return principal{user: u.ID, tenant: u.Tenant, role: u.Role, platform: u.Platform}, nil

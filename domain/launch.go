@@ -2,7 +2,6 @@ package domain
 
 import (
 	"fmt"
-	"strings"
 )
 
 // A launch is decided whole: authorization, guardrails, price, quota, money and
@@ -144,11 +143,7 @@ func (w *World) checkLaunch(x *Context, m *CreateAllocation, t *Tenant, prj *Pro
 		return nil, Errorf(Forbidden, "policy.max_count", "count: the policy allocation.max_count allows %d", limit)
 	}
 	if eff, ok := w.EffectivePolicy("allocation.images", t.ID, prj.ID); ok {
-		image, allowed := w.launchImage(m, prj), false
-		for _, s := range eff.Value.List {
-			allowed = allowed || s == image || strings.HasPrefix(image, s+":")
-		}
-		if !allowed {
+		if image := w.launchImage(m, prj); !allowsImage(eff.Value.List, image) {
 			return nil, Errorf(Forbidden, "policy.image", "image %q: the policy allocation.images allows %v", clip(image, 64), eff.Value.List)
 		}
 	}

@@ -3,6 +3,7 @@ package domain
 import (
 	"encoding/json"
 	"slices"
+	"strings"
 )
 
 // Policies form a chain global -> tenant -> project. A default is a preference:
@@ -50,7 +51,7 @@ func (v PolicyValue) MarshalJSON() ([]byte, error) {
 	case policyStr:
 		return json.Marshal(v.Str)
 	case policyList:
-		return json.Marshal(v.List)
+		return json.Marshal(append([]string{}, v.List...))
 	}
 	return json.Marshal(v.Int)
 }
@@ -153,7 +154,7 @@ func (w *World) EffectivePolicy(key string, tenant TenantID, project ProjectID) 
 		}
 		value, decides := row.Value, true
 		if ok && k.Guardrail {
-			value, decides = tighten(eff.Value, row.Value)
+			value, decides = w.tighten(eff.Value, row.Value)
 		}
 		if !decides {
 			eff.Overruled = append(eff.Overruled, scope.Name())
@@ -173,21 +174,44 @@ func (w *World) EffectivePolicy(key string, tenant TenantID, project ProjectID) 
 	return eff, ok
 }
 
-// tighten is the stricter of two guardrails, and whether the lower one changed it.
-func tighten(upper, lower PolicyValue) (PolicyValue, bool) {
-	if upper.kind == policyList {
-		out := PolicyValue{kind: policyList, List: []string{}}
-		for _, s := range lower.List {
-			if slices.Contains(upper.List, s) {
-				out.List = append(out.List, s)
-			}
+// tighten is the stricter of two guardrails, and whether the lower one changed it. Of
+// two lists it is what both allow: "tiny" above and "tiny:1" below are "tiny:1".
+func (w *World) tighten(upper, lower PolicyValue) (PolicyValue, bool) {
+	if upper.kind != policyList {
+		if lower.Int < upper.Int {
+			return lower, true
 		}
+		return upper, false
+	}
+	out := PolicyValue{kind: policyList, List: []string{}}
+	for _, s := range lower.List {
+		if slices.Contains(upper.List, s) || w.LogicLevel >= 2 && allowsImage(upper.List, s) {
+			out.List = append(out.List, s)
+		}
+	}
+	if w.LogicLevel < 2 {
 		return out, len(out.List) < len(upper.List)
 	}
-	if lower.Int < upper.Int {
-		return lower, true
+	changed := false
+	for _, s := range upper.List {
+		switch {
+		case slices.Contains(out.List, s):
+		case allowsImage(lower.List, s):
+			out.List = append(out.List, s)
+		default:
+			changed = true
+		}
 	}
-	return upper, false
+	if !changed {
+		return upper, false
+	}
+	return out, true
+}
+
+// allowsImage reports whether a list of allocation.images allows an image: by its name
+// with any version, or by name and version.
+func allowsImage(list []string, image string) bool {
+	return slices.ContainsFunc(list, func(s string) bool { return s == image || strings.HasPrefix(image, s+":") })
 }
 
 func (w *World) policyLimit(key string, tenant TenantID, project ProjectID) (int64, bool) {

@@ -66,27 +66,46 @@ func (w *World) quantity(t *Tenant, project ProjectID, s *SKU, rate Micros, pric
 		return 0, "tenant." + t.State.String()
 	}
 	n, why := int64(w.launchable(s.GPUClass, s.Shape)), "capacity.exhausted"
-	if limit, ok := w.policyLimit("quota.gpus", t.ID, ProjectID{}); ok {
-		if left := max(0, limit-int64(t.GPUs)) / int64(s.Shape); left < n {
-			n, why = left, "quota.exceeded"
+	atMost := func(left int64, code string) {
+		if left < n {
+			n, why = max(0, left), code
 		}
 	}
+	each := int64(maxGangVMs) // VMs in one allocation
+	if limit, ok := w.policyLimit("allocation.max_count", t.ID, project); ok {
+		each = min(each, limit)
+	}
+	if each == 0 {
+		atMost(0, "policy.max_count")
+	}
+	if eff, ok := w.EffectivePolicy("allocation.images", t.ID, project); ok && len(eff.Value.List) == 0 {
+		atMost(0, "policy.image")
+	}
+	scopes := []quotaUse{{ProjectID{}, t.GPUs, t.Allocations}}
 	if prj := w.projects.get(project); prj != nil {
-		if limit, ok := w.policyLimit("quota.gpus", t.ID, project); ok {
-			if left := max(0, limit-int64(prj.GPUs)) / int64(s.Shape); left < n {
-				n, why = left, "quota.exceeded"
-			}
+		scopes = append(scopes, quotaUse{project, prj.GPUs, prj.Allocations})
+	}
+	for _, u := range scopes {
+		if limit, ok := w.policyLimit("quota.gpus", t.ID, u.project); ok {
+			atMost((limit-int64(u.gpus))/int64(s.Shape), "quota.exceeded")
+		}
+		if limit, ok := w.policyLimit("quota.allocations", t.ID, u.project); ok {
+			atMost(min(limit-int64(u.allocations), 1<<32)*each, "quota.exceeded")
 		}
 	}
 	if price := rate * Micros(s.Shape); price > 0 {
-		if left := int64(max(0, have) / price); left < n {
-			n, why = left, "funds.insufficient"
-		}
+		atMost(int64(have/price), "funds.insufficient")
 	}
 	if n == 0 {
 		return 0, why
 	}
 	return uint32(n), ""
+}
+
+// quotaUse is what counts against the quotas of a tenant or of a project.
+type quotaUse struct {
+	project           ProjectID
+	gpus, allocations uint32
 }
 
 // priceAt is rateAt with the time since which the price holds.

@@ -15,7 +15,9 @@ package domain
 //	   evidence of a wipe of real devices has to be whole; a VM that went down with
 //	   its host is lost, not stopped by its guest; one that ran and fails by a
 //	   device of its slot is released, and the slot condemned; a guest that is not
-//	   believed to be ready is an alarm
+//	   believed to be ready is an alarm;
+//	   a key ends when its user leaves the tenant; an image with a version tightens
+//	   a policy that names the image
 const LogicLevel = 2
 
 // StartWriter begins a writer's term, and raises the log to the level of its build:
