@@ -1,8 +1,6 @@
 package api
 
 import (
-	"strconv"
-
 	"github.com/gpuaas/gpuaas/domain"
 	"github.com/gpuaas/gpuaas/projections"
 )
@@ -21,6 +19,7 @@ type Allocation struct {
 	Shape        uint32            `json:"shape" doc:"GPUs of one VM"`
 	Count        uint32            `json:"count"`
 	Image        string            `json:"image"`
+	Features     []string          `json:"features" nullable:"false" doc:"What its VMs have beyond the plain: the sku's, and what the image needs"`
 	VMs          []VM              `json:"vms" nullable:"false"`
 	Tags         map[string]string `json:"tags,omitempty" doc:"Only when one allocation is read, and only for the tenant's own people"`
 	TagsErased   bool              `json:"tags_erased,omitempty" doc:"There were tags or keys; they were erased"`
@@ -36,8 +35,6 @@ type Allocation struct {
 // VM is one machine of an allocation.
 type VM struct {
 	ID      string   `json:"id,omitempty" example:"vm_06g3n4k8w2v5r9t1y7m0q4x8zc"`
-	CRN     string   `json:"crn,omitempty"`
-	Name    string   `json:"name" doc:"Its allocation's name and its position there" example:"train-7/0"`
 	State   string   `json:"state"`
 	HostID  string   `json:"host_id"`
 	SlotIDs []string `json:"slot_ids" nullable:"false"`
@@ -159,24 +156,12 @@ func (s *Server) getAllocation(c *call) (Allocation, *domain.Error) {
 func (s *Server) showAllocation(r *projections.Allocation) Allocation {
 	a := Allocation{
 		ID: r.ID, CRN: s.crn(r.TenantID, r.ProjectID, "allocation", r.ID), Name: r.Name, State: r.State, Reason: r.Reason, TenantID: r.TenantID,
-		ProjectID: r.ProjectID, SKU: r.SKU, SKUID: r.SKUID, Shape: r.Shape, Count: r.Count, Image: r.Image, VMs: make([]VM, len(r.VMs)),
+		ProjectID: r.ProjectID, SKU: r.SKU, SKUID: r.SKUID, Shape: r.Shape, Count: r.Count, Image: r.Image, Features: r.Features.Names(), VMs: make([]VM, len(r.VMs)),
 		RequestedBy: r.RequestedBy, LockedMicros: r.LockedMicros, HoldMicros: r.HoldMicros, CreatedAt: r.CreatedAt.String(),
 		ExpiresAt: r.ExpiresAt.String(), ReleasedAt: r.ReleasedAt.String(),
 	}
 	for i, v := range r.VMs {
 		a.VMs[i] = VM{ID: v.ID, State: v.State, HostID: v.HostID, SlotIDs: v.SlotIDs, Address: v.Address, Overdue: v.Overdue}
 	}
-	s.nameVMs(&a)
 	return a
-}
-
-// nameVMs adds what every resource has.
-func (s *Server) nameVMs(a *Allocation) {
-	for i := range a.VMs {
-		v := &a.VMs[i]
-		v.Name = a.Name + "/" + strconv.Itoa(i)
-		if v.ID != "" { // a dry run has none
-			v.CRN = s.crn(a.TenantID, a.ProjectID, "vm", v.ID)
-		}
-	}
 }

@@ -345,7 +345,7 @@ func (s *site) sku(name string, shape int, price int64) string {
 }
 
 func testMap(host string, slots int) *domain.SlotMap {
-	m := &domain.SlotMap{GPUClass: "sim-gpu"}
+	m := &domain.SlotMap{GPUClass: "sim-gpu", Features: domain.SecureBoot | domain.VTPM}
 	node := domain.NUMANode{MemoryMiB: 1 << 20}
 	for i := range 1 + slots {
 		node.Threads = append(node.Threads, uint16(i))

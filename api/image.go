@@ -10,23 +10,24 @@ import (
 // Image is what a drive is filled with before a guest starts from it: a name and a
 // version that stand for one digest, for ever.
 type Image struct {
-	ID           string `json:"id" example:"img_06g3n4k8w2v5r9t1y7m0q4x8zc"`
-	CRN          string `json:"crn"`
-	Name         string `json:"name" example:"ubuntu-24-04"`
-	Version      string `json:"version" example:"2026.11"`
-	State        string `json:"state" enum:"active,retired"`
-	TenantID     string `json:"tenant_id,omitempty" doc:"Left out: the site's, for everybody"`
-	ProjectID    string `json:"project_id,omitempty"`
-	Digest       string `json:"digest" doc:"SHA-256 of the file"`
-	SizeBytes    int64  `json:"size_bytes"`
-	Format       string `json:"format" enum:"qcow2,raw"`
-	MinDiskBytes int64  `json:"min_disk_bytes" doc:"What a drive has to hold"`
-	Driver       string `json:"driver,omitempty" doc:"GPU driver in it"`
-	Fabric       string `json:"fabric,omitempty" doc:"Fabric software in it"`
-	SecureBoot   bool   `json:"secure_boot" doc:"Its boot loader is signed"`
-	ReportsReady bool   `json:"reports_ready" doc:"Its guest says when it is ready"`
-	CreatedAt    string `json:"created_at,omitempty" format:"date-time"`
-	RetiredAt    string `json:"retired_at,omitempty" format:"date-time"`
+	ID           string   `json:"id" example:"img_06g3n4k8w2v5r9t1y7m0q4x8zc"`
+	CRN          string   `json:"crn"`
+	Name         string   `json:"name" example:"ubuntu-24-04"`
+	Version      string   `json:"version" example:"2026.11"`
+	State        string   `json:"state" enum:"active,retired"`
+	TenantID     string   `json:"tenant_id,omitempty" doc:"Left out: the site's, for everybody"`
+	ProjectID    string   `json:"project_id,omitempty"`
+	Digest       string   `json:"digest" doc:"SHA-256 of the file"`
+	SizeBytes    int64    `json:"size_bytes"`
+	Format       string   `json:"format" enum:"qcow2,raw"`
+	MinDiskBytes int64    `json:"min_disk_bytes" doc:"What a drive has to hold"`
+	Driver       string   `json:"driver,omitempty" doc:"GPU driver in it"`
+	Fabric       string   `json:"fabric,omitempty" doc:"Fabric software in it"`
+	SecureBoot   bool     `json:"secure_boot" doc:"Its boot loader is signed"`
+	ReportsReady bool     `json:"reports_ready" doc:"Its guest says when it is ready"`
+	Needs        []string `json:"needs" nullable:"false" enum:"secure_boot,vtpm,sev-snp,tdx" doc:"What its guests have to have"`
+	CreatedAt    string   `json:"created_at,omitempty" format:"date-time"`
+	RetiredAt    string   `json:"retired_at,omitempty" format:"date-time"`
 }
 
 type registerImage struct {
@@ -40,6 +41,7 @@ type registerImage struct {
 	Fabric       string   `json:"fabric,omitempty" maxLength:"128" example:"doca-2.9"`
 	SecureBoot   bool     `json:"secure_boot,omitempty"`
 	ReportsReady bool     `json:"reports_ready,omitempty"`
+	Needs        []string `json:"needs,omitempty" maxItems:"4" enum:"secure_boot,vtpm,sev-snp,tdx" doc:"What its guests have to have: they are launched only on hosts that offer it"`
 }
 
 func (s *Server) imageRoutes() {
@@ -70,8 +72,12 @@ func (s *Server) registerImage(c *call, b *registerImage) (*Image, *domain.Error
 	if err := c.query(func(w *domain.World, at domain.Time) *domain.Error { return w.MayKeepImages(c.actor(), at, project) }); err != nil {
 		return nil, err
 	}
+	needs, err := featuresField("needs", b.Needs)
+	if err != nil {
+		return nil, err
+	}
 	m := &domain.RegisterImage{Image: domain.ImageSpec{
-		Project: project, Name: b.Name, Version: b.Version, Driver: b.Driver, Fabric: b.Fabric, SecureBoot: b.SecureBoot, ReportsReady: b.ReportsReady,
+		Project: project, Name: b.Name, Version: b.Version, Driver: b.Driver, Fabric: b.Fabric, SecureBoot: b.SecureBoot, ReportsReady: b.ReportsReady, Needs: needs,
 	}}
 	content, err := s.imageContent(c, project, b, &m.Image.Digest)
 	if err != nil {
@@ -91,7 +97,7 @@ func (s *Server) registerImage(c *call, b *registerImage) (*Image, *domain.Error
 	return &Image{
 		ID: e.ID.String(), CRN: s.crn(e.Tenant.String(), i.Project.String(), "image", e.ID.String()), Name: i.Name, Version: i.Version, State: "active", TenantID: e.Tenant.String(),
 		ProjectID: i.Project.String(), Digest: i.Digest.String(), SizeBytes: int64(i.SizeBytes), Format: string(i.Format), MinDiskBytes: int64(i.DiskBytes), Driver: i.Driver, Fabric: i.Fabric,
-		SecureBoot: i.SecureBoot, ReportsReady: i.ReportsReady, CreatedAt: d.at.String(),
+		SecureBoot: i.SecureBoot, ReportsReady: i.ReportsReady, Needs: i.Needs.Names(), CreatedAt: d.at.String(),
 	}, nil
 }
 
@@ -181,7 +187,7 @@ func (s *Server) getImage(c *call) (Image, *domain.Error) {
 func (s *Server) showImage(r *projections.Image) Image {
 	i := Image{
 		ID: r.ID, CRN: s.crn(r.TenantID, r.ProjectID, "image", r.ID), Name: r.Name, Version: r.Version, State: "active", TenantID: r.TenantID, ProjectID: r.ProjectID, Digest: r.Digest,
-		SizeBytes: r.SizeBytes, Format: r.Format, MinDiskBytes: r.DiskBytes, Driver: r.Driver, Fabric: r.Fabric, SecureBoot: r.SecureBoot, ReportsReady: r.ReportsReady,
+		SizeBytes: r.SizeBytes, Format: r.Format, MinDiskBytes: r.DiskBytes, Driver: r.Driver, Fabric: r.Fabric, SecureBoot: r.SecureBoot, ReportsReady: r.ReportsReady, Needs: r.Needs.Names(),
 		CreatedAt: r.CreatedAt.String(), RetiredAt: r.RetiredAt.String(),
 	}
 	if r.RetiredAt != 0 {

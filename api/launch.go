@@ -242,7 +242,7 @@ func (s *Server) launchedAllocation(c *call, events []domain.EventBody, at domai
 	id, tenant, project := e.ID.String(), e.Tenant.String(), e.Project.String()
 	a := &Allocation{
 		ID: id, CRN: s.crn(tenant, project, "allocation", id), Name: e.Name, State: domain.Provisioning.String(), TenantID: tenant, ProjectID: project,
-		SKU: b.SKU, SKUID: e.SKU.String(), Shape: e.Shape, Count: uint32(len(e.VMs)), Image: e.Image, VMs: make([]VM, len(e.VMs)),
+		SKU: b.SKU, SKUID: e.SKU.String(), Shape: e.Shape, Count: uint32(len(e.VMs)), Image: e.Image, Features: e.Features.Names(), VMs: make([]VM, len(e.VMs)),
 		RequestedBy: e.User.String(), CreatedAt: at.String(), ExpiresAt: e.Expires.String(),
 	}
 	if e.Tenant == c.caller.Member.Tenant {
@@ -265,7 +265,6 @@ func (s *Server) launchedAllocation(c *call, events []domain.EventBody, at domai
 			a.VMs[i].SlotIDs[k] = v.Slots[k].String()
 		}
 	}
-	s.nameVMs(a)
 	for _, ev := range events {
 		if tx, ok := ev.(*domain.LedgerPosted); ok && tx.Kind == domain.TxHold {
 			for _, l := range tx.Legs {

@@ -26,6 +26,15 @@ func timeField(field, s string) (domain.Time, *domain.Error) {
 	return t, nil
 }
 
+// featuresField reads the names of features.
+func featuresField(field string, names []string) (domain.Features, *domain.Error) {
+	f, err := domain.FeaturesOf(names)
+	if err != nil {
+		return 0, invalid(field, "features.unknown", "%s: %v", field, err)
+	}
+	return f, nil
+}
+
 // idField reads an id of a body; "" is none.
 func idField[T interface{ UnmarshalText([]byte) error }](field, s string, id T) *domain.Error {
 	if id.UnmarshalText([]byte(s)) != nil {

@@ -7,22 +7,20 @@ import (
 
 // SKU is what can be launched. It fixes the shape and is priced per GPU-hour.
 type SKU struct {
-	ID        string  `json:"id" example:"sku_06g3n4k8w2v5r9t1y7m0q4x8zc"`
-	CRN       string  `json:"crn"`
-	Name      string  `json:"name" example:"gpu-1x"`
-	State     string  `json:"state" enum:"active"`
-	Shape     uint32  `json:"shape" enum:"1,2,4,8" doc:"Slots (GPUs) of one VM"`
-	GPUClass  string  `json:"gpu_class,omitempty" example:"h100-sxm5-80gb"`
-	Prices    []Price `json:"prices" nullable:"false" doc:"Every version there was, is and will be"`
-	CreatedAt string  `json:"created_at" format:"date-time"`
+	ID        string   `json:"id" example:"sku_06g3n4k8w2v5r9t1y7m0q4x8zc"`
+	CRN       string   `json:"crn"`
+	Name      string   `json:"name" example:"gpu-1x"`
+	State     string   `json:"state" enum:"active"`
+	Shape     uint32   `json:"shape" enum:"1,2,4,8" doc:"Slots (GPUs) of one VM"`
+	GPUClass  string   `json:"gpu_class,omitempty" example:"h100-sxm5-80gb"`
+	Features  []string `json:"features" nullable:"false" enum:"secure_boot,vtpm,sev-snp,tdx" doc:"What its VMs have beyond the plain"`
+	Prices    []Price  `json:"prices" nullable:"false" doc:"Every version there was, is and will be"`
+	CreatedAt string   `json:"created_at" format:"date-time"`
 }
 
 // Price is one version of a price. It never changes; a later one takes its place.
 type Price struct {
 	ID        string `json:"id" example:"price_06g3n4k8w2v5r9t1y7m0q4x8zc"`
-	CRN       string `json:"crn"`
-	Name      string `json:"name" doc:"Its currency" example:"USD"`
-	State     string `json:"state" enum:"scheduled,effective" doc:"scheduled: effective_at has not come yet; of those that are effective the latest holds"`
 	SKUID     string `json:"sku_id"`
 	TenantID  string `json:"tenant_id,omitempty" doc:"A tenant's own price, which beats the book"`
 	Currency  string `json:"currency" example:"USD"`
@@ -36,6 +34,7 @@ type createSKU struct {
 	Name     string   `json:"name" minLength:"1" maxLength:"63" pattern:"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$" example:"gpu-1x"`
 	Shape    uint32   `json:"shape" enum:"1,2,4,8"`
 	GPUClass string   `json:"gpu_class,omitempty" maxLength:"63" example:"h100-sxm5-80gb"`
+	Features []string `json:"features,omitempty" maxItems:"4" enum:"secure_boot,vtpm,sev-snp,tdx" doc:"What its VMs have beyond the plain, on hosts that offer it"`
 }
 
 type publishPrice struct {
@@ -48,15 +47,16 @@ type publishPrice struct {
 
 // Offer is what the caller can launch of one SKU now.
 type Offer struct {
-	SKUID     string `json:"sku_id"`
-	SKU       string `json:"sku" example:"gpu-1x"`
-	Shape     uint32 `json:"shape"`
-	GPUClass  string `json:"gpu_class,omitempty"`
-	Currency  string `json:"currency"`
-	Micros    int64  `json:"micros_per_unit_hour"`
-	Effective string `json:"effective_at,omitempty" format:"date-time"`
-	Quantity  uint32 `json:"quantity" doc:"VMs that can be launched now"`
-	WhyZero   string `json:"why_zero,omitempty" example:"quota.exceeded" doc:"Stable code when quantity is 0"`
+	SKUID     string   `json:"sku_id"`
+	SKU       string   `json:"sku" example:"gpu-1x"`
+	Shape     uint32   `json:"shape"`
+	GPUClass  string   `json:"gpu_class,omitempty"`
+	Features  []string `json:"features" nullable:"false"`
+	Currency  string   `json:"currency"`
+	Micros    int64    `json:"micros_per_unit_hour"`
+	Effective string   `json:"effective_at,omitempty" format:"date-time"`
+	Quantity  uint32   `json:"quantity" doc:"VMs that can be launched now"`
+	WhyZero   string   `json:"why_zero,omitempty" example:"quota.exceeded" doc:"Stable code when quantity is 0"`
 }
 
 // Offers is a list without pages: the catalog is small.
@@ -76,7 +76,11 @@ func (s *Server) skuRoutes() {
 }
 
 func (s *Server) createSKU(c *call, b *createSKU) (*SKU, *domain.Error) {
-	d, err := c.submit(&domain.CreateSKU{Name: b.Name, Shape: b.Shape, GPUClass: b.GPUClass})
+	features, err := featuresField("features", b.Features)
+	if err != nil {
+		return nil, err
+	}
+	d, err := c.submit(&domain.CreateSKU{Name: b.Name, Shape: b.Shape, GPUClass: b.GPUClass, Features: features})
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +90,7 @@ func (s *Server) createSKU(c *call, b *createSKU) (*SKU, *domain.Error) {
 	}
 	c.location("/v1/skus/" + e.ID.String())
 	return &SKU{
-		ID: e.ID.String(), CRN: s.crn("", "", "sku", e.ID.String()), Name: e.Name, State: "active", Shape: e.Shape, GPUClass: e.GPUClass,
+		ID: e.ID.String(), CRN: s.crn("", "", "sku", e.ID.String()), Name: e.Name, State: "active", Shape: e.Shape, GPUClass: e.GPUClass, Features: e.Features.Names(),
 		Prices: []Price{}, CreatedAt: d.at.String(),
 	}, nil
 }
@@ -111,20 +115,10 @@ func (s *Server) publishPrice(c *call, b *publishPrice) (*Price, *domain.Error) 
 	if !ok {
 		return nil, errNoEvent("catalog.price_published")
 	}
-	out := Price{
+	return &Price{
 		ID: e.ID.String(), SKUID: e.SKU.String(), TenantID: e.Tenant.String(), Currency: string(e.Currency), Micros: int64(e.Micros),
 		Effective: e.Effective.String(), Recorded: d.at.String(),
-	}
-	s.namePrice(&out, e.Effective, d.at)
-	return &out, nil
-}
-
-// namePrice adds what every resource has.
-func (s *Server) namePrice(p *Price, effective, now domain.Time) {
-	p.CRN, p.Name, p.State = s.crn(p.TenantID, "", "price", p.ID), p.Currency, "effective"
-	if effective > now {
-		p.State = "scheduled"
-	}
+	}, nil
 }
 
 func (s *Server) offers(c *call) (*Offers, *domain.Error) {
@@ -156,7 +150,7 @@ func (s *Server) offers(c *call) (*Offers, *domain.Error) {
 		list, err := w.Offers(tenant, project, at)
 		for _, o := range list {
 			out.Items = append(out.Items, Offer{
-				SKUID: o.SKU.String(), SKU: o.Name, Shape: o.Shape, GPUClass: o.GPUClass, Currency: string(o.Currency), Micros: int64(o.Micros),
+				SKUID: o.SKU.String(), SKU: o.Name, Shape: o.Shape, GPUClass: o.GPUClass, Features: o.Features.Names(), Currency: string(o.Currency), Micros: int64(o.Micros),
 				Effective: o.Effective.String(), Quantity: o.Quantity, WhyZero: o.WhyZero,
 			})
 		}
@@ -193,14 +187,13 @@ func (s *Server) getSKU(c *call) (SKU, *domain.Error) {
 
 func (s *Server) showSKU(r *projections.SKU) SKU {
 	k := SKU{
-		ID: r.ID, CRN: s.crn("", "", "sku", r.ID), Name: r.Name, State: "active", Shape: r.Shape, GPUClass: r.GPUClass,
+		ID: r.ID, CRN: s.crn("", "", "sku", r.ID), Name: r.Name, State: "active", Shape: r.Shape, GPUClass: r.GPUClass, Features: r.Features.Names(),
 		Prices: make([]Price, len(r.Prices)), CreatedAt: r.CreatedAt.String(),
 	}
 	for i, p := range r.Prices {
 		k.Prices[i] = Price{
 			ID: p.ID, SKUID: r.ID, TenantID: p.TenantID, Currency: p.Currency, Micros: p.Micros, Effective: p.EffectiveAt.String(), Recorded: p.RecordedAt.String(),
 		}
-		s.namePrice(&k.Prices[i], p.EffectiveAt, domain.TimeOf(s.o.Clock()))
 	}
 	return k
 }

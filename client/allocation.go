@@ -37,6 +37,7 @@ type Allocation struct {
 	Shape                   int               `json:"shape"` // GPUs of one VM
 	Count                   int               `json:"count"`
 	Image                   string            `json:"image"`
+	Features                []string          `json:"features"` // what its VMs have beyond the plain
 	VMs                     []VM              `json:"vms"`
 	Tags                    map[string]string `json:"tags,omitempty"`        // only of one that was read by itself, and only for the tenant's own people
 	TagsErased              bool              `json:"tags_erased,omitempty"` // there were tags or keys; they were erased
@@ -52,8 +53,6 @@ type Allocation struct {
 // VM is one machine of an allocation.
 type VM struct {
 	ID      string   `json:"id,omitempty"`
-	CRN     string   `json:"crn,omitempty"`
-	Name    string   `json:"name"` // train-7/0: its allocation's name and its position there
 	State   string   `json:"state"`
 	HostID  string   `json:"host_id"`
 	SlotIDs []string `json:"slot_ids"`

@@ -32,6 +32,7 @@ type Image struct {
 	Fabric       string    `json:"fabric,omitempty"`
 	SecureBoot   bool      `json:"secure_boot"`
 	ReportsReady bool      `json:"reports_ready"`
+	Needs        []string  `json:"needs"` // what its guests have to have, as in SKU.Features
 	CreatedAt    time.Time `json:"created_at,omitzero"`
 	RetiredAt    time.Time `json:"retired_at,omitzero"`
 }
@@ -39,15 +40,16 @@ type Image struct {
 // NewImage is an image to be registered: from a complete upload, or (without one) by
 // the digest of an image that can be launched there already.
 type NewImage struct {
-	Name         string `json:"name"`
-	Version      string `json:"version,omitempty"` // empty: made from the digest
-	UploadID     string `json:"upload_id,omitempty"`
-	Digest       string `json:"digest,omitempty"`
-	MinDiskBytes int64  `json:"min_disk_bytes,omitempty"`
-	Driver       string `json:"driver,omitempty"`
-	Fabric       string `json:"fabric,omitempty"`
-	SecureBoot   bool   `json:"secure_boot,omitempty"`
-	ReportsReady bool   `json:"reports_ready,omitempty"`
+	Name         string   `json:"name"`
+	Version      string   `json:"version,omitempty"` // empty: made from the digest
+	UploadID     string   `json:"upload_id,omitempty"`
+	Digest       string   `json:"digest,omitempty"`
+	MinDiskBytes int64    `json:"min_disk_bytes,omitempty"`
+	Driver       string   `json:"driver,omitempty"`
+	Fabric       string   `json:"fabric,omitempty"`
+	SecureBoot   bool     `json:"secure_boot,omitempty"`
+	Needs        []string `json:"needs,omitempty"`
+	ReportsReady bool     `json:"reports_ready,omitempty"`
 }
 
 // ImageUpload is an upload on its way.

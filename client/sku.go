@@ -13,16 +13,14 @@ type SKU struct {
 	State     string    `json:"state"`
 	Shape     int       `json:"shape"` // GPUs of one VM
 	GPUClass  string    `json:"gpu_class,omitempty"`
-	Prices    []Price   `json:"prices"` // every version there was, is and will be
+	Features  []string  `json:"features"` // what its VMs have beyond the plain: secure_boot, vtpm, sev-snp, tdx
+	Prices    []Price   `json:"prices"`   // every version there was, is and will be
 	CreatedAt time.Time `json:"created_at"`
 }
 
 // Price is one version of a price. It never changes; a later one takes its place.
 type Price struct {
 	ID                string    `json:"id"`
-	CRN               string    `json:"crn"`
-	Name              string    `json:"name"`  // the currency
-	State             string    `json:"state"` // scheduled, effective
 	SKUID             string    `json:"sku_id"`
 	TenantID          string    `json:"tenant_id,omitempty"` // a tenant's own price
 	Currency          string    `json:"currency"`
@@ -33,9 +31,10 @@ type Price struct {
 
 // NewSKU is a SKU to be.
 type NewSKU struct {
-	Name     string `json:"name"`
-	Shape    int    `json:"shape"` // 1, 2, 4, 8
-	GPUClass string `json:"gpu_class,omitempty"`
+	Name     string   `json:"name"`
+	Shape    int      `json:"shape"` // 1, 2, 4, 8
+	GPUClass string   `json:"gpu_class,omitempty"`
+	Features []string `json:"features,omitempty"`
 }
 
 // NewPrice is a price to be.
@@ -52,6 +51,7 @@ type Offer struct {
 	SKU               string    `json:"sku"`
 	Shape             int       `json:"shape"`
 	GPUClass          string    `json:"gpu_class,omitempty"`
+	Features          []string  `json:"features"`
 	Currency          string    `json:"currency"`
 	MicrosPerUnitHour int64     `json:"micros_per_unit_hour"`
 	EffectiveAt       time.Time `json:"effective_at,omitzero"`

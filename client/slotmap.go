@@ -29,6 +29,8 @@ type SlotMap struct {
 	ACSPorts   []string `json:"acs_ports,omitempty"`   // bridges it vouches for, as "vendor:device" patterns
 	Kernel     string   `json:"kernel,omitempty"`
 	Firmware   string   `json:"firmware,omitempty"` // of the machine
+
+	Features []string `json:"features,omitempty"` // what the host can give its VMs
 }
 
 // NUMANode is what one node of a host has.

@@ -42,6 +42,7 @@ type Allocation struct {
 	ImageHash Digest
 	// PrivateImage: the image is the project's own; no host keeps it longer than its VMs.
 	PrivateImage bool
+	Features     Features // what its VMs have beyond the plain
 	UserData     Digest
 	User         UserID
 	Shape        uint32
@@ -88,6 +89,7 @@ type AllocationPlaced struct {
 	Seed       [16]byte     `json:"-"` // of the leases' nonces
 	Deadline   Time         `json:"deadline"`
 	Private    bool         `json:"private_image,omitempty"` // the image is the project's own
+	Features   Features     `json:"features,omitzero"`
 }
 
 // EventType implements EventBody.
@@ -116,6 +118,7 @@ func (e *AllocationPlaced) wire(c *coder) {
 	c.fixedBytes(14, e.Seed[:])
 	c.time(15, &e.Deadline)
 	c.bool(16, &e.Private)
+	uintField(c, 17, &e.Features)
 }
 
 // SlotReserved says, on the host's subject, that slots are taken for a VM.
@@ -160,7 +163,7 @@ func (e *AllocationPlaced) apply(w *World, x *Applied) {
 	*a = Allocation{
 		ID: e.ID, Project: e.Project, Tenant: e.Tenant, Name: strings.Clone(e.Name), Image: w.word(e.Image), ImageHash: e.ImageHash, UserData: e.UserData,
 		User: e.User, Shape: e.Shape, State: Provisioning, Created: x.At, Expires: e.Expires, LockedRate: e.LockedRate, tenant: t, sku: sku,
-		vms: make([]uint32, len(e.VMs)), PrivateImage: e.Private,
+		vms: make([]uint32, len(e.VMs)), PrivateImage: e.Private, Features: e.Features,
 	}
 	gpus := uint32(len(e.VMs)) * e.Shape
 	tn, prj := w.tenants.row(t), w.projects.get(e.Project)

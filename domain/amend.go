@@ -34,6 +34,8 @@ type MapAmended struct {
 	Digest Digest          `json:"digest"`
 	Class  string          `json:"gpu_class"` // as before
 	Slots  []SlotAmendment `json:"slots"`     // all of the map, in its order
+
+	Features Features `json:"features,omitzero"`
 }
 
 // EventType implements EventBody.
@@ -50,6 +52,7 @@ func (e *MapAmended) wire(c *coder) {
 	c.digest(2, &e.Digest)
 	c.str(3, &e.Class)
 	msgs(c, 4, &e.Slots)
+	uintField(c, 5, &e.Features)
 }
 
 func (s *SlotSpec) deviceKeys() (keys [3]uint64) {
@@ -80,7 +83,7 @@ func (w *World) amend(x *Context, h *Host, m *ApproveMap, policies map[uint32]Wi
 			byGPU[s.devices[0]], left[row] = row, true
 		}
 	}
-	amended := &MapAmended{Host: m.Host, Digest: m.Digest, Class: h.GPUClass}
+	amended := &MapAmended{Host: m.Host, Digest: m.Digest, Class: h.GPUClass, Features: h.Proposal.Features}
 	wipe := &SlotWipeStarted{Host: m.Host, Cause: "amended"}
 	var owed []EventBody
 	for i := range h.Proposal.Slots {
@@ -185,7 +188,7 @@ func (w *World) checkDevices(spec *SlotSpec, h *Host) *Error {
 func (e *MapAmended) apply(w *World, _ *Applied) {
 	hi := w.hosts.find(e.Host)
 	h := w.hosts.row(hi)
-	h.MapID, h.Proposal = e.Digest, nil
+	h.MapID, h.Features, h.Proposal = e.Digest, e.Features, nil
 	rows := make([]uint32, len(e.Slots))
 	for i := range e.Slots { // what leaves goes before what comes: drives may change places
 		a := &e.Slots[i]

@@ -9,11 +9,12 @@ type PlacementAsk struct {
 	SKUName string // instead of the id
 	Count   uint32 // VMs; 0 is 1
 	Project ProjectID
+	Image   string // what it needs of a host; "": nothing
 }
 
 // Ask is what the launch asks of placement.
 func (m *CreateAllocation) Ask() PlacementAsk {
-	return PlacementAsk{SKU: m.SKU, SKUName: m.SKUName, Count: m.Count, Project: m.Project}
+	return PlacementAsk{SKU: m.SKU, SKUName: m.SKUName, Count: m.Count, Project: m.Project, Image: m.Image}
 }
 
 // HostReason says why a host was or was not chosen.
@@ -24,9 +25,9 @@ type HostReason struct {
 }
 
 // placementRequest is the request as the policies of tenant and project shape it.
-func (w *World) placementRequest(sku *SKU, count uint32, tenant TenantID, project ProjectID) placementRequest {
+func (w *World) placementRequest(sku *SKU, features Features, count uint32, tenant TenantID, project ProjectID) placementRequest {
 	return placementRequest{
-		class: sku.GPUClass, shape: sku.Shape, count: count,
+		class: sku.GPUClass, features: features, shape: sku.Shape, count: count,
 		spread:       w.policyWord("placement.strategy", "pack", tenant, project) == "spread",
 		antiAffinity: w.policyWord("placement.anti_affinity", "none", tenant, project),
 	}
@@ -52,7 +53,11 @@ func (w *World) ExplainPlacement(ask PlacementAsk, limit int) ([]HostReason, *Er
 	if !ok && !ask.Project.IsZero() {
 		return nil, notFound("project")
 	}
-	e := explanation{w: w, req: w.placementRequest(sku, count, tenant, ask.Project), vms: map[uint32]int{}, racks: map[uint32]bool{}}
+	features := sku.Features
+	if found, err := w.resolveImage(ask.Project, ask.Image); err == nil && found != nil {
+		features |= found.Needs
+	}
+	e := explanation{w: w, req: w.placementRequest(sku, features, count, tenant, ask.Project), vms: map[uint32]int{}, racks: map[uint32]bool{}}
 	e.out = w.place(e.req)
 	for _, v := range e.out {
 		e.vms[v.host]++
@@ -91,6 +96,8 @@ func (e *explanation) why(row uint32, h *Host) string {
 		return "no approved slot map"
 	case e.req.class != "" && h.GPUClass != e.req.class:
 		return "another GPU class: " + h.GPUClass
+	case !h.Features.Has(e.req.features):
+		return fmt.Sprintf("does not offer %v", (e.req.features &^ h.Features).Names())
 	case h.Faulted:
 		return "faulted"
 	case h.Silent != 0:
@@ -107,6 +114,9 @@ func (e *explanation) why(row uint32, h *Host) string {
 	first := e.out[0].host
 	if class := e.w.hosts.row(first).GPUClass; h.GPUClass != class {
 		return "fits, but all went to another GPU class: " + class
+	}
+	if f := e.w.hosts.row(first).Features; h.Features != f {
+		return fmt.Sprintf("fits, but all went to hosts that offer %v and no more", f.Names())
 	}
 	if e.req.count == 1 {
 		return e.whyOther(row, free, first)

@@ -1,6 +1,7 @@
 package domain
 
 import (
+	"cmp"
 	"math/bits"
 	"slices"
 )
@@ -12,7 +13,7 @@ import (
 type fleet struct {
 	racks   []rack
 	rackBy  map[string]uint32
-	classes []*classIndex // by name
+	classes []*classIndex // by name, then features: plain hosts are taken first
 	free    []hostFree    // by host row
 }
 
@@ -27,8 +28,9 @@ type hostFree struct {
 	free  uint8
 }
 
+// classIndex is the hosts of one GPU class that can give their VMs the same features.
 type classIndex struct {
-	name   string
+	classKey
 	byFree [maxSlotsOnMap + 1]bitset // hosts by number of free slots
 	racks  []rackFit                 // by rack row
 }
@@ -61,18 +63,22 @@ func (f *fleet) addHost(w *World, row uint32) {
 	}
 }
 
-func (f *fleet) class(name string) *classIndex {
-	i, ok := slices.BinarySearchFunc(f.classes, name, func(c *classIndex, n string) int {
-		switch {
-		case c.name < n:
-			return -1
-		case c.name > n:
-			return 1
-		}
-		return 0
+type classKey struct {
+	name     string
+	features Features
+}
+
+// suits reports whether a VM that asks for a class ("": any) and features may go there.
+func (k classKey) suits(class string, features Features) bool {
+	return (class == "" || k.name == class) && k.features.Has(features)
+}
+
+func (f *fleet) class(key classKey) *classIndex {
+	i, ok := slices.BinarySearchFunc(f.classes, key, func(c *classIndex, k classKey) int {
+		return cmp.Or(cmp.Compare(c.name, k.name), cmp.Compare(c.features, k.features))
 	})
 	if !ok {
-		f.classes = slices.Insert(f.classes, i, &classIndex{name: name})
+		f.classes = slices.Insert(f.classes, i, &classIndex{classKey: key})
 	}
 	return f.classes[i]
 }
@@ -92,9 +98,18 @@ func (f *fleet) refresh(w *World, row uint32) {
 		}
 	}
 	at := &f.free[row]
-	if at.class == nil {
-		at.class = f.class(h.GPUClass)
+	if key := (classKey{h.GPUClass, h.Features}); at.class == nil || at.class.classKey != key {
+		if at.class != nil { // an amended map: it leaves one class and enters another
+			f.count(h, row, 0)
+		}
+		at.class = f.class(key)
 	}
+	f.count(h, row, n)
+}
+
+// count enters the number of a host's free slots.
+func (f *fleet) count(h *Host, row uint32, n uint8) {
+	at := &f.free[row]
 	if at.free == n {
 		return
 	}

@@ -196,7 +196,12 @@ type fakeHost struct {
 
 func (s *site) host(name string, slots int, rack string) *fakeHost {
 	s.t.Helper()
-	h := &fakeHost{s: s, m: testMap(name, slots)}
+	return s.hostOf(name, testMap(name, slots), rack)
+}
+
+func (s *site) hostOf(name string, m *SlotMap, rack string) *fakeHost {
+	s.t.Helper()
+	h := &fakeHost{s: s, m: m}
 	token := DigestOf([]byte("token " + name))
 	h.id = s.must(s.admin, &EnrollHost{Name: name, Rack: rack, TokenID: token})[0].(*HostEnrolled).ID
 	copy(h.journal[:], name+"-journal-------")

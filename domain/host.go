@@ -22,6 +22,7 @@ type Host struct {
 	Proposal *SlotMap // waiting for approval
 	MapID    Digest   // approved
 	GPUClass string
+	Features Features // what its VMs can have, by the approved map
 	Cordoned bool
 	Draining bool
 	Silent   Time // no heartbeat since; 0: in touch

@@ -40,6 +40,7 @@ type ImageSpec struct {
 	Fabric       string      `json:"fabric,omitempty"`        // fabric software in it: "doca-2.9"
 	SecureBoot   bool        `json:"secure_boot,omitempty"`   // its boot loader is signed
 	ReportsReady bool        `json:"reports_ready,omitempty"` // its guest says when it is ready
+	Needs        Features    `json:"needs,omitzero"`          // what its guests have to have
 }
 
 func (s *ImageSpec) wire(c *coder) {
@@ -54,6 +55,7 @@ func (s *ImageSpec) wire(c *coder) {
 	c.str(9, &s.Fabric)
 	c.bool(10, &s.SecureBoot)
 	c.bool(11, &s.ReportsReady)
+	uintField(c, 12, &s.Needs)
 }
 
 // Image is an image's state. One that was retired keeps its row: its name and
@@ -65,6 +67,8 @@ type Image struct {
 	Version string
 	Digest  Digest
 	Retired bool
+	Signed  bool     // its boot loader is: it can be started with Secure Boot
+	Needs   Features // what its guests have to have
 }
 
 func (i *Image) key() ImageID { return i.ID }
@@ -76,6 +80,8 @@ func (i *Image) wire(c *coder) {
 	c.str(4, &i.Version)
 	c.digest(5, &i.Digest)
 	c.bool(6, &i.Retired)
+	c.bool(7, &i.Signed)
+	uintField(c, 8, &i.Needs)
 }
 
 // imageName is what images are found by; an empty version stands for the newest
@@ -174,8 +180,10 @@ func (s *ImageSpec) check() *Error {
 		return invalidField("min_disk_bytes", "image.size", "min_disk_bytes: want 1 to %d", int64(maxImageDisk))
 	case s.Format != ImageQCOW2 && s.Format != ImageRaw:
 		return invalidField("format", "image.format", "format: want qcow2 or raw")
+	case s.Needs.Has(SecureBoot) && !s.SecureBoot:
+		return invalidField("needs", "image.not_signed", "needs: an image whose boot loader is not signed cannot need secure_boot")
 	}
-	return nil
+	return checkFeatures("needs", s.Needs)
 }
 
 func imageVersion(s string) bool {
@@ -186,7 +194,7 @@ func imageVersion(s string) bool {
 func (e *ImageRegistered) apply(w *World, _ *Applied) {
 	s := &e.Image
 	_, i := w.images.add(e.ID)
-	*i = Image{ID: e.ID, Project: s.Project, Name: w.word(s.Name), Version: strings.Clone(s.Version), Digest: s.Digest}
+	*i = Image{ID: e.ID, Project: s.Project, Name: w.word(s.Name), Version: strings.Clone(s.Version), Digest: s.Digest, Signed: s.SecureBoot, Needs: s.Needs}
 	w.indexImage(i)
 }
 
@@ -271,18 +279,29 @@ func (e *ImageRetired) apply(w *World, _ *Applied) {
 
 // resolveImage finds what a launch names: NAME or NAME:VERSION, of the project's own
 // images first. A site without images of its own takes every name, and its hosts get
-// no bytes: that is for simulated hosts.
-func (w *World) resolveImage(project ProjectID, ref string) (digest Digest, private bool, err *Error) {
+// no bytes: that is for simulated hosts, and the answer is nil.
+func (w *World) resolveImage(project ProjectID, ref string) (*Image, *Error) {
 	name, version, exact := strings.Cut(ref, ":")
 	for _, owner := range [...]ProjectID{project, {}} {
 		if id, ok := w.imageNames[imageName{owner, name, version}]; ok && exact == (version != "") && !w.images.get(id).Retired {
-			return w.images.get(id).Digest, !owner.IsZero(), nil
+			return w.images.get(id), nil
 		}
 	}
 	if !w.siteImages {
-		return Digest{}, false, nil
+		return nil, nil
 	}
-	return Digest{}, false, invalidField("image", "image.not_found", "image: no such image: see GET /v1/images")
+	return nil, invalidField("image", "image.not_found", "image: no such image: see GET /v1/images")
+}
+
+// fits refuses an image that a VM with the features would not start from.
+func (i *Image) fits(f Features) *Error {
+	switch {
+	case f.Has(SecureBoot) && !i.Signed:
+		return invalidField("image", "image.not_signed", "image: the VM has Secure Boot, and the boot loader of %s:%s is not signed: choose another image or sku", i.Name, i.Version)
+	case f.Has(confidential):
+		return invalidField("image", "features.exclusive", "image: %s:%s needs %v, and the sku has the other: choose another image or sku", i.Name, i.Version, (i.Needs & confidential).Names())
+	}
+	return nil
 }
 
 // MayKeepImages says whether the actor may register images of the project, or (zero)

@@ -74,8 +74,8 @@ func TestImageCatalog(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d, _, rerr := w.resolveImage(f.project, "tiny"); rerr != nil || d != (Digest{1}) || w.imageCounts[f.project] != 1 || !w.siteImages {
-		t.Errorf("after a snapshot tiny is %s (%v)", d, rerr)
+	if i, rerr := w.resolveImage(f.project, "tiny"); rerr != nil || i.Digest != (Digest{1}) || w.imageCounts[f.project] != 1 || !w.siteImages {
+		t.Errorf("after a snapshot tiny is %+v (%v)", i, rerr)
 	}
 }
 

@@ -58,10 +58,17 @@ func (m *CreateAllocation) decide(w *World, x *Context) ([]EventBody, *Error) {
 	if err != nil {
 		return nil, err
 	}
-	image, digest, private := w.launchImage(m, prj), m.ImageHash, false
+	image, digest, private, features := w.launchImage(m, prj), m.ImageHash, false, sku.Features
 	if digest.IsZero() { // an edge of before looked it up itself
-		if digest, private, err = w.resolveImage(prj.ID, image); err != nil {
+		found, err := w.resolveImage(prj.ID, image)
+		if err != nil {
 			return nil, err
+		}
+		if found != nil {
+			digest, private, features = found.Digest, !found.Project.IsZero(), features|found.Needs
+			if err := found.fits(features); err != nil {
+				return nil, err
+			}
 		}
 	}
 	gpus := m.Count * sku.Shape
@@ -73,13 +80,13 @@ func (m *CreateAllocation) decide(w *World, x *Context) ([]EventBody, *Error) {
 	if have, ok := w.canSpend(t, p, hold); !ok {
 		return nil, Errorf(PaymentRequired, "funds.insufficient", "a launch puts one hour's price aside: %d micros of %s, %d are available; add credit or launch less", hold, t.Currency, max(0, have))
 	}
-	places := w.place(w.placementRequest(sku, m.Count, t.ID, prj.ID))
+	places := w.place(w.placementRequest(sku, features, m.Count, t.ID, prj.ID))
 	if places == nil {
 		return nil, Errorf(Exhausted, "capacity.exhausted", "no room for %d x %s now: see GET /v1/offers", m.Count, sku.Name)
 	}
 	e := &AllocationPlaced{
 		ID: deriveID[allocationKind](x.Entropy, 0), Tenant: t.ID, Project: prj.ID, Name: m.Name, SKU: sku.ID, Shape: sku.Shape,
-		Image: image, ImageHash: digest, Private: private, UserData: m.UserData, User: who.user, Expires: expires, LockedRate: -1,
+		Image: image, ImageHash: digest, Private: private, UserData: m.UserData, User: who.user, Expires: expires, LockedRate: -1, Features: features,
 		VMs: make([]VMPlaced, len(places)), Deadline: x.At.Add(provisionDeadline + Duration(sku.Shape)*perSlotAllowance),
 	}
 	if m.LockPrice {

@@ -22,6 +22,7 @@ const numaTries = 16
 
 type placementRequest struct {
 	class        string // "" for any
+	features     Features
 	shape        uint32
 	count        uint32
 	spread       bool   // emptiest host first, instead of the fullest that fits
@@ -54,7 +55,7 @@ func (w *World) place(req placementRequest) []placedVM {
 // search looks through the GPU classes, by name, for one that can take all.
 func (p *placer) search() []placedVM {
 	for _, c := range p.w.fleet.classes {
-		if p.req.class != "" && c.name != p.req.class {
+		if !c.suits(p.req.class, p.req.features) {
 			continue
 		}
 		p.out = p.out[:0]
@@ -289,9 +290,9 @@ func (p *placer) take(host uint32, given *uint64) {
 }
 
 // launchable counts VMs of the shape that fit right now.
-func (w *World) launchable(class string, shape uint32) (n uint32) {
+func (w *World) launchable(class string, features Features, shape uint32) (n uint32) {
 	for _, c := range w.fleet.classes {
-		if class != "" && c.name != class {
+		if !c.suits(class, features) {
 			continue
 		}
 		for r := range c.racks {

@@ -331,7 +331,7 @@ func checkPlaced(t *rapid.T, w *World, req placementRequest, vms []placedVM) {
 			t.Fatalf("a VM on %d NUMA nodes, and one had room", len(nodes))
 		}
 	}
-	if n := w.launchable(req.class, req.shape); n < uint32(len(vms)) {
+	if n := w.launchable(req.class, req.features, req.shape); n < uint32(len(vms)) {
 		t.Fatalf("%d VMs were placed, %d are launchable", len(vms), n)
 	}
 }
@@ -345,7 +345,7 @@ func TestLaunchable(t *testing.T) {
 		shape uint32
 		want  uint32
 	}{{"", 1, 9}, {"", 2, 4}, {"a", 2, 3}, {"a", 4, 1}, {"b", 4, 0}, {"c", 1, 0}} {
-		if n := w.launchable(tt.class, tt.shape); n != tt.want {
+		if n := w.launchable(tt.class, 0, tt.shape); n != tt.want {
 			t.Errorf("%q x %d: %d, want %d", tt.class, tt.shape, n, tt.want)
 		}
 	}

@@ -27,6 +27,7 @@ type Offer struct {
 	Name      string   `json:"sku"`
 	Shape     uint32   `json:"shape"`
 	GPUClass  string   `json:"gpu_class,omitempty"`
+	Features  Features `json:"features"`
 	Currency  Currency `json:"currency"`
 	Micros    Micros   `json:"micros_per_unit_hour"`
 	Effective Time     `json:"effective_at"`
@@ -47,7 +48,7 @@ func (w *World) Offers(tenant TenantID, project ProjectID, at Time) ([]Offer, *E
 		if s.ID.IsZero() {
 			continue
 		}
-		o := Offer{SKU: s.ID, Name: s.Name, Shape: s.Shape, GPUClass: s.GPUClass, Currency: t.Currency}
+		o := Offer{SKU: s.ID, Name: s.Name, Shape: s.Shape, GPUClass: s.GPUClass, Features: s.Features, Currency: t.Currency}
 		rate, since, priced := s.priceAt(tenant, t.Currency, at)
 		o.Micros, o.Effective = rate, since
 		o.Quantity, o.WhyZero = w.quantity(t, project, s, rate, priced, have)
@@ -65,7 +66,7 @@ func (w *World) quantity(t *Tenant, project ProjectID, s *SKU, rate Micros, pric
 	case t.State != TenantActive:
 		return 0, "tenant." + t.State.String()
 	}
-	n, why := int64(w.launchable(s.GPUClass, s.Shape)), "capacity.exhausted"
+	n, why := int64(w.launchable(s.GPUClass, s.Features, s.Shape)), "capacity.exhausted"
 	atMost := func(left int64, code string) {
 		if left < n {
 			n, why = max(0, left), code

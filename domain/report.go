@@ -220,7 +220,7 @@ func (w *World) PlacementOf(id HostID) (*Placement, bool) {
 		a := w.allocations.row(v.alloc)
 		pv := PlacedVM{
 			VM: v.ID, Allocation: a.ID, Tenant: a.Tenant, Hostname: a.Name, Power: v.Power, Boot: v.Boot, Image: a.Image,
-			ImageHash: a.ImageHash, Private: a.PrivateImage, UserData: a.UserData, MAC: macOf(v.ID), Leases: make([]Lease, v.n),
+			ImageHash: a.ImageHash, Private: a.PrivateImage, Features: a.Features, UserData: a.UserData, MAC: macOf(v.ID), Leases: make([]Lease, v.n),
 		}
 		if len(a.vms) > 1 {
 			pv.Hostname = hostnameOf(a.Name, int(v.index))

@@ -12,8 +12,9 @@ import (
 type SKU struct {
 	ID       SKUID
 	Name     string
-	Shape    uint32 // slots of one VM: 1, 2, 4 or 8
-	GPUClass string // model class, "" for any
+	Shape    uint32   // slots of one VM: 1, 2, 4 or 8
+	GPUClass string   // model class, "" for any
+	Features Features // what its VMs have beyond the plain
 	prices   []Price
 	live     uint32 // allocations billed by it
 	usedTo   Time   // latest end of a line that ended
@@ -33,9 +34,10 @@ type Price struct {
 
 // CreateSKU makes a SKU.
 type CreateSKU struct {
-	Name     string `json:"name"`
-	Shape    uint32 `json:"shape"`
-	GPUClass string `json:"gpu_class"`
+	Name     string   `json:"name"`
+	Shape    uint32   `json:"shape"`
+	GPUClass string   `json:"gpu_class"`
+	Features Features `json:"features,omitzero"`
 }
 
 // CommandType implements CommandBody.
@@ -45,14 +47,16 @@ func (m *CreateSKU) wire(c *coder) {
 	c.str(1, &m.Name)
 	uintField(c, 2, &m.Shape)
 	c.str(3, &m.GPUClass)
+	uintField(c, 4, &m.Features)
 }
 
 // SKUCreated is the fact.
 type SKUCreated struct {
-	ID       SKUID  `json:"id"`
-	Name     string `json:"name"`
-	Shape    uint32 `json:"shape"`
-	GPUClass string `json:"gpu_class"`
+	ID       SKUID    `json:"id"`
+	Name     string   `json:"name"`
+	Shape    uint32   `json:"shape"`
+	GPUClass string   `json:"gpu_class"`
+	Features Features `json:"features,omitzero"`
 }
 
 // EventType implements EventBody.
@@ -69,6 +73,7 @@ func (e *SKUCreated) wire(c *coder) {
 	c.str(2, &e.Name)
 	uintField(c, 3, &e.Shape)
 	c.str(4, &e.GPUClass)
+	uintField(c, 5, &e.Features)
 }
 
 func (m *CreateSKU) decide(w *World, x *Context) ([]EventBody, *Error) {
@@ -84,17 +89,20 @@ func (m *CreateSKU) decide(w *World, x *Context) ([]EventBody, *Error) {
 	if err := checkWord("gpu_class", m.GPUClass, maxName, true); err != nil {
 		return nil, err
 	}
+	if err := checkFeatures("features", m.Features); err != nil {
+		return nil, err
+	}
 	if _, taken := w.skuNames[m.Name]; taken {
 		return nil, Errorf(Conflict, "sku.name_taken", "a SKU named %q exists: choose another name", m.Name)
 	}
-	return []EventBody{&SKUCreated{ID: deriveID[skuKind](x.Entropy, 0), Name: m.Name, Shape: m.Shape, GPUClass: m.GPUClass}}, nil
+	return []EventBody{&SKUCreated{ID: deriveID[skuKind](x.Entropy, 0), Name: m.Name, Shape: m.Shape, GPUClass: m.GPUClass, Features: m.Features}}, nil
 }
 
 func validShape(n uint32) bool { return n == 1 || n == 2 || n == 4 || n == 8 }
 
 func (e *SKUCreated) apply(w *World, _ *Applied) {
 	_, s := w.skus.add(e.ID)
-	*s = SKU{ID: e.ID, Name: strings.Clone(e.Name), Shape: e.Shape, GPUClass: w.word(e.GPUClass)}
+	*s = SKU{ID: e.ID, Name: strings.Clone(e.Name), Shape: e.Shape, GPUClass: w.word(e.GPUClass), Features: e.Features}
 	w.skuNames[s.Name] = e.ID
 }
 

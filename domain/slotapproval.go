@@ -89,6 +89,7 @@ type MapApproved struct {
 	Host     HostID         `json:"host_id"`
 	Digest   Digest         `json:"digest"`
 	GPUClass string         `json:"gpu_class"`
+	Features Features       `json:"features,omitzero"`
 	Slots    []ApprovedSlot `json:"slots"`
 }
 
@@ -106,6 +107,7 @@ func (e *MapApproved) wire(c *coder) {
 	c.digest(2, &e.Digest)
 	c.str(3, &e.GPUClass)
 	msgs(c, 4, &e.Slots)
+	uintField(c, 5, &e.Features)
 }
 
 func (m *ApproveMap) decide(w *World, x *Context) ([]EventBody, *Error) {
@@ -138,7 +140,7 @@ func (m *ApproveMap) decide(w *World, x *Context) ([]EventBody, *Error) {
 	if len(h.slots) > 0 {
 		return w.amend(x, h, m, policies)
 	}
-	approved := &MapApproved{Host: m.Host, Digest: m.Digest, GPUClass: h.Proposal.GPUClass}
+	approved := &MapApproved{Host: m.Host, Digest: m.Digest, GPUClass: h.Proposal.GPUClass, Features: h.Proposal.Features}
 	wipe := &SlotWipeStarted{Host: m.Host, Cause: "approved"}
 	for i, spec := range h.Proposal.Slots {
 		policy := cmp.Or(policies[spec.Index], m.Policy)
@@ -243,7 +245,7 @@ func checkMap(m *SlotMap) *Error {
 func (e *MapApproved) apply(w *World, _ *Applied) {
 	hi := w.hosts.find(e.Host)
 	h := w.hosts.row(hi)
-	h.MapID, h.GPUClass, h.Proposal = e.Digest, w.word(e.GPUClass), nil
+	h.MapID, h.GPUClass, h.Features, h.Proposal = e.Digest, w.word(e.GPUClass), e.Features, nil
 	for i := range e.Slots {
 		a := &e.Slots[i]
 		row, s := w.slots.add(a.ID)

@@ -198,6 +198,8 @@ type SlotMap struct {
 	ACSPorts   []string `json:"acs_ports,omitempty"`   // what that profile vouches for: "vendor:device" patterns of bridges, in order
 	Kernel     string   `json:"kernel,omitempty"`      // release that was running
 	Firmware   string   `json:"firmware,omitempty"`    // of the machine: vendor and version of its BIOS
+
+	Features Features `json:"features,omitzero"` // what the host can give its VMs
 }
 
 func (m *SlotMap) wire(c *coder) {
@@ -210,6 +212,7 @@ func (m *SlotMap) wire(c *coder) {
 	c.str(7, &m.Kernel)
 	c.str(8, &m.Firmware)
 	strs(c, 9, &m.ACSPorts)
+	uintField(c, 10, &m.Features)
 }
 
 // Digest is the SHA-256 of the map's wire bytes: what an operator approves.

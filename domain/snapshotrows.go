@@ -81,6 +81,7 @@ func (s *SKU) wire(c *coder) {
 	c.str(4, &s.GPUClass)
 	msgs(c, 5, &s.prices)
 	c.time(6, &s.usedTo)
+	uintField(c, 7, &s.Features)
 }
 
 func (p *Price) wire(c *coder) {
@@ -128,6 +129,7 @@ func (h *Host) wire(c *coder) {
 	uints(c, 20, &h.slots)
 	uints(c, 21, &h.vms)
 	c.bool(22, &h.Removed)
+	uintField(c, 23, &h.Features)
 }
 
 func (s *Slot) wire(c *coder) {
@@ -182,6 +184,7 @@ func (a *Allocation) wire(c *coder) {
 	uintField(c, 18, &a.tenant)
 	uintField(c, 19, &a.sku)
 	c.bool(20, &a.PrivateImage)
+	uintField(c, 21, &a.Features)
 }
 
 func (p *holdPart) wire(c *coder) {

@@ -49,6 +49,7 @@ var (
 		text("image_digest", func(r *allocationRow) string { return r.placed.ImageHash.String() }),
 		text("user_data_digest", func(r *allocationRow) string { return r.placed.UserData.String() }),
 		text("requested_by_user_id", func(r *allocationRow) string { return r.placed.User.String() }),
+		integer("features", func(r *allocationRow) domain.Features { return r.placed.Features }),
 		integer("locked_micros", func(r *allocationRow) domain.Micros { return r.placed.LockedRate }),
 		instant("created_at", func(r *allocationRow) domain.Time { return r.created }),
 		instant("expires_at", func(r *allocationRow) domain.Time { return r.placed.Expires }),
@@ -208,28 +209,29 @@ func (b *batch) eachVM(x *at, id domain.AllocationID, f func(*vmRow)) {
 
 // Allocation is an allocation as its tenant sees it.
 type Allocation struct {
-	Number       int64       `json:"-" db:"number"`
-	ID           string      `json:"id" db:"id"`
-	CRN          string      `json:"crn" db:"-"`
-	TenantID     string      `json:"tenant_id" db:"tenant_id"`
-	ProjectID    string      `json:"project_id" db:"project_id"`
-	Name         string      `json:"name" db:"name"`
-	State        string      `json:"state" db:"state"` // "unreachable" while a host of it is silent
-	Reason       string      `json:"reason,omitempty" db:"reason"`
-	SKU          string      `json:"sku" db:"sku"`
-	SKUID        string      `json:"sku_id" db:"sku_id"`
-	Shape        uint32      `json:"shape" db:"shape"`
-	Count        uint32      `json:"count" db:"count"`
-	Image        string      `json:"image" db:"image"`
-	ImageDigest  string      `json:"image_digest,omitempty" db:"image_digest"`
-	UserData     string      `json:"-" db:"user_data_digest"` // names the vault document with tags, keys and user data
-	RequestedBy  string      `json:"requested_by_user_id" db:"requested_by_user_id"`
-	LockedMicros *int64      `json:"locked_micros_per_unit_hour,omitempty" db:"locked_micros"`
-	HoldMicros   int64       `json:"hold_micros" db:"hold_micros"`
-	CreatedAt    domain.Time `json:"created_at" db:"created_at"`
-	ExpiresAt    domain.Time `json:"expires_at,omitzero" db:"expires_at"`
-	ReleasedAt   domain.Time `json:"released_at,omitzero" db:"released_at"`
-	VMs          []VM        `json:"vms" db:"vms"`
+	Number       int64           `json:"-" db:"number"`
+	ID           string          `json:"id" db:"id"`
+	CRN          string          `json:"crn" db:"-"`
+	TenantID     string          `json:"tenant_id" db:"tenant_id"`
+	ProjectID    string          `json:"project_id" db:"project_id"`
+	Name         string          `json:"name" db:"name"`
+	State        string          `json:"state" db:"state"` // "unreachable" while a host of it is silent
+	Reason       string          `json:"reason,omitempty" db:"reason"`
+	SKU          string          `json:"sku" db:"sku"`
+	SKUID        string          `json:"sku_id" db:"sku_id"`
+	Shape        uint32          `json:"shape" db:"shape"`
+	Count        uint32          `json:"count" db:"count"`
+	Image        string          `json:"image" db:"image"`
+	ImageDigest  string          `json:"image_digest,omitempty" db:"image_digest"`
+	UserData     string          `json:"-" db:"user_data_digest"` // names the vault document with tags, keys and user data
+	RequestedBy  string          `json:"requested_by_user_id" db:"requested_by_user_id"`
+	Features     domain.Features `json:"features" db:"features"`
+	LockedMicros *int64          `json:"locked_micros_per_unit_hour,omitempty" db:"locked_micros"`
+	HoldMicros   int64           `json:"hold_micros" db:"hold_micros"`
+	CreatedAt    domain.Time     `json:"created_at" db:"created_at"`
+	ExpiresAt    domain.Time     `json:"expires_at,omitzero" db:"expires_at"`
+	ReleasedAt   domain.Time     `json:"released_at,omitzero" db:"released_at"`
+	VMs          []VM            `json:"vms" db:"vms"`
 }
 
 func (a Allocation) place() cursor { return cursor{a: a.Number} }
@@ -249,7 +251,7 @@ type VM struct {
 const live = `('pending', 'provisioning', 'starting', 'running', 'stopping', 'stopped')`
 
 const selectAllocations = `SELECT a.number, a.id, a.tenant_id, a.project_id, a.name, a.reason, k.name AS sku, a.sku_id, a.shape, a.count, a.image, a.image_digest,
-	a.user_data_digest, a.requested_by_user_id, nullif(a.locked_micros, -1) AS locked_micros, a.hold_micros, a.created_at, a.expires_at, a.released_at,
+	a.user_data_digest, a.requested_by_user_id, a.features, nullif(a.locked_micros, -1) AS locked_micros, a.hold_micros, a.created_at, a.expires_at, a.released_at,
 	CASE WHEN u.silent AND a.state IN ` + live + ` THEN 'unreachable' ELSE a.state END AS state, u.vms
 	FROM allocations a JOIN skus k ON k.id = a.sku_id
 	CROSS JOIN LATERAL (SELECT bool_or(h.id IS NOT NULL) AS silent, jsonb_agg(jsonb_build_object('vm_id', v.id, 'host_id', v.host_id, 'slot_ids', v.slot_ids,

@@ -7,8 +7,8 @@ import (
 )
 
 func (b *batch) skuCreated(x *at, e *domain.SKUCreated) {
-	b.exec(1, `INSERT INTO skus (id, number, name, shape, gpu_class, created_at) VALUES ($1, $2, $3, $4, $5, $6)`,
-		e.ID.String(), int64(x.Number), e.Name, int64(e.Shape), e.GPUClass, timestamp(x.At))
+	b.exec(1, `INSERT INTO skus (id, number, name, shape, gpu_class, features, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+		e.ID.String(), int64(x.Number), e.Name, int64(e.Shape), e.GPUClass, int64(e.Features), timestamp(x.At))
 }
 
 func (b *batch) pricePublished(x *at, e *domain.PricePublished) {
@@ -18,12 +18,13 @@ func (b *batch) pricePublished(x *at, e *domain.PricePublished) {
 
 // SKU is a SKU with the prices the scope may see: the book's, and its tenant's own.
 type SKU struct {
-	ID        string      `json:"id" db:"id"`
-	Name      string      `json:"name" db:"name"`
-	Shape     uint32      `json:"shape" db:"shape"`
-	GPUClass  string      `json:"gpu_class,omitempty" db:"gpu_class"`
-	CreatedAt domain.Time `json:"created_at" db:"created_at"`
-	Prices    []Price     `json:"prices" db:"-"`
+	ID        string          `json:"id" db:"id"`
+	Name      string          `json:"name" db:"name"`
+	Shape     uint32          `json:"shape" db:"shape"`
+	GPUClass  string          `json:"gpu_class,omitempty" db:"gpu_class"`
+	Features  domain.Features `json:"features" db:"features"`
+	CreatedAt domain.Time     `json:"created_at" db:"created_at"`
+	Prices    []Price         `json:"prices" db:"-"`
 }
 
 // Price is one version of a price, per GPU-hour.
@@ -40,7 +41,7 @@ type Price struct {
 // SKUs lists the catalog, by age. It is small: no pages.
 func (r *Reader) SKUs(ctx context.Context, scope Scope) (out []SKU, n uint64, err error) {
 	n, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
-		if out, err = collect[SKU](ctx, v, `SELECT id, name, shape, gpu_class, created_at FROM skus ORDER BY number`); err != nil {
+		if out, err = collect[SKU](ctx, v, `SELECT id, name, shape, gpu_class, features, created_at FROM skus ORDER BY number`); err != nil {
 			return err
 		}
 		prices, err := collect[Price](ctx, v, `SELECT id, sku_id, tenant_id, currency, micros_per_unit_hour, effective_at, recorded_at FROM prices

@@ -95,6 +95,7 @@ func (a *app) imageUpload() *cobra.Command {
 	f.StringVar(&n.Driver, "driver", "", "GPU driver in it: nvidia-570")
 	f.StringVar(&n.Fabric, "fabric", "", "fabric software in it: doca-2.9")
 	f.Int64Var(&n.MinDiskBytes, "min-disk-bytes", 0, "what a drive has to hold, if more than the image")
+	f.StringSliceVar(&n.Needs, "needs", nil, "what its guests have to have: secure_boot,vtpm")
 	f.BoolVar(&n.SecureBoot, "secure-boot", false, "its boot loader is signed")
 	f.BoolVar(&n.ReportsReady, "reports-ready", false, "its guest says when it is ready")
 	f.StringVar(&resume, "resume", "", "go on with this upload, upl_...")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"iter"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -60,6 +61,7 @@ var skuColumns = []column[client.SKU]{
 	{name: "NAME", cell: func(s client.SKU) string { return s.Name }},
 	{name: "GPUS", cell: func(s client.SKU) string { return itoa(s.Shape) }},
 	{name: "CLASS", cell: func(s client.SKU) string { return s.GPUClass }},
+	{name: "FEATURES", cell: func(s client.SKU) string { return strings.Join(s.Features, ",") }},
 	{name: "LAST PRICE", cell: func(s client.SKU) string {
 		for i := len(s.Prices) - 1; i >= 0; i-- {
 			if p := s.Prices[i]; p.TenantID == "" {
@@ -90,6 +92,7 @@ func (a *app) skus() *cobra.Command {
 		},
 	}
 	create.Flags().IntVar(&n.Shape, "gpus", 1, "GPUs of one VM: 1, 2, 4 or 8")
+	create.Flags().StringSliceVar(&n.Features, "features", nil, "what its VMs have beyond the plain: secure_boot,vtpm")
 	create.Flags().StringVar(&n.GPUClass, "gpu-class", "", "only GPUs of this class: h100-sxm5-80gb")
 	list := plainList(a, "list", "The catalog", cobra.NoArgs, skuColumns, func(ctx cx, c *client.Client, _ []string) (iter.Seq2[client.SKU, error], error) {
 		skus, err := c.SKUs(ctx)

@@ -47,7 +47,7 @@ func (a *app) showMaps(m *client.SlotMaps) error {
 	}
 	pairs := [][2]string{
 		{what, when(at)}, {"digest", clean(digest)}, {"class", clean(shown.GPUClass)},
-		{"machine", clean(shown.Firmware)}, {"kernel", clean(shown.Kernel)}, {"acs profile", clean(strings.Join(append([]string{shown.ACSProfile}, shown.ACSPorts...), " "))},
+		{"machine", clean(shown.Firmware)}, {"kernel", clean(shown.Kernel)}, {"acs profile", clean(strings.Join(append([]string{shown.ACSProfile}, shown.ACSPorts...), " "))}, {"features", strings.Join(shown.Features, ", ")},
 	}
 	if what == "proposed" && m.ApprovedDigest != "" {
 		pairs = append(pairs, [2]string{"in force", clean(m.ApprovedDigest)})

@@ -28,8 +28,8 @@ type linuxConfig struct {
 	Libvirt    string            `yaml:"libvirt"`
 	Emulated   bool              `yaml:"emulated"`
 	Kernel     string            `yaml:"kernel"` // guests boot this file instead of their drive: for tests
-	SecureBoot bool              `yaml:"secure_boot"`
-	VTPM       bool              `yaml:"vtpm"`
+	Features   *[]string         `yaml:"features"`
+	Confident  string            `yaml:"confidential_firmware"`
 	LockMemory bool              `yaml:"lock_memory"`
 	Users      usersConfig       `yaml:"users"`
 	VFs        map[string]uint16 `yaml:"vfs"`
@@ -70,7 +70,7 @@ type gpuConfig struct {
 func (c *linuxConfig) options(dir string, host domain.HostID, log *slog.Logger) (linux.Options, error) {
 	o := linux.Options{
 		Dir: filepath.Join(dir, "linux"), Uplink: c.Uplink, Libvirt: c.Libvirt, Emulated: c.Emulated, Kernel: c.Kernel,
-		SecureBoot: c.SecureBoot, VTPM: c.VTPM, LockMemory: c.LockMemory, Probe: c.Probe, Users: vm.Users{First: c.Users.First, Count: c.Users.Count},
+		ConfidentialFirmware: c.Confident, LockMemory: c.LockMemory, Probe: c.Probe, Users: vm.Users{First: c.Users.First, Count: c.Users.Count},
 		Discovery: discovery.Config{
 			Host: host.String(), VF: discovery.VFKind(c.VF), InternalNICs: c.NICs, SlotsMax: c.SlotsMax,
 			Reserve: discovery.Reserve{Cores: c.Reserve.Cores, MemoryMiB: c.Reserve.MemoryMiB},
@@ -80,6 +80,13 @@ func (c *linuxConfig) options(dir string, host domain.HostID, log *slog.Logger) 
 	}
 	if len(program.Missing("nvidia-smi")) == 0 {
 		o.Discovery.GPUFacts = discovery.NvidiaSMI(program.Execute)
+	}
+	if c.Features != nil {
+		f, err := domain.FeaturesOf(*c.Features)
+		if err != nil {
+			return o, fmt.Errorf("linux.features: %w", err)
+		}
+		o.Features = &f
 	}
 	for _, g := range c.GPUs {
 		o.Discovery.GPUs = append(o.Discovery.GPUs, discovery.GPU{IDs: g.IDs, Class: g.Class, Name: g.Name, Model: g.Model, MemoryBytes: g.MemoryBytes, ByLocation: g.ByLocation})

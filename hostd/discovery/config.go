@@ -24,7 +24,8 @@ type Config struct {
 	VF           VFKind   // default [VFAny]
 	Reserve      Reserve
 	ACS          ACSProfile
-	SlotsMax     int // default and at most 64
+	SlotsMax     int             // default and at most 64
+	Features     domain.Features // what the host can give its VMs
 
 	// StateDir is where what was read of devices is remembered until they are bound to
 	// vfio-pci, in devices.json; "": nowhere, then bound devices are unsafe.

@@ -22,7 +22,7 @@ const (
 
 // propose makes the map of the devices against which nothing speaks.
 func (l *look) propose() (*domain.SlotMap, error) {
-	m := &domain.SlotMap{ACSProfile: l.c.ACS.Name, ACSPorts: l.c.ACS.Ports}
+	m := &domain.SlotMap{ACSProfile: l.c.ACS.Name, ACSPorts: l.c.ACS.Ports, Features: l.c.Features}
 	m.Kernel, _ = l.proc.Text("sys/kernel/osrelease")
 	m.Kernel = tidy(m.Kernel, 64)
 	m.Firmware = l.machineFirmware()

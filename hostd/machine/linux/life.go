@@ -53,7 +53,8 @@ func (m *Machine) AttachNetwork(ctx context.Context, v *machine.VM) error {
 }
 
 // Start proves the VM's functions, defines its domain and starts it. Faults:
-// domain.not_prepared, drive.other, device.unproved, domain.start_failed.
+// domain.not_prepared, drive.other, device.unproved, domain.no_feature,
+// domain.start_failed.
 func (m *Machine) Start(ctx context.Context, v *machine.VM) error {
 	release, err := m.guests.Act(ctx, v.VM)
 	if err != nil {
@@ -105,13 +106,15 @@ func (m *Machine) domain(ctx context.Context, v *machine.VM, s guest.State) (str
 	spec := vm.Spec{
 		Name: v.VM.String(), UUID: uuid.UUID(v.VM).String(),
 		Owner: &vm.Owner{Tenant: v.Tenant.String(), Allocation: v.Allocation.String()},
-		KVM:   !m.o.Emulated, VTPM: m.o.VTPM, Passthrough: p,
+		KVM:   !m.o.Emulated, Passthrough: p,
 		Seed: m.guests.File(v.VM, "seed.iso"), Bridge: port.Bridge(), Tap: port.Tap(), MAC: port.MAC,
 		ConsoleLog: m.guests.File(v.VM, "console.log"), ReadySocket: m.readySocket(v.VM),
 	}
 	if spec.Kernel = m.o.Kernel; spec.Kernel == "" {
-		spec.Firmware, spec.FirmwareVars, spec.SecureBoot = m.o.Firmware, m.o.FirmwareVars, m.o.SecureBoot
 		spec.NVRAM = m.guests.File(v.VM, "nvram.fd")
+	}
+	if err := m.equip(&spec, v.Features); err != nil {
+		return "", err
 	}
 	return spec.XML()
 }

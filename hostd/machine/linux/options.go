@@ -30,8 +30,15 @@ type Options struct {
 	Emulated bool   // guests run in software: for hosts that are emulated themselves
 	Kernel   string // guests boot this file instead of their drive: for tests of everything else
 
-	Firmware, FirmwareVars string // UEFI code and template of variables; "": Debian's OVMF, the one for Secure Boot if that is wanted
-	SecureBoot, VTPM       bool
+	Firmware, FirmwareVars string // UEFI code and template of variables; "": Debian's OVMF
+	// For VMs with Secure Boot; "": Debian's OVMF with Microsoft's keys enrolled, as
+	// distributions' boot loaders are signed.
+	SecureFirmware, SecureFirmwareVars string
+	ConfidentialFirmware               string // measured and without variables; required to offer confidential VMs
+
+	// Features are what the host offers its VMs. nil: Secure Boot and vTPM, as far as
+	// the programs for them are installed.
+	Features *domain.Features
 
 	Users      vm.Users // accounts that QEMU runs as, one for each VM; zero: libvirt's own
 	LockMemory bool     // guests' memory is never swapped; with hugepages it cannot be anyway
@@ -112,12 +119,14 @@ func (o Options) withDefaults() (Options, error) {
 	set(&o.Discovery.Proc, "/proc")
 	set(&o.Discovery.Dev, "/dev")
 	set(&o.Discovery.StateDir, dir)
-	code, vars := "/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"
-	if o.SecureBoot { // with Microsoft's keys enrolled, as distributions' boot loaders are signed
-		code, vars = "/usr/share/OVMF/OVMF_CODE_4M.ms.fd", "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"
+	set(&o.Firmware, "/usr/share/OVMF/OVMF_CODE_4M.fd")
+	set(&o.FirmwareVars, "/usr/share/OVMF/OVMF_VARS_4M.fd")
+	set(&o.SecureFirmware, "/usr/share/OVMF/OVMF_CODE_4M.ms.fd")
+	set(&o.SecureFirmwareVars, "/usr/share/OVMF/OVMF_VARS_4M.ms.fd")
+	if o.Features == nil {
+		o.Features = o.possible()
 	}
-	set(&o.Firmware, code)
-	set(&o.FirmwareVars, vars)
+	o.Discovery.Features = *o.Features
 	if o.ConsoleFileBytes == 0 {
 		o.ConsoleFileBytes = 2 << 20
 	}
@@ -163,11 +172,10 @@ func Missing(o Options) string {
 		return "there are no IOMMU groups: switch VT-d or AMD-Vi on in the firmware, and intel_iommu=on on the kernel's command line"
 	}
 	missing := program.Missing("qemu-img", "qemu-system-x86_64", "modprobe", "ovs-vsctl", "ovs-ofctl", "nft", "dnsmasq", "ip", "sysctl")
-	for _, f := range []string{o.Firmware, o.FirmwareVars} {
-		if _, err := os.Stat(f); err != nil && o.Kernel == "" {
-			missing = append(missing, f)
-		}
+	if o.Kernel == "" {
+		missing = append(missing, absent(o.Firmware, o.FirmwareVars)...)
 	}
+	missing = append(missing, o.lacks(*o.Features)...)
 	if st, err := os.Stat(o.Probe); o.Probe != "" && (err != nil || st.Mode()&0o111 == 0) {
 		return fmt.Sprintf("the probe %s is no program that can be run", o.Probe)
 	}

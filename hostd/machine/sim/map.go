@@ -23,7 +23,7 @@ const (
 
 // slotMap is the hardware of the host with this seed.
 func slotMap(seed string, slots int) *domain.SlotMap {
-	m := &domain.SlotMap{GPUClass: GPUClass}
+	m := &domain.SlotMap{GPUClass: GPUClass, Features: domain.SecureBoot | domain.VTPM}
 	for n := range nodes {
 		m.Nodes = append(m.Nodes, domain.NUMANode{Node: uint8(n), Threads: threads(n*coresPerNode, coresPerNode), MemoryMiB: memoryMiB})
 	}
