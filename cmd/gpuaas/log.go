@@ -50,7 +50,7 @@ func logCommand() *cobra.Command {
 	}
 	export.Flags().Uint64Var(&from, "from", 1, "first commit")
 	export.Flags().Uint64Var(&to, "to", 0, "last commit; 0: the newest")
-	for _, sub := range []*cobra.Command{verify, export} {
+	for _, sub := range []*cobra.Command{verify, export, logExplain()} {
 		configFlags(sub.Flags())
 		c.AddCommand(sub)
 	}

@@ -74,11 +74,40 @@ func TestLogExport(t *testing.T) {
 			t.Errorf("the log holds %q", secret)
 		}
 	}
+	explained := func() {
+		t.Helper()
+		text, stderr, code := tool(t, "log", "explain", "--json", "--data-dir", s.dir, a.ID)
+		var e struct {
+			Commit uint64
+			VMs    []struct {
+				Host string `json:"host_id"`
+			}
+			Hosts []struct {
+				Host   string `json:"host_id"`
+				VMs    int
+				Reason string
+			}
+		}
+		if err := json.Unmarshal([]byte(text), &e); err != nil || code != 0 {
+			t.Fatalf("exit code %d: %v: %s%s", code, err, text, stderr)
+		}
+		if e.Commit == 0 || len(e.VMs) != 1 || len(e.Hosts) != 1 || e.Hosts[0].Host != e.VMs[0].Host || e.Hosts[0].Reason != "chosen" {
+			t.Errorf("explained as %s", text)
+		}
+	}
+	explained()
 	if part, _ := read("--from", "3", "--to", "5"); len(part) != 3 || part[0].N != 3 {
 		t.Errorf("commits 3 to 5 are %d lines from %d", len(part), part[0].N)
 	}
 	verified(t, s)
+	if text, _, code := tool(t, "log", "explain", "--data-dir", s.dir, a.ID); code != 0 || !strings.Contains(text, "chosen") {
+		t.Errorf("exit code %d: %s", code, text)
+	}
+	if _, stderr, code := tool(t, "log", "explain", "--data-dir", s.dir, "alloc_10000000000000000000000000"); code == 0 || !strings.Contains(stderr, "no launch of allocation") {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
 	s.interrupt()
+	explained()
 	if again, _ := read(); len(again) < len(commits) {
 		t.Errorf("the stopped site has %d commits, the running one had %d", len(again), len(commits))
 	}
