@@ -59,7 +59,8 @@ type DeviceErasure struct {
 	Firmware  string    `json:"firmware,omitempty"`
 	Approved  string    `json:"approved_firmware,omitempty"`
 	Baseline  string    `json:"baseline_digest,omitempty"`
-	Log       []string  `json:"log,omitempty"` // what the device reported, in order
+	Fresh     bool      `json:"baseline_fresh,omitempty"` // the host had never seen the device: the baseline is of this wipe
+	Log       []string  `json:"log,omitempty"`            // what the device reported, in order
 	StartedAt time.Time `json:"started_at,omitzero"`
 	EndedAt   time.Time `json:"ended_at,omitzero"`
 }

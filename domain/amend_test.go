@@ -190,8 +190,8 @@ func TestWipeDutyFollowsTheDrive(t *testing.T) {
 	if st := other.slot(0).State; st != SlotIsWiping {
 		t.Fatal(st)
 	}
-	e := other.report(wiped(other.evidence(other.placement().Desired.Wipes[0]), nil))
-	if d := ofType[*WipeDischarged](e); len(d) != 1 || d[0].ID != owed[0].ID || s.w.duties.len() != 0 {
+	e := other.report(wiped(other.evidence(other.placement().Desired.Wipes[0]), func(r *WipeReport) { r.Devices[1].Fresh = true }))
+	if d := ofType[*WipeDischarged](e); len(d) != 1 || d[0].ID != owed[0].ID || !d[0].Fresh || s.w.duties.len() != 0 {
 		t.Fatalf("%+v", e)
 	}
 	s.replays()

@@ -331,6 +331,7 @@ type DeviceWipe struct {
 	Firmware  string   `json:"firmware,omitempty"`
 	Approved  string   `json:"approved_firmware,omitempty"` // the baseline's
 	Baseline  Digest   `json:"baseline_digest,omitzero"`    // of what the host compared the device with
+	Fresh     bool     `json:"baseline_fresh,omitempty"`    // the host took the baseline in this lease's wipe: it never saw the device before
 	Log       []string `json:"log,omitempty"`               // what the device itself reported, in order
 	StartedAt Time     `json:"started_at,omitempty"`
 	EndedAt   Time     `json:"ended_at,omitempty"`
@@ -362,6 +363,7 @@ func (d *DeviceWipe) wire(c *coder) {
 	strs(c, 17, &d.Log)
 	c.time(18, &d.StartedAt)
 	c.time(19, &d.EndedAt)
+	c.bool(20, &d.Fresh)
 }
 
 // WipeReport is the evidence for one slot: all its devices, for one ended lease.

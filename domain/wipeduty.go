@@ -1,5 +1,7 @@
 package domain
 
+import "slices"
+
 // A wipe duty is a device that left its slot with a tenant's data perhaps still on
 // it: the slot was retired, or another drive took the device's place, before a wipe
 // was verified. The duty follows the device by its serial: the host on which it is
@@ -82,6 +84,10 @@ type WipeDischarged struct {
 	ID   WipeDutyID `json:"id"`
 	Host HostID     `json:"host_id"`
 	Slot SlotID     `json:"slot_id"` // where it is now
+
+	// Fresh: the host that wiped it had never seen it, so that its firmware and settings
+	// are compared from now on with what they were then, whoever had set them.
+	Fresh bool `json:"baseline_fresh,omitempty"`
 }
 
 // EventType implements EventBody.
@@ -97,6 +103,7 @@ func (e *WipeDischarged) wire(c *coder) {
 	idField(c, 1, &e.ID)
 	idField(c, 2, &e.Host)
 	idField(c, 3, &e.Slot)
+	c.bool(4, &e.Fresh)
 }
 
 // discharged lists the duties that verified wipes among the events end.
@@ -106,9 +113,10 @@ func (w *World) discharged(events []EventBody) (out []EventBody) {
 	}
 	for _, e := range events {
 		if wiped, ok := e.(*SlotWiped); ok {
-			for _, key := range w.slots.get(wiped.Slot).devices {
+			for k, key := range w.slots.get(wiped.Slot).devices {
 				if id, owed := w.dutyOf[key]; owed {
-					out = append(out, &WipeDischarged{ID: id, Host: wiped.Host, Slot: wiped.Slot})
+					fresh := slices.ContainsFunc(wiped.Devices, func(d DeviceWipe) bool { return d.Component == deviceComponents[k] && d.Fresh })
+					out = append(out, &WipeDischarged{ID: id, Host: wiped.Host, Slot: wiped.Slot, Fresh: fresh})
 				}
 			}
 		}

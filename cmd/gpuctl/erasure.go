@@ -175,7 +175,11 @@ func (a *app) showErasure(d *client.DeviceErasure) error {
 	} else {
 		line("firmware", d.Firmware)
 	}
-	line("baseline", d.Baseline)
+	if d.Fresh {
+		line("baseline", d.Baseline+", taken in this wipe: the host had never seen the device")
+	} else {
+		line("baseline", d.Baseline)
+	}
 	line("began", when(d.StartedAt))
 	line("ended", when(d.EndedAt))
 	for i, entry := range d.Log {

@@ -270,11 +270,15 @@ func TestFirstWipeTakesTheBaseline(t *testing.T) {
 		}
 		d.wipe.Lease.Generation = 0
 		first := d.erase()
-		if first.Result != domain.WipeVerified || first.Baseline.IsZero() {
+		if first.Result != domain.WipeVerified || first.Baseline.IsZero() || !first.Fresh {
 			t.Fatalf("%+v", first)
 		}
+		d.wipe.Attempt++
+		if again := d.erase(); !again.Fresh {
+			t.Fatalf("another attempt of the wipe that took it: %+v", again)
+		}
 		d.wipe.Lease.Generation = 1
-		if second := d.erase(); second.Baseline != first.Baseline {
+		if second := d.erase(); second.Baseline != first.Baseline || second.Fresh {
 			t.Fatalf("%+v", second)
 		}
 		d.Slots[1] = "EVIL0001"

@@ -192,11 +192,17 @@ func (e *eraser) loadBaseline(s *Survey) (err error) {
 		if !fresh {
 			return refuse(BaselineMissing, "this host knows no baseline of the drive, and a tenant has had it: look at the drive, then have it accepted")
 		}
+		if err := e.store.take(e.serial, e.wipe); err != nil {
+			return fmt.Errorf("baseline: %w", err)
+		}
 		if e.ev.Baseline, err = e.store.save(kindBaseline, e.serial, s); err != nil {
 			return fmt.Errorf("baseline: %w", err)
 		}
 		e.base = s
-		e.say("baseline taken")
+		e.say("baseline taken: this host had never seen the drive")
+	}
+	if e.ev.Fresh, err = e.store.taken(e.serial, e.wipe); err != nil {
+		return err
 	}
 	e.ev.Approved = e.base.Firmware
 	if err := e.store.hold(e.wipe, "nvme", e.serial); err != nil {

@@ -74,7 +74,13 @@ func (h *Host) restoreFunction(ctx context.Context, ev *domain.DeviceWipe, d dom
 			}
 			return err
 		}
+		if err := h.Store.take(d.Serial, w); err != nil {
+			return err
+		}
 		base = &functionBaseline{Serial: d.Serial, State: now}
+	}
+	if ev.Fresh, err = h.Store.taken(d.Serial, w); err != nil {
+		return err
 	}
 	if approved := d.GUID; !found || approved != "" && base.State.NodeGUID != approved {
 		if approved != "" {

@@ -111,6 +111,7 @@ const (
 	kindErasing  = "erasing"
 	kindFunction = "function"
 	kindSlot     = "slot"
+	kindFresh    = "fresh"
 	kindRefused  = "refused"
 	kindAccepted = "accepted"
 )
@@ -135,7 +136,7 @@ func (s *Store) baseline(serial string) (*Survey, domain.Digest, error) {
 // new device.
 func (s *Store) Forget(serial string) error {
 	var errs []error
-	for _, kind := range []string{kindBaseline, kindErasing, kindFunction, kindRefused, kindAccepted} {
+	for _, kind := range []string{kindBaseline, kindErasing, kindFunction, kindRefused, kindAccepted, kindFresh} {
 		errs = append(errs, s.remove(kind, serial))
 	}
 	return errors.Join(errs...)
@@ -175,6 +176,29 @@ func (s *Store) hold(w *domain.PlacedWipe, component, serial string) error {
 	}
 	_, err := s.save(kindSlot, heldKey(now.Slot, component), &now)
 	return err
+}
+
+// taken is the lease in whose wipe a device's baseline was taken.
+type taken struct {
+	Serial string        `json:"serial"`
+	Lease  domain.Digest `json:"lease"`
+}
+
+// take records, before a baseline is kept, in whose wipe it is taken: every attempt of
+// that wipe says so.
+func (s *Store) take(serial string, w *domain.PlacedWipe) error {
+	_, err := s.save(kindFresh, serial, &taken{serial, w.Lease.Digest()})
+	return err
+}
+
+// taken says whether the device's baseline is of a wipe of this lease.
+func (s *Store) taken(serial string, w *domain.PlacedWipe) (bool, error) {
+	t := new(taken)
+	_, found, err := s.load(kindFresh, serial, t)
+	if err != nil {
+		return false, refuse(RecordDamaged, "%v", err)
+	}
+	return found && t.Serial == serial && t.Lease == w.Lease.Digest(), nil
 }
 
 // erasing is what an interrupted run leaves for the next: that all canaries were on
