@@ -137,7 +137,7 @@ func BenchmarkStart(b *testing.B) {
 	b.ResetTimer()
 	var w *domain.World
 	for range b.N {
-		if w, err = commands.Recover(b.Context(), log, snaps, slog.New(slog.DiscardHandler)); err != nil {
+		if w, err = commands.Recover(b.Context(), log, snaps, nil, slog.New(slog.DiscardHandler)); err != nil {
 			b.Fatal(err)
 		}
 	}

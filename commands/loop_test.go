@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
 	"github.com/gpuaas/gpuaas/commands"
@@ -343,7 +344,7 @@ func TestNoSnapshotOfWhatIsNotDurable(t *testing.T) {
 	}
 
 	log.set(nil, nil)
-	w, err := commands.Recover(context.Background(), &log.log, snaps, slog.New(slog.DiscardHandler))
+	w, err := commands.Recover(context.Background(), &log.log, snaps, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -358,7 +359,7 @@ func TestNoSnapshotOfWhatIsNotDurable(t *testing.T) {
 	if files := snaps.List(); len(files) == 0 || files[0].N > uint64(log.commits()) {
 		t.Fatalf("after the restart: snapshots %v, the log ends at commit %d", files, log.commits())
 	}
-	w, err = commands.Recover(context.Background(), &log.log, snaps, slog.New(slog.DiscardHandler))
+	w, err = commands.Recover(context.Background(), &log.log, snaps, nil, slog.New(slog.DiscardHandler))
 	if err != nil || w.Head.N != uint64(log.commits()) {
 		t.Fatalf("%v", err)
 	}
@@ -540,7 +541,7 @@ func TestRecover(t *testing.T) {
 	}
 	check := func(what string) {
 		t.Helper()
-		w, err := commands.Recover(ctx, log, snaps, slog.New(slog.DiscardHandler))
+		w, err := commands.Recover(ctx, log, snaps, nil, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatalf("%s: %v", what, err)
 		}
@@ -578,4 +579,63 @@ func TestRecover(t *testing.T) {
 	if err != nil || v.Head != full.Head || v.State != full.Hash() {
 		t.Fatalf("%+v %v", v, err)
 	}
+}
+
+// The start says how far it has folded the log while it does.
+func TestFoldProgress(t *testing.T) {
+	t.Parallel()
+	log := &gatedLog{}
+	r := start(t, log, 1, 2, 2)
+	r.stop()
+	snaps, err := commands.OpenSnapshots(t.TempDir(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	reg := prometheus.NewRegistry()
+	end := uint64(len(log.log.commits))
+	progress := commands.NewFoldProgress(reg, end)
+	half, goOn := make(chan struct{}), make(chan struct{})
+	done := make(chan error, 1)
+	go func() {
+		_, err := commands.Recover(context.Background(), &haltingLog{&log.log, end / 2, half, goOn}, snaps, progress, slog.New(slog.DiscardHandler))
+		done <- err
+	}()
+	<-half
+	eventually(t, "half of it is folded", func() bool { at, to := progress.Position(); return at == end/2 && to == end })
+	close(goOn)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	took := progress.Took()
+	if at, _ := progress.Position(); at != end || took == 0 || took != progress.Took() {
+		t.Errorf("at the end: commit %d of %d after %v", at, end, took)
+	}
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]float64{}
+	for _, f := range families {
+		got[f.GetName()] = f.GetMetric()[0].GetGauge().GetValue()
+	}
+	if got["gpuaas_fold_commit"] != float64(end) || got["gpuaas_fold_end_commit"] != float64(end) || got["gpuaas_fold_events"] < float64(end) || got["gpuaas_fold_seconds"] != took.Seconds() {
+		t.Errorf("%v", got)
+	}
+}
+
+// haltingLog stands still after a commit.
+type haltingLog struct {
+	*memoryLog
+	after      uint64
+	half, goOn chan struct{}
+}
+
+func (h *haltingLog) Read(ctx context.Context, from uint64, fn func(uint64, []byte) error) error {
+	return h.memoryLog.Read(ctx, from, func(seq uint64, b []byte) error {
+		if seq == h.after+1 {
+			close(h.half)
+			<-h.goOn
+		}
+		return fn(seq, b)
+	})
 }

@@ -1,6 +1,7 @@
 package commands
 
 import (
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -51,4 +52,53 @@ func (m *Metrics) durable(p *pending, now time.Time) {
 	m.group.Observe(float64(p.closed.Decisions))
 	m.append.Observe(now.Sub(p.since).Seconds())
 	m.commit.Set(float64(p.closed.Head.N))
+}
+
+// FoldProgress shows how far a start has folded the log; nil shows nothing.
+type FoldProgress struct {
+	at, end, events atomic.Uint64
+	began           time.Time
+	took            atomic.Int64 // nanoseconds; 0 while it goes on
+}
+
+// NewFoldProgress begins to show a fold to commit end.
+func NewFoldProgress(r prometheus.Registerer, end uint64) *FoldProgress {
+	p := &FoldProgress{began: time.Now()}
+	p.end.Store(end)
+	for name, g := range map[string]struct {
+		help string
+		f    func() float64
+	}{
+		"gpuaas_fold_commit":     {"The commit that the start has folded to.", func() float64 { return float64(p.at.Load()) }},
+		"gpuaas_fold_end_commit": {"The commit that the log ended with when the start began to fold it.", func() float64 { return float64(p.end.Load()) }},
+		"gpuaas_fold_events":     {"Events folded by the start, those of the snapshot not among them.", func() float64 { return float64(p.events.Load()) }},
+		"gpuaas_fold_seconds":    {"How long the start has folded the log.", func() float64 { return p.Took().Seconds() }},
+	} {
+		r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: g.help}, g.f))
+	}
+	return p
+}
+
+// Position is the commit that the fold has reached, and the one it goes to.
+func (p *FoldProgress) Position() (at, end uint64) { return p.at.Load(), p.end.Load() }
+
+// Took is how long the fold has lasted.
+func (p *FoldProgress) Took() time.Duration {
+	if n := p.took.Load(); n != 0 {
+		return time.Duration(n)
+	}
+	return time.Since(p.began)
+}
+
+func (p *FoldProgress) reached(n uint64, events int) {
+	if p != nil {
+		p.at.Store(n)
+		p.events.Add(uint64(events))
+	}
+}
+
+func (p *FoldProgress) done() {
+	if p != nil {
+		p.took.Store(int64(max(time.Since(p.began), 1)))
+	}
 }

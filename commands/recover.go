@@ -26,7 +26,8 @@ const foldAhead = 64
 
 // Recover is the world as the log has it: the newest snapshot that the log
 // confirms, and the fold of everything after it.
-func Recover(ctx context.Context, log LogReader, snaps *Snapshots, slog *slog.Logger) (*domain.World, error) {
+func Recover(ctx context.Context, log LogReader, snaps *Snapshots, progress *FoldProgress, slog *slog.Logger) (*domain.World, error) {
+	defer progress.done()
 	w := domain.NewWorld()
 	for _, s := range snaps.List() {
 		loaded, err := snaps.load(s)
@@ -41,7 +42,8 @@ func Recover(ctx context.Context, log LogReader, snaps *Snapshots, slog *slog.Lo
 			slog.Warn("snapshot not used", "snapshot", s.Name, "err", err)
 		}
 	}
-	if err := FoldLog(ctx, log, w); err != nil {
+	progress.reached(w.Head.N, 0)
+	if err := fold(ctx, log, w, progress); err != nil {
 		return nil, err
 	}
 	return w, nil
@@ -50,6 +52,10 @@ func Recover(ctx context.Context, log LogReader, snaps *Snapshots, slog *slog.Lo
 // FoldLog applies the log's commits after w's head. Reading, hashing and decoding
 // run beside applying.
 func FoldLog(ctx context.Context, log LogReader, w *domain.World) error {
+	return fold(ctx, log, w, nil)
+}
+
+func fold(ctx context.Context, log LogReader, w *domain.World, progress *FoldProgress) error {
 	type decoded struct {
 		c    *domain.Commit
 		hash domain.Digest
@@ -85,6 +91,11 @@ func FoldLog(ctx context.Context, log LogReader, w *domain.World) error {
 			<-readErr
 			return err
 		}
+		events := 0
+		for i := range d.c.Decisions {
+			events += len(d.c.Decisions[i].Events)
+		}
+		progress.reached(d.c.N, events)
 	}
 	return <-readErr
 }

@@ -55,6 +55,9 @@ const readAttempts = 5
 
 // view runs fn in a snapshot and returns the commit number it reflects.
 func (r *Reader) view(ctx context.Context, scope Scope, fn func(ctx context.Context, v *view) error) (uint64, error) {
+	if !r.s.usable.Load() {
+		return 0, unavailable(errNotUsed)
+	}
 	for attempt := 1; ; attempt++ { // ends after readAttempts
 		n, err := r.viewOnce(ctx, scope, fn)
 		if err == nil {
@@ -76,6 +79,9 @@ func (r *Reader) view(ctx context.Context, scope Scope, fn func(ctx context.Cont
 		r.s.reads.Reset() // after a server went away none of its connections is good
 	}
 }
+
+// errNotUsed: the database was not reached since the start.
+var errNotUsed = errors.New("projections: not connected yet")
 
 // swapped reports whether a rebuild replaced the tables between two statements: a
 // table, its schema or the shape of a prepared result is gone.

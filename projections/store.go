@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -37,11 +38,27 @@ type Store struct {
 	c      Config
 	config *pgx.ConnConfig
 	reads  *pgxpool.Pool
+	usable atomic.Bool // config and reads are set, and may be used
 }
 
 // Open connects, waiting for a database that does not answer yet until ctx ends,
 // and brings the schema up to date. [ErrForeignSite] if another site lives there.
 func Open(ctx context.Context, c Config) (*Store, error) {
+	s, err := New(c)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Connect(ctx, c.URL); err != nil {
+		return nil, err
+	}
+	s.Use()
+	return s, nil
+}
+
+// New is a store that is not connected: every read answers unavailable, until
+// [Store.Connect] and [Store.Use]. A site that starts while its database is away
+// begins with it.
+func New(c Config) (*Store, error) {
 	if c.Site == "" {
 		return nil, errors.New("projections: no site given")
 	}
@@ -57,38 +74,54 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	config, err := pgxpool.ParseConfig(c.URL)
+	return &Store{c: c}, nil
+}
+
+// Connect is Open's work. It may be called again after an error; what is connected
+// is read from [Store.Use] on.
+func (s *Store) Connect(ctx context.Context, url string) error {
+	config, err := pgxpool.ParseConfig(url)
 	if err != nil {
-		return nil, fmt.Errorf("database URL: %w", err)
+		return fmt.Errorf("database URL: %w", err)
 	}
 	config.ConnConfig.RuntimeParams["application_name"] = "gpuaas"
 	config.ConnConfig.RuntimeParams["timezone"] = "UTC"
 	if config.ConnConfig.ConnectTimeout == 0 {
 		config.ConnConfig.ConnectTimeout = patience
 	}
-	s := &Store{c: c, config: config.ConnConfig}
+	s.config = config.ConnConfig
 	pause := newBackoff()
 	for { // ends with ctx, success, or an error that lasts
 		err := s.prepare(ctx)
 		if err == nil {
-			if s.reads, err = newPool(config, c.ReadConns); err != nil {
-				return nil, err
-			}
-			return s, nil
+			s.Close() // of an earlier call, which nobody read from
+			s.reads, err = newPool(config, s.c.ReadConns)
+			return err
 		}
 		if !transient(err) {
-			return nil, err
+			return err
 		}
-		c.Log.Warn("database does not answer", "err", err)
+		s.c.Log.Warn("database does not answer", "err", err)
 		if !pause.wait(ctx) {
-			return nil, err
+			return err
 		}
 	}
 }
 
+// Use lets reads begin: whoever connected has seen that the database is not ahead of
+// the log.
+func (s *Store) Use() { s.usable.Store(true) }
+
+// Transient reports whether the database may answer if asked again.
+func Transient(err error) bool { return transient(err) }
+
 // Close waits for reads under way, which end with their contexts, and ends their
 // connections. A projector ends with its context.
-func (s *Store) Close() { s.reads.Close() }
+func (s *Store) Close() {
+	if s.reads != nil {
+		s.reads.Close()
+	}
+}
 
 const (
 	// Advisory locks of the database: one projector, one schema change.

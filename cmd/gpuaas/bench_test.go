@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http/httptest"
 	"strconv"
 	"sync"
@@ -61,7 +60,7 @@ func BenchmarkREST(b *testing.B) {
 	h := httptest.NewServer(hello)
 	defer h.Close()
 	greet := [][]byte{[]byte("POST /hello HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello")}
-	addr := s.listener.Addr().String()
+	addr := s.front.listener.Addr().String()
 
 	one := loadtest.Run(b, addr, requests, 1, 2000, time.Minute)
 	before := loadtest.Run(b, h.Listener.Addr().String(), greet, connections, 1<<40, 3*time.Second)
@@ -117,14 +116,15 @@ func benchSite(b *testing.B) (*site, func()) {
 	b.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	cfg := config{Site: "bench", Region: "local", CRNPrefix: "core42:aicloud", DataDir: b.TempDir(), NATSListen: "127.0.0.1:0", Replicas: 1, MinFree: 1, MaxLag: 2_000_000, Silent: 3600, Snapshot: 1 << 40}
-	s, err := openSite(ctx, cfg, slog.New(slog.DiscardHandler))
+	f, err := openFront("127.0.0.1:0", nil, slog.New(slog.DiscardHandler))
+	if err != nil {
+		b.Fatal(err)
+	}
+	s, err := openSite(ctx, cfg, f, slog.New(slog.DiscardHandler))
 	if err != nil {
 		b.Fatal(err)
 	}
 	if err := s.openReadModels(ctx); err != nil {
-		b.Fatal(err)
-	}
-	if s.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		b.Fatal(err)
 	}
 	ready, done := make(chan struct{}), make(chan error, 1)
@@ -140,6 +140,7 @@ func benchSite(b *testing.B) (*site, func()) {
 			b.Error(err)
 		}
 		s.close()
+		f.close()
 	}
 }
 

@@ -5,24 +5,47 @@ import (
 	"fmt"
 )
 
+const lostTailAdvice = "bring the newest log back before starting this site: nothing was written"
+
+// refuseAhead refuses read models that show what the log does not have. They are
+// looked at before this process writes, or, where their database was away at the
+// start, before anything is read from them.
+func (s *site) refuseAhead(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	shown, err := s.reads.store.Head(ctx)
+	if err != nil {
+		return fmt.Errorf("read models: %w", err)
+	}
+	err = s.commits.Check(ctx, shown)
+	if err == nil {
+		return nil
+	}
+	end, _, _ := s.commits.Last(ctx)
+	advice := lostTailAdvice
+	if s.loop != nil {
+		advice = "stop this site and bring the newest log back"
+	}
+	return fmt.Errorf("the log ends at commit %d, but the read models show commit %d: %w: %s, or drop the database if the log is right", s.commits.NumberAt(end), shown.N, err, advice)
+}
+
 // refuseLostTail compares the log with what was made from it: a log that is older
 // than its feed or its snapshots (a backup, a disk that lied) must not be written
 // to, or two histories would bear the same numbers.
 func (s *site) refuseLostTail(ctx context.Context, end uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	const advice = "bring the newest log back before starting this site: nothing was written"
 	for _, f := range s.snaps.List() {
 		if f.N > end {
-			return fmt.Errorf("the log ends at commit %d, but snapshot %s in %s was made after commit %d: %s", end, f.Name, s.snaps.Dir(), f.N, advice)
+			return fmt.Errorf("the log ends at commit %d, but snapshot %s in %s was made after commit %d: %s", end, f.Name, s.snaps.Dir(), f.N, lostTailAdvice)
 		}
 	}
-	shown, err := s.reads.store.Head(ctx)
-	if err != nil {
-		return fmt.Errorf("read models: %w", err)
-	}
-	if err := s.commits.Check(ctx, shown); err != nil {
-		return fmt.Errorf("the log ends at commit %d, but the read models show commit %d: %w: %s, or drop the database if the log is right", end, shown.N, err, advice)
+	if s.reads.reached {
+		if err := s.useReadModels(ctx); err != nil && !s.reads.worthRetrying(err) {
+			return err
+		} else if err != nil {
+			s.log.Error("the site starts without its read models", "err", err)
+		}
 	}
 	last, err := s.feed.Last(ctx)
 	if err != nil || last == 0 {
@@ -33,7 +56,7 @@ func (s *site) refuseLostTail(ctx context.Context, end uint64) error {
 		return err
 	}
 	if err := s.commits.Check(ctx, events[0].Commit); err != nil {
-		return fmt.Errorf("the log ends at commit %d, but the feed holds event %d of commit %d: %w: %s", end, last, events[0].Commit.N, err, advice)
+		return fmt.Errorf("the log ends at commit %d, but the feed holds event %d of commit %d: %w: %s", end, last, events[0].Commit.N, err, lostTailAdvice)
 	}
 	return nil
 }

@@ -45,7 +45,7 @@ func (s *site) startParts(part func(string, func(context.Context) error)) {
 	part("drift watch", s.watchDrift)
 	part("disk watch", s.watchDisk)
 	part("database", s.keepDatabase)
-	part("read models", func(ctx context.Context) error { return s.reads.projector.Run(ctx) })
+	part("read models", s.project)
 	part("api", s.serveAPI)
 }
 
@@ -71,10 +71,17 @@ func (s *site) whenStarted(ctx context.Context, part func(string, func(context.C
 	// Whoever reads after "ready" sees what was written before the restart. A database
 	// that is away does not keep the site from deciding.
 	caughtUp, cancel := context.WithTimeout(ctx, startTimeout)
-	if err := s.reads.projector.WaitFor(caughtUp, s.foldedTo); err != nil {
+	if s.reads.down.Load() {
+		s.log.Warn("the site is ready without its read models")
+	} else if err := s.reads.projector.WaitFor(caughtUp, s.foldedTo); err != nil {
 		s.log.Warn("the read models are still catching up", "err", err)
 	}
 	cancel()
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-s.front.serving:
+	}
 	if ready != nil {
 		return ready(ctx)
 	}

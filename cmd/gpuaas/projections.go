@@ -63,7 +63,7 @@ func withReadModels(c *cobra.Command, f func(context.Context, io.Writer, *stream
 		return fmt.Errorf("open the log: %w", err)
 	}
 	defer l.Close()
-	r, err := openDatabase(c.Context(), cfg, &site{log: log})
+	r, err := openDatabase(c.Context(), cfg, log)
 	if err != nil {
 		return err
 	}

@@ -3,8 +3,11 @@ package main
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
+	"log/slog"
 	"net/url"
+	"os"
 	"path/filepath"
 	"sync/atomic"
 	"time"
@@ -19,17 +22,19 @@ import (
 
 // readModels are the Postgres side of a site.
 type readModels struct {
-	servers   []*pglocal.Server // ours, the running one last; or the outside one
+	servers   []*pglocal.Server // ours, the running one last; or the outside one; none before it was reached
 	options   pglocal.Options
-	down      atomic.Bool // ours has ended, and is not back yet
+	down      atomic.Bool // it was not reached yet, or ours has ended and is not back yet
+	reached   bool        // by the start
+	usable    chan struct{}
 	store     *projections.Store
 	projector *projections.Projector
 }
 
-// openReadModels connects to the database, or runs one in the data directory.
+// openReadModels connects to the database, or runs one in the data directory. One
+// that does not answer is no reason not to start: nothing is decided from tables.
 func (s *site) openReadModels(ctx context.Context) (err error) {
-	s.reads, err = openDatabase(ctx, s.cfg, s)
-	if err != nil {
+	if s.reads, err = newReadModels(s.cfg, s.log); err != nil {
 		return err
 	}
 	s.closers = append(s.closers, s.reads.close)
@@ -39,36 +44,102 @@ func (s *site) openReadModels(ctx context.Context) (err error) {
 			func() float64 { return float64(s.reads.lag()) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "gpuaas_projector_commit", Help: "The commit the read models show."},
 			func() float64 { return float64(s.reads.projector.Applied().N) }))
+	patience := 2 * startTimeout
+	if s.cfg.DatabaseURL != "" {
+		patience = startPatience
+	}
+	if err := s.reachReadModels(ctx, patience); err != nil {
+		if ctx.Err() != nil || !s.reads.worthRetrying(err) {
+			return err
+		}
+		s.log.Error("the site starts without its read models", "err", err)
+	}
 	return nil
 }
 
-func openDatabase(ctx context.Context, cfg config, s *site) (r *readModels, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*startTimeout)
-	defer cancel()
-	r = &readModels{options: pglocal.Options{DatabaseURL: cfg.DatabaseURL, DataDir: filepath.Join(cfg.DataDir, "postgres"), Settings: []string{"max_connections=60", "shared_buffers=256MB"}}}
-	server, err := pglocal.Start(ctx, r.options)
+// startPatience is how long a start waits for a database of somebody else.
+const startPatience = 10 * time.Second
+
+func newReadModels(cfg config, log *slog.Logger) (r *readModels, err error) {
+	r = &readModels{usable: make(chan struct{}), options: pglocal.Options{DatabaseURL: cfg.DatabaseURL, DataDir: filepath.Join(cfg.DataDir, "postgres"), Settings: []string{"max_connections=60", "shared_buffers=256MB"}}}
+	r.down.Store(true)
+	r.store, err = projections.New(projections.Config{Site: cfg.Site, CRNPrefix: cfg.CRNPrefix, Region: cfg.Region, Log: log.With("part", "read models")})
+	return r, err
+}
+
+// openDatabase connects, or fails: for the tools.
+func openDatabase(ctx context.Context, cfg config, log *slog.Logger) (*readModels, error) {
+	r, err := newReadModels(cfg, log)
 	if err != nil {
-		return nil, fmt.Errorf("postgres: %w", err)
+		return nil, err
 	}
-	r.servers = append(r.servers, server)
-	address := cfg.DatabaseURL
-	if address == "" {
-		if address, err = server.CreateDatabase(ctx, databaseOfSite); err != nil {
-			r.close()
-			return nil, fmt.Errorf("postgres: %w", err)
-		}
-	}
-	if r.store, err = projections.Open(ctx, projections.Config{URL: address, Site: cfg.Site, CRNPrefix: cfg.CRNPrefix, Region: cfg.Region, Log: s.log.With("part", "read models")}); err != nil {
+	if err := r.connect(ctx, 2*startTimeout); err != nil {
 		r.close()
-		return nil, fmt.Errorf("read models: %w", err)
+		return nil, err
 	}
+	r.store.Use()
 	return r, nil
 }
 
-func (r *readModels) close() {
-	if r.store != nil {
-		r.store.Close()
+// reachReadModels connects, and says where others find the database.
+func (s *site) reachReadModels(ctx context.Context, patience time.Duration) error {
+	if err := s.reads.connect(ctx, patience); err != nil {
+		return err
 	}
+	s.reads.reached = true
+	return writeFile(filepath.Join(s.cfg.DataDir, databaseName), []byte(s.reads.url()+"\n"))
+}
+
+// useReadModels lets reads begin, if the database is not ahead of the log.
+func (s *site) useReadModels(ctx context.Context) error {
+	if err := s.refuseAhead(ctx); err != nil {
+		return err
+	}
+	s.reads.store.Use()
+	s.reads.down.Store(false)
+	close(s.reads.usable)
+	return nil
+}
+
+// errNoServer: a Postgres of our own does not start.
+var errNoServer = errors.New("postgres")
+
+// connect starts a Postgres of our own, if it does not run yet, and connects.
+func (r *readModels) connect(ctx context.Context, patience time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if len(r.servers) == 0 {
+		_, err := os.Stat(r.options.DataDir)
+		first := err != nil
+		server, err := pglocal.Start(ctx, r.options)
+		if err != nil && (first || r.options.DatabaseURL != "") { // it never worked: somebody is there to read it
+			return fmt.Errorf("postgres: %w", err)
+		}
+		if err != nil {
+			return fmt.Errorf("%w: %w", errNoServer, err)
+		}
+		r.servers = append(r.servers, server)
+	}
+	address := r.options.DatabaseURL
+	if address == "" {
+		var err error
+		if address, err = r.servers[0].CreateDatabase(ctx, databaseOfSite); err != nil {
+			return fmt.Errorf("%w: %w", errNoServer, err)
+		}
+	}
+	if err := r.store.Connect(ctx, address); err != nil {
+		return fmt.Errorf("read models: %w", err)
+	}
+	return nil
+}
+
+// worthRetrying reports whether the database may be there later.
+func (r *readModels) worthRetrying(err error) bool {
+	return errors.Is(err, errNoServer) || projections.Transient(err)
+}
+
+func (r *readModels) close() {
+	r.store.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
 	for i := len(r.servers) - 1; i >= 0; i-- { // the first one made the socket's directory
@@ -82,10 +153,42 @@ const databaseOfSite = "gpuaas"
 // url is how others connect to the database.
 func (r *readModels) url() string { return r.servers[0].URL("") }
 
-// keepDatabase starts a Postgres of our own again when it has ended. Until it is
-// back reads are refused; commands are not, since nothing is decided from tables.
+// project keeps the read models up to date, once there is a database.
+func (s *site) project(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-s.reads.usable:
+	}
+	return s.reads.projector.Run(ctx)
+}
+
+// keepDatabase reaches a database that was away at the start, and starts a Postgres
+// of our own again when it has ended. Until it is there reads are refused; commands
+// are not, since nothing is decided from tables.
 func (s *site) keepDatabase(ctx context.Context) error {
 	r := s.reads
+	for pause := childPause; r.down.Load(); pause = min(2*pause, childPauseMax) { // ends with ctx, success or an error that lasts
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause):
+		}
+		err := s.reachReadModels(ctx, 2*startTimeout)
+		if err == nil {
+			err = s.useReadModels(ctx)
+		}
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err == nil:
+			s.log.Info("Postgres is there")
+		case !r.worthRetrying(err):
+			return err
+		default:
+			s.log.Error("Postgres does not answer", "err", err)
+		}
+	}
 	for { // ends with ctx
 		select {
 		case <-ctx.Done():
@@ -94,25 +197,32 @@ func (s *site) keepDatabase(ctx context.Context) error {
 		}
 		r.down.Store(true)
 		s.log.Error("Postgres has ended, it will be started again")
-		again := r.options
-		if u, err := url.Parse(r.url()); err == nil {
-			again.SocketDir = u.Query().Get("host") // where everyone looks for it
-		}
-		for pause := childPause; ; pause = min(2*pause, childPauseMax) { // ends with ctx or success
-			server, err := pglocal.Start(ctx, again)
-			if err == nil {
-				r.servers = append(r.servers[:1], server)
-				break
-			}
-			s.log.Error("Postgres does not start", "err", err)
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-time.After(pause):
-			}
+		if !s.restartDatabase(ctx) {
+			return nil
 		}
 		r.down.Store(false)
 		s.log.Info("Postgres is back")
+	}
+}
+
+// restartDatabase is false when ctx ended first.
+func (s *site) restartDatabase(ctx context.Context) bool {
+	r, again := s.reads, s.reads.options
+	if u, err := url.Parse(r.url()); err == nil {
+		again.SocketDir = u.Query().Get("host") // where everyone looks for it
+	}
+	for pause := childPause; ; pause = min(2*pause, childPauseMax) { // ends with ctx or success
+		server, err := pglocal.Start(ctx, again)
+		if err == nil {
+			r.servers = append(r.servers[:1], server)
+			return true
+		}
+		s.log.Error("Postgres does not start", "err", err)
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(pause):
+		}
 	}
 }
 

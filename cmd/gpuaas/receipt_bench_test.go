@@ -83,7 +83,7 @@ func BenchmarkReceipt(b *testing.B) {
 	var burst loadtest.Result
 	go func() {
 		defer close(over)
-		burst = loadtest.Run(b, s.listener.Addr().String(), launch, 32, 8*hosts-100, 10*time.Second)
+		burst = loadtest.Run(b, s.front.listener.Addr().String(), launch, 32, 8*hosts-100, 10*time.Second)
 	}()
 	measure("busy", 1<<20, over)
 	<-over

@@ -5,15 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
-	"net"
-	"net/http"
 	"path/filepath"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 
 	"github.com/gpuaas/gpuaas/api"
@@ -58,38 +54,32 @@ func serve(ctx context.Context, cfg config, ready func(context.Context, *site) e
 		return err
 	}
 	defer unlock()
-	s, err := openSite(ctx, cfg, log)
+	f, err := openFront(cfg.Listen, apiCert, log)
+	if err != nil {
+		return err
+	}
+	defer f.close()
+	s, err := openSite(ctx, cfg, f, log)
 	if err != nil {
 		return err
 	}
 	defer s.close()
-	s.apiCert = apiCert
-	if err := s.openReadModels(ctx); err != nil {
-		return err
-	}
-	for name, text := range map[string]string{natsName: s.natsURL, natsCAName: s.natsCA, databaseName: s.reads.url()} {
+	for name, text := range map[string]string{natsName: s.natsURL, natsCAName: s.natsCA} {
 		if err := writeFile(filepath.Join(cfg.DataDir, name), []byte(text+"\n")); err != nil {
 			return err
 		}
 	}
-	if s.listener, err = net.Listen("tcp", cfg.Listen); err != nil {
+	if err := s.openReadModels(ctx); err != nil {
 		return err
 	}
-	s.closers = append(s.closers, func() { s.listener.Close() })
 	return s.run(ctx, func(ctx context.Context) error { return ready(ctx, s) })
 }
 
 // url is where the API is.
-func (s *site) url() string {
-	if s.apiCert != nil {
-		return "https://" + s.listener.Addr().String()
-	}
-	return "http://" + s.listener.Addr().String()
-}
+func (s *site) url() string { return s.front.url() }
 
 // serveAPI answers until ctx ends, and then what is under way.
 func (s *site) serveAPI(ctx context.Context) error {
-	s.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	s.registerMetrics()
 	cursors := derive(s.secret, "read cursors")
 	srv, handler := api.New(api.Options{
@@ -100,32 +90,7 @@ func (s *site) serveAPI(ctx context.Context) error {
 		Hosts: hostCredentials{s}, Heartbeats: s.live, Images: s.images, NATSURL: s.natsURL, NATSCA: s.natsCA, Ready: s.notReady, Version: build(),
 		Registry: s.reg, Slog: s.log.With("part", "api"), Clock: s.clock,
 	})
-	h := api.HTTPServer(handler)
-	h.ErrorLog = slog.NewLogLogger(s.log.With("part", "api").Handler(), slog.LevelDebug) // handshakes of strangers
-	errs := make(chan error, 1)
-	go func() {
-		if s.apiCert == nil {
-			errs <- h.Serve(s.listener)
-			return
-		}
-		h.TLSConfig = s.apiCert.config()
-		errs <- h.ServeTLS(s.listener, "", "")
-	}()
-	select {
-	case err := <-errs:
-		return err
-	case <-ctx.Done():
-	}
-	srv.Close() // event streams end; requests under way are answered
-	stop, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	if err := h.Shutdown(stop); err != nil {
-		_ = h.Close()
-	}
-	if err := <-errs; !errors.Is(err, http.ErrServerClosed) {
-		return err
-	}
-	return nil
+	return s.front.serve(ctx, handler, srv.Close)
 }
 
 // notReady says what keeps the site from serving.
@@ -136,13 +101,13 @@ func (s *site) notReady(context.Context) (why []string) {
 			why = append(why, "the decision loop has ended")
 		}
 	default:
-		why = append(why, "the log is being folded")
+		why = append(why, "the writer's term has not begun")
 	}
 	if e := s.gate.Load(); e != nil {
 		why = append(why, e.Message)
 	}
 	if s.reads.down.Load() {
-		why = append(why, "Postgres has ended and is being started again")
+		why = append(why, "Postgres does not answer; it is tried again")
 	}
 	if lag := s.reads.projector.Lag(); lag.Events > 100_000 {
 		why = append(why, fmt.Sprintf("the read models are %d events behind", lag.Events))
@@ -163,7 +128,7 @@ func (s *site) registerMetrics() {
 	gauge("gpuaas_hosts_backlog_reports", "Reports in the hosts' journals that the site has not acknowledged.", func() float64 { _, n := s.live.Problems(); return float64(n) })
 	gauge("gpuaas_start_seconds", "When this process started, Unix time.", func() float64 { return float64(s.started.Unix()) })
 	gauge("gpuaas_tls_ends_seconds", "When the first of the site's certificates ends, Unix time; 0 without TLS.", func() float64 {
-		first := s.apiCert.ends()
+		first := s.front.cert.ends()
 		if nats := s.natsCert.ends(); first.IsZero() || !nats.IsZero() && nats.Before(first) {
 			first = nats
 		}

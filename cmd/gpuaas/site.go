@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -59,8 +58,7 @@ type site struct {
 	foldedTo  uint64      // the commit the log ended at when this process started
 	provenAll domain.Time // until when the term before it shows the hosts alive; 0: not known
 	closers   []func()
-	listener  net.Listener
-	apiCert   *certificate // nil: plain HTTP
+	front     *front
 	natsCert  *certificate // nil: plain TCP, or an external cluster
 	children  []*child
 }
@@ -70,8 +68,8 @@ const startTimeout = 30 * time.Second
 
 // openSite makes everything that the loop needs, folds the log, and stops short of
 // deciding.
-func openSite(ctx context.Context, cfg config, log *slog.Logger) (s *site, err error) {
-	s = &site{cfg: cfg, log: log, clock: time.Now, reg: prometheus.NewRegistry(), started: time.Now()}
+func openSite(ctx context.Context, cfg config, f *front, log *slog.Logger) (s *site, err error) {
+	s = &site{cfg: cfg, log: log, clock: time.Now, front: f, reg: f.reg, started: time.Now()}
 	opened := s
 	defer func() {
 		if err != nil {
@@ -143,7 +141,13 @@ func (s *site) run(ctx context.Context, ready func(context.Context) error) error
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(300)
 	}
-	world, err := commands.Recover(ctx, s.commits, s.snaps, s.log)
+	end, err := logSource{s.commits}.End(ctx)
+	if err != nil {
+		s.log.Warn("where the log ends cannot be read", "err", err) // the fold says why
+	}
+	progress := commands.NewFoldProgress(s.reg, end.Head.N)
+	s.front.fold.Store(progress)
+	world, err := commands.Recover(ctx, s.commits, s.snaps, progress, s.log)
 	if err != nil {
 		return fmt.Errorf("fold the log: %w", err)
 	}
@@ -151,7 +155,7 @@ func (s *site) run(ctx context.Context, ready func(context.Context) error) error
 		return err
 	}
 	s.foldedTo = world.Head.N
-	s.log.Info("log folded", "commit", world.Head.N, "events", world.Number, "took", time.Since(s.started).Round(time.Millisecond))
+	s.log.Info("log folded", "commit", world.Head.N, "events", world.Number, "took", progress.Took().Round(time.Millisecond))
 	if s.provenAll, err = s.provenBefore(ctx, world); err != nil {
 		return fmt.Errorf("the term before: %w", err)
 	}
