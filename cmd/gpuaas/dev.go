@@ -45,7 +45,9 @@ func devCommand() *cobra.Command {
 				return fmt.Errorf("--machine %q: want sim or lab", o.machine)
 			}
 			if o.machine == "lab" && cfg.Images == "" {
-				return errors.New("--machine lab needs --images: build one with make lab-image")
+				if cfg.Images, err = labImages(); err != nil {
+					return err
+				}
 			}
 			return serve(c.Context(), cfg, func(ctx context.Context, s *site) error {
 				if !o.bare {
@@ -69,6 +71,23 @@ func devCommand() *cobra.Command {
 	f.BoolVar(&o.bare, "bare", false, "enrol, approve and create nothing")
 	f.StringVar(&o.hostd, "hostd", "", "the hostd binary (default: beside this one, else on PATH)")
 	return c
+}
+
+// labImages is where make lab-image puts the guest image that a lab's VMs boot.
+func labImages() (string, error) {
+	cache := os.Getenv("GPUAAS_CACHE")
+	if cache == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return "", fmt.Errorf("--machine lab: where is the image that make lab-image built? give --images: %w", err)
+		}
+		cache = filepath.Join(home, ".cache", "gpuaas")
+	}
+	dir := filepath.Join(cache, "images")
+	if found, _ := filepath.Glob(filepath.Join(dir, "*.qcow2")); len(found) == 0 {
+		return "", fmt.Errorf("--machine lab boots real images, and there is none in %s: run make lab-image, or give --images", dir)
+	}
+	return dir, nil
 }
 
 // devPrice is 2.49 USD per GPU-hour.
