@@ -130,35 +130,48 @@ func compete(ctx context.Context, l *streams.Log, mark string, n int, acked map[
 	return nil
 }
 
-// TestUnknownOutcome: without a server an append says that it does not know.
+// TestUnknownOutcome: without a server, or with one of three, an append says that it
+// does not know.
 func TestUnknownOutcome(t *testing.T) {
 	t.Parallel()
-	s := streamstest.New(t, 1)
-	l := s.Log()
-	s.Servers[0].Shutdown()
-	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
-	defer cancel()
-	if _, err := l.Append(ctx, 0, []byte("x")); !errors.Is(err, streams.ErrUnknown) {
-		t.Fatalf("append without a server: %v", err)
-	}
+	each(t, func(t *testing.T, s *streamstest.Site) {
+		l := s.Log()
+		for i := range majority(s) {
+			s.Servers[i].Shutdown()
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+		defer cancel()
+		if _, err := l.Append(ctx, 0, []byte("x")); !errors.Is(err, streams.ErrUnknown) {
+			t.Fatalf("append without a majority: %v", err)
+		}
+	})
 }
 
-// TestAppendSurvivesRestart: the server goes away under an append and comes back.
+// TestAppendSurvivesRestart: the server, or the majority of three, goes away under an
+// append and comes back.
 func TestAppendSurvivesRestart(t *testing.T) {
 	t.Parallel()
-	s := streamstest.New(t, 1)
-	l := s.Log()
-	var c streamstest.Commits
-	fill(t, l, &c, 3, 1)
-	s.Servers[0].Shutdown()
-	done := make(chan error, 1)
-	b := c.Next(1, "a")
-	go func() { _, err := l.Append(streamstest.Context(t), 3, b); done <- err }()
-	s.Restart(0)
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
-	if err := l.Check(streamstest.Context(t), c.Head); err != nil {
-		t.Fatal(err)
-	}
+	each(t, func(t *testing.T, s *streamstest.Site) {
+		l := s.Log()
+		var c streamstest.Commits
+		fill(t, l, &c, 3, 1)
+		for i := range majority(s) {
+			s.Servers[i].Shutdown()
+		}
+		done := make(chan error, 1)
+		b := c.Next(1, "a")
+		go func() { _, err := l.Append(streamstest.Context(t), 3, b); done <- err }()
+		for i := range majority(s) {
+			s.Restart(i)
+		}
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Check(streamstest.Context(t), c.Head); err != nil {
+			t.Fatal(err)
+		}
+	})
 }
+
+// majority is how many servers a log cannot be without.
+func majority(s *streamstest.Site) int { return len(s.Servers)/2 + 1 }
