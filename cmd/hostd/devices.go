@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -80,7 +81,26 @@ func devicesCommand() *cobra.Command {
 			return err
 		},
 	}
-	for _, c := range []*cobra.Command{list, accept, forget} {
+	cycled := &cobra.Command{
+		Use: "power-cycled SERIAL --reason WORD", Short: "Say that this host was without power since no reset of the device worked: a reboot is not enough", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := open()
+			if err != nil {
+				return err
+			}
+			boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+			if err != nil {
+				return err
+			}
+			if err := s.ConfirmPowerCycle(args[0], strings.TrimSpace(string(boot)), reason); err != nil {
+				return fmt.Errorf("%s: %w", args[0], err)
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "your word goes into the evidence: now have the slot of %s wiped again (gpuctl slots rewipe)\n", args[0])
+			return err
+		},
+	}
+	cycled.Flags().StringVar(&reason, "reason", "", "a word that goes into the evidence: a ticket's number; nobody's name")
+	for _, c := range []*cobra.Command{list, accept, forget, cycled} {
 		run := c.RunE
 		c.RunE = func(cmd *cobra.Command, args []string) error {
 			err := run(cmd, args)
@@ -96,13 +116,13 @@ func devicesCommand() *cobra.Command {
 
 func printDevices(out io.Writer, known []wipe.Known) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "SERIAL\tBASELINE\tREFUSED\tACCEPTED")
+	fmt.Fprintln(w, "SERIAL\tBASELINE\tREFUSED\tACCEPTED\tPOWER CYCLE")
 	for _, k := range known {
 		refused := "-"
 		if k.Refused != nil {
 			refused = k.Refused.At.UTC().Format("2006-01-02T15:04Z") + " " + k.Refused.Reason
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", k.Serial, cmp.Or(k.Baseline, "-"), refused, cmp.Or(k.Accepted, "-"))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", k.Serial, cmp.Or(k.Baseline, "-"), refused, cmp.Or(k.Accepted, "-"), cmp.Or(k.Cycle, "-"))
 	}
 	if err := w.Flush(); err != nil {
 		return err

@@ -59,6 +59,7 @@ type Known struct {
 	Baseline string // in a few words; "": none
 	Refused  *Refused
 	Accepted string // why; "": nothing is accepted and not yet taken over
+	Cycle    string // a power cycle is "needed", or "confirmed"
 }
 
 // ErrNothingRefused is an acceptance of a device that no wipe has refused.
@@ -74,12 +75,16 @@ func (s *Store) refused(r *Refused, cause error) error {
 
 var acceptWord = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
 
+func errNoWord(s string) error {
+	return fmt.Errorf("a reason is a word of at most 64 small letters, digits, dots and dashes, not %q", s)
+}
+
 // Accept takes what the last wipe of the device refused for what it should be. why is
 // a word (a ticket's number, "firmware-update"): it goes into evidence, which people's
 // names do not. A drive that could not be erased is not accepted.
 func (s *Store) Accept(serial, why string) (*Refused, error) {
 	if !acceptWord.MatchString(why) {
-		return nil, fmt.Errorf("a reason is a word of at most 64 small letters, digits, dots and dashes, not %q", why)
+		return nil, errNoWord(why)
 	}
 	r := new(Refused)
 	_, found, err := s.load(kindRefused, serial, r)
@@ -179,6 +184,13 @@ func (s *Store) Devices(ctx context.Context) ([]Known, error) {
 		case "." + kindRefused:
 			if r := new(Refused); read(r) {
 				of(r.Serial).Refused = r
+			}
+		case "." + kindCycle:
+			if c := new(cycle); read(c) {
+				of(c.Serial).Cycle = "needed"
+				if c.Why != "" {
+					of(c.Serial).Cycle = "confirmed"
+				}
 			}
 		case "." + kindAccepted:
 			if a := new(acceptance); read(a) && a.Told.IsZero() {

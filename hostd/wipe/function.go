@@ -38,7 +38,7 @@ type functionBaseline struct {
 func (h *Host) function(ctx context.Context, spec *domain.SlotSpec, w *domain.PlacedWipe) (domain.DeviceWipe, error) {
 	began := time.Now()
 	ev := domain.DeviceWipe{Component: "ib_vf", Serial: spec.IBVF.Serial, Method: "none"}
-	err := h.ladder(ctx, &ev, spec.IBVF.Address)
+	err := h.ladder(ctx, &ev, spec.IBVF.Address, w)
 	switch {
 	case err != nil:
 	case h.VFs == nil:

@@ -43,23 +43,30 @@ type Resetter interface {
 const resetTimeout = 2 * time.Minute
 
 // gpu resets the slot's GPU: by function level reset, else by a reset of a bus that
-// is its own. After that only a power cycle of the host is known to clear it, and
-// that is not the wipe's to do.
-func (h *Host) gpu(ctx context.Context, spec *domain.SlotSpec) (domain.DeviceWipe, error) {
+// is its own. After that only a power cycle of the host is known to clear it, which is
+// an operator's to do and to say: see powercycle.go.
+func (h *Host) gpu(ctx context.Context, spec *domain.SlotSpec, w *domain.PlacedWipe) (domain.DeviceWipe, error) {
 	began := time.Now()
 	ev := domain.DeviceWipe{Component: "gpu", Serial: spec.GPU.Serial, Method: "none"}
-	return h.concludeReset(ctx, &ev, began, h.ladder(ctx, &ev, spec.GPU.Address))
+	return h.concludeReset(ctx, &ev, began, h.ladder(ctx, &ev, spec.GPU.Address, w))
 }
 
 func (h *Host) concludeReset(ctx context.Context, ev *domain.DeviceWipe, began time.Time, err error) (domain.DeviceWipe, error) {
-	if err == nil {
+	switch {
+	case err != nil:
+	case ev.Method == methodPowerCycle:
+		ev.Detail = "no reset works; by an operator's word the host was without power, and the function answers"
+	default:
 		ev.Detail = "reset, and the same function answers"
 	}
 	return conclude(ctx, *ev, began, err)
 }
 
+// methodPowerCycle is in evidence where another names a reset.
+const methodPowerCycle = "power-cycle"
+
 // ladder goes down the resets to the first that works.
-func (h *Host) ladder(ctx context.Context, ev *domain.DeviceWipe, address string) error {
+func (h *Host) ladder(ctx context.Context, ev *domain.DeviceWipe, address string, w *domain.PlacedWipe) error {
 	if h.Functions == nil {
 		return refuse(NotDone, "nothing on this host resets functions")
 	}
@@ -97,7 +104,27 @@ func (h *Host) ladder(ctx context.Context, ev *domain.DeviceWipe, address string
 			ev.Log = append(ev.Log, clip(fmt.Sprintf("reset %s: %v", r, err), logLineMax))
 		}
 	}
-	return &failure{code: PowerCycle, scope: "host", detail: fmt.Sprintf("no reset of %s worked (it has %v): power-cycle the host, then wipe the slot again", address, have)}
+	return h.powerCycle(ctx, ev, address, w, have)
+}
+
+// powerCycle is the last rung: it counts if an operator did it, else it is asked for.
+func (h *Host) powerCycle(ctx context.Context, ev *domain.DeviceWipe, address string, w *domain.PlacedWipe, have []Reset) error {
+	word, err := h.Store.cycled(ev.Serial, h.Boot, w)
+	if err != nil {
+		return err
+	}
+	if word != "" {
+		if _, err := h.Functions.Fingerprint(ctx, address); err != nil {
+			return gone(err) // the resets that failed took it off the bus
+		}
+		ev.Method = methodPowerCycle
+		ev.Log = append(ev.Log, clip(word, logLineMax))
+		return nil
+	}
+	if err := h.Store.needCycle(ev.Serial, h.Boot, w); err != nil {
+		return refuse(RecordDamaged, "that a power cycle is needed: %v", err)
+	}
+	return &failure{code: PowerCycle, scope: "host", detail: fmt.Sprintf("no reset of %s worked (it has %v): take the host's power away, say so with hostd devices power-cycled, then wipe the slot again", address, have)}
 }
 
 // reset does one reset and wants the same function to answer after it.

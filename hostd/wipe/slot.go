@@ -21,6 +21,7 @@ type Host struct {
 	Remnants  Remnants
 	Probe     Probe
 	Store     *Store
+	Boot      string // id of this boot of the host; "": not known, and no power cycle counts
 }
 
 // Drives opens the controller of a PCI function, which is bound to the kernel's
@@ -51,7 +52,7 @@ type Probe interface {
 // device, good or bad.
 func Slot(ctx context.Context, h *Host, spec *domain.SlotSpec, w *domain.PlacedWipe) ([]domain.DeviceWipe, error) {
 	jobs := []func(context.Context) (domain.DeviceWipe, error){
-		func(ctx context.Context) (domain.DeviceWipe, error) { return h.gpu(ctx, spec) },
+		func(ctx context.Context) (domain.DeviceWipe, error) { return h.gpu(ctx, spec, w) },
 		func(ctx context.Context) (domain.DeviceWipe, error) { return h.drive(ctx, spec, w) },
 	}
 	if spec.IBVF.Serial != "" {

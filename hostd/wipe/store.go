@@ -112,6 +112,7 @@ const (
 	kindFunction = "function"
 	kindSlot     = "slot"
 	kindFresh    = "fresh"
+	kindCycle    = "powercycle"
 	kindRefused  = "refused"
 	kindAccepted = "accepted"
 )
@@ -136,7 +137,7 @@ func (s *Store) baseline(serial string) (*Survey, domain.Digest, error) {
 // new device.
 func (s *Store) Forget(serial string) error {
 	var errs []error
-	for _, kind := range []string{kindBaseline, kindErasing, kindFunction, kindRefused, kindAccepted, kindFresh} {
+	for _, kind := range []string{kindBaseline, kindErasing, kindFunction, kindRefused, kindAccepted, kindFresh, kindCycle} {
 		errs = append(errs, s.remove(kind, serial))
 	}
 	return errors.Join(errs...)

@@ -24,7 +24,7 @@ func (e eraser) Wipe(ctx context.Context, slot domain.SlotSpec, w domain.PlacedW
 	slot.IBVF.GUID = e.m.approvedGUID(slot.IBVF.Serial) // not the one it has now
 	h := &wipe.Host{
 		Drives:    wipe.System{Finder: nvme.Finder{Sys: e.m.o.Discovery.Sys, Dev: e.m.o.Discovery.Dev}},
-		Functions: f, VFs: f, Remnants: e.m, Store: e.m.store,
+		Functions: f, VFs: f, Remnants: e.m, Store: e.m.store, Boot: e.m.book.boot,
 	}
 	if e.m.o.Probe != "" {
 		h.Probe = prober{e.m}
