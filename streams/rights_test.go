@@ -63,9 +63,9 @@ func (w *watched) subscribe(subject string) func() error {
 
 // TestHostRights is the whole matrix of what a host may do, and what not even a
 // host that was broken into can do.
-func TestHostRights(t *testing.T) {
-	t.Parallel()
-	s := streamstest.New(t, 1)
+func TestHostRights(t *testing.T) { t.Parallel(); each(t, hostRights) }
+
+func hostRights(t *testing.T, s *streamstest.Site) {
 	l := s.Log()
 	var c streamstest.Commits
 	fill(t, l, &c, 3, 1)
@@ -174,9 +174,9 @@ func TestHostHeaders(t *testing.T) {
 }
 
 // TestRuntimeRights: not even the control plane can change what is written.
-func TestRuntimeRights(t *testing.T) {
-	t.Parallel()
-	s := streamstest.New(t, 1)
+func TestRuntimeRights(t *testing.T) { t.Parallel(); each(t, runtimeRights) }
+
+func runtimeRights(t *testing.T, s *streamstest.Site) {
 	n := s.Names
 	runtime := watchErrors(func(o ...nats.Option) *nats.Conn { return s.Connect(server.Runtime, o...) })
 	responder := watchErrors(func(o ...nats.Option) *nats.Conn { return s.Connect(server.Responder, o...) })
