@@ -1,6 +1,8 @@
 package api
 
 import (
+	"strconv"
+
 	"github.com/gpuaas/gpuaas/domain"
 	"github.com/gpuaas/gpuaas/projections"
 )
@@ -35,6 +37,8 @@ type Allocation struct {
 // VM is one machine of an allocation.
 type VM struct {
 	ID      string   `json:"id,omitempty" example:"vm_06g3n4k8w2v5r9t1y7m0q4x8zc"`
+	CRN     string   `json:"crn,omitempty"`
+	Name    string   `json:"name" doc:"Its allocation's name and its position there" example:"train-7/0"`
 	State   string   `json:"state"`
 	HostID  string   `json:"host_id"`
 	SlotIDs []string `json:"slot_ids" nullable:"false"`
@@ -163,5 +167,17 @@ func (s *Server) showAllocation(r *projections.Allocation) Allocation {
 	for i, v := range r.VMs {
 		a.VMs[i] = VM{ID: v.ID, State: v.State, HostID: v.HostID, SlotIDs: v.SlotIDs, Address: v.Address, Overdue: v.Overdue}
 	}
+	s.nameVMs(&a)
 	return a
+}
+
+// nameVMs adds what every resource has.
+func (s *Server) nameVMs(a *Allocation) {
+	for i := range a.VMs {
+		v := &a.VMs[i]
+		v.Name = a.Name + "/" + strconv.Itoa(i)
+		if v.ID != "" { // a dry run has none
+			v.CRN = s.crn(a.TenantID, a.ProjectID, "vm", v.ID)
+		}
+	}
 }

@@ -265,6 +265,7 @@ func (s *Server) launchedAllocation(c *call, events []domain.EventBody, at domai
 			a.VMs[i].SlotIDs[k] = v.Slots[k].String()
 		}
 	}
+	s.nameVMs(a)
 	for _, ev := range events {
 		if tx, ok := ev.(*domain.LedgerPosted); ok && tx.Kind == domain.TxHold {
 			for _, l := range tx.Legs {

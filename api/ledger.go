@@ -11,6 +11,7 @@ import (
 type Credit struct {
 	ID        string `json:"id" example:"grant_06g3n4k8w2v5r9t1y7m0q4x8zc"`
 	CRN       string `json:"crn"`
+	Name      string `json:"name" doc:"Its kind: credit has no name of its own"`
 	TenantID  string `json:"tenant_id"`
 	State     string `json:"state" enum:"active,used,expired"`
 	Currency  string `json:"currency"`
@@ -109,7 +110,7 @@ func (s *Server) grantCredit(c *call, b *grantCredit) (*Credit, *domain.Error) {
 		return nil, errNoEvent("ledger.credit_granted")
 	}
 	return &Credit{
-		ID: e.ID.String(), CRN: s.crn(e.Tenant.String(), "", "credit", e.ID.String()), TenantID: e.Tenant.String(), State: "active",
+		ID: e.ID.String(), CRN: s.crn(e.Tenant.String(), "", "credit", e.ID.String()), Name: e.Kind.String(), TenantID: e.Tenant.String(), State: "active",
 		Currency: string(e.Currency), Amount: int64(e.Amount), Kind: e.Kind.String(), Priority: e.Priority, ExpiresAt: e.Expires.String(),
 		CreatedAt: d.at.String(),
 	}, nil
@@ -154,7 +155,7 @@ func (s *Server) listCredits(c *call) (*List[Credit], *domain.Error) {
 		}
 		balance := r.BalanceMicros
 		return Credit{
-			ID: r.ID, CRN: s.crn(r.TenantID, "", "credit", r.ID), TenantID: r.TenantID, State: state, Currency: r.Currency, Amount: r.AmountMicros,
+			ID: r.ID, CRN: s.crn(r.TenantID, "", "credit", r.ID), Name: r.Kind, TenantID: r.TenantID, State: state, Currency: r.Currency, Amount: r.AmountMicros,
 			Balance: &balance, Kind: r.Kind, Priority: r.Priority, ExpiresAt: r.ExpiresAt.String(), CreatedAt: r.GrantedAt.String(),
 		}
 	})

@@ -10,6 +10,8 @@ import (
 // Operator is one of the people who run the site.
 type Operator struct {
 	ID     string   `json:"id" example:"usr_06g3n4k8w2v5r9t1y7m0q4x8zc"`
+	CRN    string   `json:"crn"`
+	Name   string   `json:"name" doc:"The user's id: people's names are not kept"`
 	UserID string   `json:"user_id"`
 	Roles  []string `json:"roles" nullable:"false"`
 	State  string   `json:"state" enum:"active,removed"`
@@ -72,11 +74,15 @@ func (s *Server) operator(c *call, user domain.UserID, names []string) (*Operato
 	if e, ok := eventOf[*domain.OperatorSet](&d); ok {
 		m.User, m.Roles = e.User, e.Roles // a repeat by Idempotency-Key: the first one's
 	}
-	out := &Operator{ID: m.User.String(), UserID: m.User.String(), Roles: slices.Clone(m.Roles.Names()), State: "active"}
+	out := s.newOperator(m.User.String(), slices.Clone(m.Roles.Names()))
 	if m.Roles == 0 {
 		out.State = "removed"
 	}
 	return out, nil
+}
+
+func (s *Server) newOperator(user string, roles []string) *Operator {
+	return &Operator{ID: user, CRN: s.crn("", "", "operator", user), Name: user, UserID: user, Roles: roles, State: "active"}
 }
 
 func (s *Server) whoAmI(c *call) (*WhoAmI, *domain.Error) {
@@ -97,6 +103,8 @@ func (s *Server) listOperators(c *call) (*List[Operator], *domain.Error) {
 	return list(c, func(o projections.ListOptions) (projections.Page[projections.Operator], error) {
 		return s.o.Reads.Operators(c.ctx(), c.scope(), o)
 	}, func(r *projections.Operator) Operator {
-		return Operator{ID: r.UserID, UserID: r.UserID, Roles: r.Roles, State: "active", SetAt: r.SetAt.String()}
+		o := s.newOperator(r.UserID, r.Roles)
+		o.SetAt = r.SetAt.String()
+		return *o
 	})
 }

@@ -27,6 +27,8 @@ func (PolicyValue) Schema(huma.Registry) *huma.Schema {
 // Policy is a policy as it was set in one scope.
 type Policy struct {
 	ID      string          `json:"id" example:"tenant:ten_06g3n4k8w2v5r9t1y7m0q4x8zc:quota.gpus"`
+	CRN     string          `json:"crn"`
+	Name    string          `json:"name" doc:"The key" example:"quota.gpus"`
 	Key     string          `json:"key" example:"quota.gpus"`
 	Value   json.RawMessage `json:"value" doc:"A whole number, a word or a list of words"`
 	Scope   string          `json:"scope" enum:"global,tenant,project"`
@@ -114,6 +116,11 @@ func (s *Server) policy(c *call, m *domain.SetPolicy, state string) (*Policy, *d
 		value = e.Value
 	}
 	out := newPolicy(m.Scope, m.Key, value)
+	tenant, err := c.policyTenant(m.Scope)
+	if err != nil {
+		return nil, err
+	}
+	s.namePolicy(out, tenant, m.Scope)
 	out.State = state
 	return out, nil
 }
@@ -129,6 +136,23 @@ func newPolicy(scope domain.PolicyScope, key string, value domain.PolicyValue) *
 	}
 	p.ID = p.Scope + ":" + p.ScopeID + ":" + key
 	return p
+}
+
+// namePolicy adds what every resource has.
+func (s *Server) namePolicy(p *Policy, tenant domain.TenantID, scope domain.PolicyScope) {
+	p.CRN, p.Name = s.crn(tenant.String(), scope.Project.String(), "policy", p.Key), p.Key
+}
+
+// policyTenant is whose the scope is: a project's path does not say it.
+func (c *call) policyTenant(scope domain.PolicyScope) (tenant domain.TenantID, _ *domain.Error) {
+	if scope.Project.IsZero() {
+		return scope.Tenant, nil
+	}
+	_, err := c.ask(c.actor(), func(w *domain.World, _ domain.Time) *domain.Error {
+		tenant, _ = w.TenantOfProject(scope.Project)
+		return nil
+	})
+	return tenant, err
 }
 
 func (s *Server) effectivePolicies(c *call) (*EffectivePolicies, *domain.Error) {
@@ -174,6 +198,10 @@ func (s *Server) listPolicies(c *call) (*List[Policy], *domain.Error) {
 	if err != nil {
 		return nil, err
 	}
+	tenant, err := c.policyTenant(scope)
+	if err != nil {
+		return nil, err
+	}
 	return all(c, func() ([]projections.Policy, uint64, error) {
 		chain, n, err := s.o.Reads.Policies(c.ctx(), c.scope(), scope.Tenant, scope.Project)
 		own := chain[:0]
@@ -192,6 +220,7 @@ func (s *Server) listPolicies(c *call) (*List[Policy], *domain.Error) {
 			p.ScopeID = r.ProjectID
 		}
 		p.ID = p.Scope + ":" + p.ScopeID + ":" + p.Key
+		s.namePolicy(&p, tenant, scope)
 		return p
 	})
 }

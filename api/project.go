@@ -85,17 +85,17 @@ func (s *Server) projectMember(c *call, m *domain.SetProjectMember, state string
 	if err != nil {
 		return nil, err
 	}
-	out := &Member{ID: m.User.String(), UserID: m.User.String(), ProjectID: m.Project.String(), Role: m.Role.String(), State: state}
+	out := Member{ID: m.User.String(), ProjectID: m.Project.String(), Role: m.Role.String(), State: state}
 	if e, ok := eventOf[*domain.ProjectMemberSet](&d); ok {
 		out.TenantID = e.Tenant.String()
-		return out, nil
+		return s.nameMember(out), nil
 	}
 	// It was already so: only the world still knows whose project it is.
 	_, err = s.o.Decider.Query(c.ctx(), c.actor(), func(w *domain.World, _ domain.Time) {
 		t, _ := w.TenantOfProject(m.Project)
 		out.TenantID = t.String()
 	})
-	return out, err
+	return s.nameMember(out), err
 }
 
 func (s *Server) listProjects(c *call) (*List[Project], *domain.Error) {
@@ -132,6 +132,6 @@ func (s *Server) listProjectMembers(c *call) (*List[Member], *domain.Error) {
 	return list(c, func(o projections.ListOptions) (projections.Page[projections.ProjectMember], error) {
 		return s.o.Reads.ProjectMembers(c.ctx(), c.scope(), id, o)
 	}, func(r *projections.ProjectMember) Member {
-		return Member{ID: r.UserID, UserID: r.UserID, TenantID: p.TenantID, ProjectID: r.ProjectID, Role: r.Role, State: "active", AddedAt: r.AddedAt.String()}
+		return *s.nameMember(Member{ID: r.UserID, TenantID: p.TenantID, ProjectID: r.ProjectID, Role: r.Role, State: "active", AddedAt: r.AddedAt.String()})
 	})
 }

@@ -61,6 +61,56 @@ func TestEveryReadSaysWhatItReflects(t *testing.T) {
 	}
 }
 
+// TestEveryResourceHasItsFourFields: id, crn, name and state are on all of them,
+// and none of two has the same crn.
+func TestEveryResourceHasItsFourFields(t *testing.T) {
+	t.Parallel()
+	w := newTestWorld(t)
+	p := newParties(w)
+	for _, scope := range []string{"global", "tenants/" + w.acme.id, "projects/" + w.acme.project} {
+		w.want(200, w.admin, "PUT", "/v1/policies/"+scope+"/quota.gpus", `{"value":40}`)
+	}
+	last := w.log.last()
+	crns := map[string]string{}
+	check := func(where string, v any) {
+		m, _ := v.(map[string]any)
+		for _, field := range []string{"id", "crn", "name", "state"} {
+			if s, _ := m[field].(string); s == "" {
+				t.Errorf("%s: no %s: %v", where, field, m)
+			}
+		}
+		crn, _ := m["crn"].(string)
+		if other, taken := crns[crn]; taken || strings.Count(crn, ":") != 6 {
+			t.Errorf("%s and %s have the crn %q", where, other, crn)
+		}
+		crns[crn] = where
+	}
+	for path, inner := range map[string]string{
+		"/v1/tenants": "", "/v1/tenants/{t}/members": "", "/v1/tenants/{t}/projects": "", "/v1/tenants/{t}/api-keys": "", "/v1/tenants/{t}/credits": "",
+		"/v1/projects/{p}/members": "", "/v1/projects/{p}/allocations": "vms", "/v1/projects/{p}/images": "", "/v1/policies/global": "", "/v1/policies/tenants/{t}": "",
+		"/v1/policies/projects/{p}": "", "/v1/skus": "prices", "/v1/images": "", "/v1/hosts": "", "/v1/slots": "", "/v1/wipe-duties": "", "/v1/operators": "", "/v1/operators/api-keys": "",
+	} {
+		a := w.want(200, p.keys["operator"], "GET", fmt.Sprintf("%s?at_least=%d", w.mine(path), last), "")
+		var list struct{ Items []map[string]any }
+		if err := json.Unmarshal(a.body, &list); err != nil || len(list.Items) == 0 {
+			t.Errorf("%s: %v %s", path, err, a.body)
+		}
+		for _, item := range list.Items {
+			check(path, item)
+			if inner == "" {
+				continue
+			}
+			parts, _ := item[inner].([]any)
+			for _, part := range parts {
+				check(path+" "+inner, part)
+			}
+			if len(parts) == 0 {
+				t.Errorf("%s: no %s: %v", path, inner, item)
+			}
+		}
+	}
+}
+
 // TestAReadOfTheFutureIsRefused: what is not decided yet does not become so by
 // waiting.
 func TestAReadOfTheFutureIsRefused(t *testing.T) {

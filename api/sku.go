@@ -21,6 +21,9 @@ type SKU struct {
 // Price is one version of a price. It never changes; a later one takes its place.
 type Price struct {
 	ID        string `json:"id" example:"price_06g3n4k8w2v5r9t1y7m0q4x8zc"`
+	CRN       string `json:"crn"`
+	Name      string `json:"name" doc:"Its currency" example:"USD"`
+	State     string `json:"state" enum:"scheduled,effective" doc:"scheduled: effective_at has not come yet; of those that are effective the latest holds"`
 	SKUID     string `json:"sku_id"`
 	TenantID  string `json:"tenant_id,omitempty" doc:"A tenant's own price, which beats the book"`
 	Currency  string `json:"currency" example:"USD"`
@@ -115,10 +118,20 @@ func (s *Server) publishPrice(c *call, b *publishPrice) (*Price, *domain.Error) 
 	if !ok {
 		return nil, errNoEvent("catalog.price_published")
 	}
-	return &Price{
+	out := Price{
 		ID: e.ID.String(), SKUID: e.SKU.String(), TenantID: e.Tenant.String(), Currency: string(e.Currency), Micros: int64(e.Micros),
 		Effective: e.Effective.String(), Recorded: d.at.String(),
-	}, nil
+	}
+	s.namePrice(&out, e.Effective, d.at)
+	return &out, nil
+}
+
+// namePrice adds what every resource has.
+func (s *Server) namePrice(p *Price, effective, now domain.Time) {
+	p.CRN, p.Name, p.State = s.crn(p.TenantID, "", "price", p.ID), p.Currency, "effective"
+	if effective > now {
+		p.State = "scheduled"
+	}
 }
 
 func (s *Server) offers(c *call) (*Offers, *domain.Error) {
@@ -194,6 +207,7 @@ func (s *Server) showSKU(r *projections.SKU) SKU {
 		k.Prices[i] = Price{
 			ID: p.ID, SKUID: r.ID, TenantID: p.TenantID, Currency: p.Currency, Micros: p.Micros, Effective: p.EffectiveAt.String(), Recorded: p.RecordedAt.String(),
 		}
+		s.namePrice(&k.Prices[i], p.EffectiveAt, domain.TimeOf(s.o.Clock()))
 	}
 	return k
 }

@@ -37,6 +37,8 @@ type createTenant struct {
 // Member is a user of a tenant, or of a project.
 type Member struct {
 	ID        string `json:"id" example:"usr_06g3n4k8w2v5r9t1y7m0q4x8zc" doc:"The user's id"`
+	CRN       string `json:"crn"`
+	Name      string `json:"name" doc:"The user's id: people's names are not kept"`
 	UserID    string `json:"user_id"`
 	TenantID  string `json:"tenant_id"`
 	ProjectID string `json:"project_id,omitempty"`
@@ -129,7 +131,7 @@ func (s *Server) setTenantMember(c *call, b *setTenantMember) (*Member, *domain.
 	if e, ok := eventOf[*domain.TenantMemberSet](&d); ok {
 		m.User = e.User
 	}
-	return &Member{ID: m.User.String(), UserID: m.User.String(), TenantID: m.Tenant.String(), Role: m.Role.String(), State: "active"}, nil
+	return s.nameMember(Member{ID: m.User.String(), TenantID: m.Tenant.String(), Role: m.Role.String(), State: "active"}), nil
 }
 
 func (s *Server) removeTenantMember(c *call) (*Member, *domain.Error) {
@@ -143,7 +145,7 @@ func (s *Server) removeTenantMember(c *call) (*Member, *domain.Error) {
 	if _, err := c.submit(m); err != nil {
 		return nil, err
 	}
-	return &Member{ID: m.User.String(), UserID: m.User.String(), TenantID: m.Tenant.String(), State: "removed"}, nil
+	return s.nameMember(Member{ID: m.User.String(), TenantID: m.Tenant.String(), State: "removed"}), nil
 }
 
 // commitment says whether two values are equal, and nothing else, to whoever does
@@ -185,6 +187,12 @@ func (s *Server) listTenantMembers(c *call) (*List[Member], *domain.Error) {
 	return list(c, func(o projections.ListOptions) (projections.Page[projections.Member], error) {
 		return s.o.Reads.Members(c.ctx(), c.scope(), id, o)
 	}, func(r *projections.Member) Member {
-		return Member{ID: r.UserID, UserID: r.UserID, TenantID: r.TenantID, Role: r.Role, State: "active", AddedAt: r.AddedAt.String()}
+		return *s.nameMember(Member{ID: r.UserID, TenantID: r.TenantID, Role: r.Role, State: "active", AddedAt: r.AddedAt.String()})
 	})
+}
+
+// nameMember adds what every resource has.
+func (s *Server) nameMember(m Member) *Member {
+	m.UserID, m.Name, m.CRN = m.ID, m.ID, s.crn(m.TenantID, m.ProjectID, "member", m.ID)
+	return &m
 }

@@ -9,6 +9,8 @@ import (
 // follows its serial.
 type WipeDuty struct {
 	ID          string `json:"id" example:"duty_06g3n4k8w2v5r9t1y7m0q4x8zc"`
+	CRN         string `json:"crn"`
+	Name        string `json:"name" doc:"The device: its component and serial" example:"nvme/S6ZANA0W"`
 	State       string `json:"state" enum:"owed,destruction_reported,destroyed,discharged" doc:"discharged: found in another slot, and wiped. destruction_reported: one operator said so, another has to"`
 	Component   string `json:"component" enum:"gpu,nvme,ib_vf"`
 	Serial      string `json:"serial"`
@@ -59,11 +61,13 @@ func (s *Server) listWipeDuties(c *call) (*List[WipeDuty], *domain.Error) {
 	}
 	return list(c, func(o projections.ListOptions) (projections.Page[projections.WipeDuty], error) {
 		return s.o.Reads.WipeDuties(c.ctx(), c.scope(), c.echo.QueryParam("state"), o)
-	}, func(r *projections.WipeDuty) WipeDuty {
-		return WipeDuty{
-			ID: r.ID, State: r.State, Component: r.Component, Serial: r.Serial, SlotID: r.SlotID, HostID: r.HostID, Generation: uint64(r.Generation),
-			Cause: r.Cause, Since: r.Since.String(), FoundSlotID: r.FoundSlotID, FoundHostID: r.FoundHostID, ReportedBy: r.ReportedBy,
-			ConfirmedBy: r.ConfirmedBy, Evidence: r.Evidence, ChangedAt: r.ChangedAt.String(),
-		}
-	})
+	}, s.showWipeDuty)
+}
+
+func (s *Server) showWipeDuty(r *projections.WipeDuty) WipeDuty {
+	return WipeDuty{
+		ID: r.ID, CRN: s.crn("", "", "wipe_duty", r.ID), Name: r.Component + "/" + r.Serial, State: r.State, Component: r.Component, Serial: r.Serial, SlotID: r.SlotID, HostID: r.HostID, Generation: uint64(r.Generation),
+		Cause: r.Cause, Since: r.Since.String(), FoundSlotID: r.FoundSlotID, FoundHostID: r.FoundHostID, ReportedBy: r.ReportedBy,
+		ConfirmedBy: r.ConfirmedBy, Evidence: r.Evidence, ChangedAt: r.ChangedAt.String(),
+	}
 }

@@ -53,6 +53,8 @@ type Allocation struct {
 // VM is one machine of an allocation.
 type VM struct {
 	ID      string   `json:"id,omitempty"`
+	CRN     string   `json:"crn,omitempty"`
+	Name    string   `json:"name"` // train-7/0: its allocation's name and its position there
 	State   string   `json:"state"`
 	HostID  string   `json:"host_id"`
 	SlotIDs []string `json:"slot_ids"`

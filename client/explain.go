@@ -5,7 +5,7 @@ import "context"
 // HostReason says why a host was chosen, or not.
 type HostReason struct {
 	HostID string `json:"host_id"`
-	VMs    int    `json:"vms,omitempty"` // of the request that go there
+	VMs    int    `json:"vms,omitempty"` // of those asked for, how many would go there
 	Reason string `json:"reason"`
 }
 

@@ -20,6 +20,7 @@ type Balance struct {
 type Credit struct {
 	ID            string    `json:"id"` // grant_...
 	CRN           string    `json:"crn"`
+	Name          string    `json:"name"` // the kind
 	TenantID      string    `json:"tenant_id"`
 	State         string    `json:"state"` // active, used, expired
 	Currency      string    `json:"currency"`

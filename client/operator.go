@@ -9,6 +9,8 @@ import (
 // Operator is one of the people who run the site.
 type Operator struct {
 	ID     string    `json:"id"` // usr_...
+	CRN    string    `json:"crn"`
+	Name   string    `json:"name"` // the id
 	UserID string    `json:"user_id"`
 	Roles  []string  `json:"roles"` // operator, finance, auditor
 	State  string    `json:"state"`

@@ -17,6 +17,8 @@ type PolicyScope struct {
 // Policy is a policy as it was set in one scope.
 type Policy struct {
 	ID      string          `json:"id"`
+	CRN     string          `json:"crn"`
+	Name    string          `json:"name"` // the key
 	Key     string          `json:"key"`
 	Value   json.RawMessage `json:"value"` // a whole number, a word or a list of words
 	Scope   string          `json:"scope"` // global, tenant, project

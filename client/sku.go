@@ -21,6 +21,9 @@ type SKU struct {
 // Price is one version of a price. It never changes; a later one takes its place.
 type Price struct {
 	ID                string    `json:"id"`
+	CRN               string    `json:"crn"`
+	Name              string    `json:"name"`  // the currency
+	State             string    `json:"state"` // scheduled, effective
 	SKUID             string    `json:"sku_id"`
 	TenantID          string    `json:"tenant_id,omitempty"` // a tenant's own price
 	Currency          string    `json:"currency"`

@@ -31,6 +31,8 @@ type NewTenant struct {
 // Member is a user of a tenant, or of a project.
 type Member struct {
 	ID        string    `json:"id"` // the user's
+	CRN       string    `json:"crn"`
+	Name      string    `json:"name"` // the id: people's names are not kept
 	UserID    string    `json:"user_id"`
 	TenantID  string    `json:"tenant_id"`
 	ProjectID string    `json:"project_id,omitempty"`

@@ -9,7 +9,9 @@ import (
 // WipeDuty is a device that left its slot before a wipe of it was verified. The duty
 // follows its serial.
 type WipeDuty struct {
-	ID          string    `json:"id"`    // duty_...
+	ID          string    `json:"id"` // duty_...
+	CRN         string    `json:"crn"`
+	Name        string    `json:"name"`  // component/serial
 	State       string    `json:"state"` // owed, destruction_reported, destroyed, discharged
 	Component   string    `json:"component"`
 	Serial      string    `json:"serial"`

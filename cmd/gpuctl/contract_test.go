@@ -24,7 +24,7 @@ func TestTheClientKnowsWhatTheSiteSays(t *testing.T) {
 		{api.WhoAmI{}, client.WhoAmI{}}, {api.Policy{}, client.Policy{}}, {api.EffectivePolicy{}, client.EffectivePolicy{}},
 		{api.EffectivePolicies{}, client.EffectivePolicies{}}, {api.PolicyMeaning{}, client.PolicyMeaning{}}, {api.Problem{}, client.Problem{}},
 		{api.ProblemField{}, client.ProblemField{}}, {api.Project{}, client.Project{}}, {api.SKU{}, client.SKU{}}, {api.Price{}, client.Price{}},
-		{api.Offer{}, client.Offer{}}, {api.Image{}, client.Image{}}, {api.ImageUpload{}, client.ImageUpload{}}, {api.Slot{}, client.Slot{}}, {api.Tenant{}, client.Tenant{}}, {api.Member{}, client.Member{}},
+		{api.Offer{}, client.Offer{}}, {api.Image{}, client.Image{}}, {api.ImageUpload{}, client.ImageUpload{}}, {api.Slot{}, client.Slot{}}, {api.Tenant{}, client.Tenant{}}, {api.Member{}, client.Member{}}, {api.WipeDuty{}, client.WipeDuty{}},
 	} {
 		site, ours := fields(pair[0]), fields(pair[1])
 		for name := range site {
