@@ -271,9 +271,14 @@ type VMReport struct {
 	Boot    uint32 // which boot it speaks of
 	At      Time
 	Address string // the guest's address, once known
-	Reason  string // why it failed, a stable code: "image.digest_mismatch"
+	Reason  string // why it failed, a stable code: "image.digest_mismatch"; of alive: why a guest that says ready is not believed
 	Detail  string // for the operator's log, never shown to the tenant
 	Theirs  bool   // failed: the tenant's doing (its own image), not the provider's
+
+	Lost      bool   // stopped: nobody meant it to; the host starts it again. Reason says why it went
+	Slot      SlotID // failed: the slot of which a component is to blame
+	Component string // "gpu", "nvme", "ib_vf"; "": no component is
+	Scope     string // repair scope
 }
 
 func (v *VMReport) wire(c *coder) {
@@ -284,6 +289,10 @@ func (v *VMReport) wire(c *coder) {
 	c.str(5, &v.Reason)
 	c.str(6, &v.Detail)
 	c.bool(7, &v.Theirs)
+	c.bool(8, &v.Lost)
+	idField(c, 9, &v.Slot)
+	c.str(10, &v.Component)
+	c.str(11, &v.Scope)
 }
 
 // WipeResult is how a wipe ended. Only WipeVerified ever frees a slot.
@@ -392,7 +401,8 @@ type FaultReport struct {
 	Slot      SlotID
 	Component string // "gpu", "nvme", "ib_vf", "host"
 	Scope     string // repair scope: "device", "baseboard", "host"
-	Reason    string
+	Reason    string // a stable code: "device.gone"
+	Detail    string // in words, for the operator's log
 }
 
 func (f *FaultReport) wire(c *coder) {
@@ -400,6 +410,7 @@ func (f *FaultReport) wire(c *coder) {
 	c.str(2, &f.Component)
 	c.str(3, &f.Scope)
 	c.str(4, &f.Reason)
+	c.str(5, &f.Detail)
 }
 
 // Heartbeat goes over core NATS every few seconds; it is not kept.

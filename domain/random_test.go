@@ -142,6 +142,7 @@ func TestAnythingInAnyOrder(t *testing.T) {
 					v := rapid.SampledFrom(vms).Draw(rt, "vm")
 					report(h, Report{Kind: rapid.SampledFrom([]ReportKind{ReportStarted, ReportAlive, ReportReady, ReportReady, ReportStopped, ReportFailed}).Draw(rt, "kind"), VM: &VMReport{
 						VM: v.VM, Boot: v.Boot, At: s.now - Time(rapid.Int64Range(0, 60000).Draw(rt, "ago")), Address: "10.0.0.1", Reason: "x", Theirs: rapid.Bool().Draw(rt, "theirs"),
+						Lost: rapid.Bool().Draw(rt, "lost"), Slot: v.Leases[0].Slot, Component: rapid.SampledFrom([]string{"", "", "nvme"}).Draw(rt, "component"), Scope: "device",
 					}})
 				}
 			case 7, 8:

@@ -95,6 +95,7 @@ var eventTypes = registry(
 	func() EventBody { return new(VMAlive) },
 	func() EventBody { return new(VMRunning) },
 	func() EventBody { return new(VMStopped) },
+	func() EventBody { return new(VMLost) },
 	func() EventBody { return new(VMRemoved) },
 	func() EventBody { return new(VMOverdue) },
 	func() EventBody { return new(ImageRegistered) },

@@ -330,7 +330,7 @@ func (w *World) vmDue(k *tick, v *VM) []EventBody {
 			c.Reason, c.Address = "guest.ready_not_reported", v.Address
 			return []EventBody{&VMRunning{c}}
 		}
-		if v.State == Starting && v.Boot > 1 { // its disk holds the tenant's data
+		if v.State == Starting && (v.Boot > 1 || w.LogicLevel >= 2) { // its disk holds the tenant's data
 			c.Reason = "start.timeout"
 			return []EventBody{&VMStopped{c}}
 		}

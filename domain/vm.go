@@ -3,6 +3,7 @@ package domain
 import (
 	"crypto/sha256"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -80,11 +81,15 @@ type (
 	// VMRunning: the guest is ready, or has shown life and used up its time to say so
 	// (Reason "guest.ready_not_reported").
 	VMRunning struct{ VMChange }
-	// VMStopped: it is off; Reason "requested" or "guest".
+	// VMStopped: it is off; Reason "requested", "guest", or what the host says.
 	VMStopped struct{ VMChange }
+	// VMLost: it went down and neither its tenant nor its guest meant it; Reason says
+	// with what: "host.rebooted", "domain.crashed". Its host starts it again.
+	VMLost struct{ VMChange }
 	// VMRemoved: nothing of it runs any more.
 	VMRemoved struct{ VMChange }
-	// VMOverdue: it did not do in time what it should; operators are alarmed.
+	// VMOverdue: it did not do in time what it should, or its guest does not see what it
+	// should ("guest.devices_missing"); operators are alarmed.
 	VMOverdue struct{ VMChange }
 )
 
@@ -102,6 +107,9 @@ func (*VMRunning) EventType() string { return "allocation.vm_running" }
 
 // EventType implements EventBody.
 func (*VMStopped) EventType() string { return "allocation.vm_stopped" }
+
+// EventType implements EventBody.
+func (*VMLost) EventType() string { return "allocation.vm_lost" }
 
 // EventType implements EventBody.
 func (*VMRemoved) EventType() string { return "allocation.vm_removed" }
@@ -148,6 +156,18 @@ func (e *VMStopped) apply(w *World, _ *Applied) {
 	v := w.vms.get(e.VM)
 	v.State, v.Deadline, v.Power, v.Ready, v.Alive = Stopped, 0, PowerOff, false, false
 	w.touch(w.hosts.row(v.host))
+	w.derive(w.allocations.row(v.alloc))
+}
+
+func (e *VMLost) apply(w *World, _ *Applied) {
+	row := w.vms.find(e.VM)
+	v := w.vms.row(row)
+	v.Ready, v.Alive = false, false
+	state := v.State
+	if state == Running {
+		state = Starting
+	}
+	w.wait(row, v, state, e.Deadline)
 	w.derive(w.allocations.row(v.alloc))
 }
 
@@ -226,22 +246,57 @@ func (w *World) judgeVM(x *Context, host uint32, kind ReportKind, r *VMReport) (
 	case ReportAlive, ReportReady:
 		return w.vmLives(v, kind, r, at), nil
 	case ReportStopped:
-		return w.vmStopped(v, at), nil
+		if r.Lost && w.LogicLevel >= 2 {
+			return w.vmLost(v, r, at, x.At), nil
+		}
+		return w.vmStopped(v, r, at), nil
 	case ReportFailed:
-		a := w.allocations.row(v.alloc)
-		reason := r.Reason
-		if checkWord("reason", reason, 128, false) != nil {
-			reason = "machine.error"
-		}
-		if r.Boot > 1 && v.Power == PowerOn && !r.Theirs {
-			// It ran before: the disk is the tenant's, and is not thrown away.
-			c := w.vmChange(v, at)
-			c.Reason = reason
-			return []EventBody{&VMStopped{c}}, nil
-		}
-		return w.release(newPurse(w, w.tenants.row(a.tenant), x), a, reason, at, !r.Theirs), nil
+		return w.vmFailed(x, v, r, at)
 	}
 	return nil, Errorf(Invalid, "report.unknown_kind", "unknown kind of report")
+}
+
+// vmFailed is a boot that the host gave up. A VM that never ran is let go, for
+// nothing if that is the provider's failure. The disk of one that ran is the
+// tenant's and is not thrown away, unless a device of its slot is what fails: then it
+// will not run there again, and its bill ends. The slot is kept for the operator.
+func (w *World) vmFailed(x *Context, v *VM, r *VMReport, at Time) ([]EventBody, *Error) {
+	a := w.allocations.row(v.alloc)
+	reason := wordOr(r.Reason, "machine.error")
+	ran := r.Boot > 1
+	var events []EventBody
+	if w.LogicLevel >= 2 {
+		ran = ran || v.State != Provisioning // lost in its first boot
+		if r.Component != "" && !r.Theirs {
+			row := w.slots.find(r.Slot)
+			if row == none || !slices.Contains(v.slots[:v.n], row) {
+				return nil, Errorf(Invalid, "report.foreign_slot", "the slot is not the VM's")
+			}
+			if checkWord("component", r.Component, 32, false) != nil || checkWord("scope", r.Scope, 32, true) != nil {
+				return nil, Errorf(Invalid, "report.malformed", "component or scope is not a word")
+			}
+			events = w.takeOut(row, r.Component, r.Scope, reason, nil)
+		}
+	}
+	broken := r.Component != "" && w.LogicLevel >= 2
+	if ran && v.Power == PowerOn && !r.Theirs && !broken {
+		c := w.vmChange(v, at)
+		c.Reason = reason
+		return []EventBody{&VMStopped{c}}, nil
+	}
+	free := !r.Theirs
+	if ran && broken {
+		free = false // what ran was delivered
+	}
+	return append(events, w.release(newPurse(w, w.tenants.row(a.tenant), x), a, reason, at, free)...), nil
+}
+
+// wordOr is a host's word for something, if it is one.
+func wordOr(word, otherwise string) string {
+	if checkWord("reason", word, 128, false) != nil {
+		return otherwise
+	}
+	return word
 }
 
 func (w *World) vmStarted(v *VM, at, now Time) []EventBody {
@@ -271,10 +326,15 @@ func (w *World) vmLives(v *VM, kind ReportKind, r *VMReport, at Time) (events []
 		events = append(events, &VMBillable{b})
 	}
 	if kind == ReportAlive {
-		if v.Alive && v.Address == r.Address {
-			return events
+		if !v.Alive || v.Address != r.Address {
+			events = append(events, &VMAlive{c})
 		}
-		return append(events, &VMAlive{c})
+		if r.Reason != "" && w.LogicLevel >= 2 { // it says ready, and its host has its doubts
+			o := w.vmChange(v, at)
+			o.Reason, o.Deadline = wordOr(r.Reason, "guest.not_ready"), v.Deadline
+			events = append(events, &VMOverdue{o})
+		}
+		return events
 	}
 	if v.State == Stopping || v.Ready {
 		return events
@@ -282,16 +342,31 @@ func (w *World) vmLives(v *VM, kind ReportKind, r *VMReport, at Time) (events []
 	return append(events, &VMRunning{c})
 }
 
-func (w *World) vmStopped(v *VM, at Time) []EventBody {
+func (w *World) vmStopped(v *VM, r *VMReport, at Time) []EventBody {
 	if v.State == Stopped {
 		return nil
 	}
 	c := w.vmChange(v, at)
 	c.Reason = "guest"
-	if v.State == Stopping {
+	switch {
+	case v.State == Stopping:
 		c.Reason = "requested"
+	case w.LogicLevel >= 2:
+		c.Reason = wordOr(r.Reason, "guest")
 	}
 	return []EventBody{&VMStopped{c}}
+}
+
+// vmLost is a VM that its host lost and starts again. One that is to be off is
+// reported stopped as well; nothing of it is lost.
+func (w *World) vmLost(v *VM, r *VMReport, at, now Time) []EventBody {
+	if v.Power != PowerOn || v.Started == 0 {
+		return nil
+	}
+	c := w.vmChange(v, max(at, v.Started))
+	c.Reason = wordOr(r.Reason, "machine.error")
+	c.Deadline = now.Add(bootDeadline + Duration(v.n)*perSlotAllowance)
+	return []EventBody{&VMLost{c}}
 }
 
 // vmRemoved ends a VM; the last one ends its allocation.

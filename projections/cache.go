@@ -111,6 +111,8 @@ func (n *needs) collect(e domain.EventBody) {
 		n.allocations[e.Allocation] = true
 	case *domain.VMStopped:
 		n.allocations[e.Allocation] = true
+	case *domain.VMLost:
+		n.allocations[e.Allocation] = true
 	case *domain.VMRemoved:
 		n.allocations[e.Allocation] = true
 	case *domain.VMOverdue:

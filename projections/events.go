@@ -105,6 +105,8 @@ func (b *batch) project(x *at, e domain.EventBody) {
 		b.vmRunning(x, e)
 	case *domain.VMStopped:
 		b.vmStopped(x, e)
+	case *domain.VMLost:
+		b.vmLost(x, e)
 	case *domain.VMRemoved:
 		b.vmRemoved(x, e)
 	case *domain.VMOverdue:

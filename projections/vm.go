@@ -155,6 +155,14 @@ func (b *batch) vmStopped(x *at, e *domain.VMStopped) {
 	b.onVM(x, &e.VMChange, func(v *vmRow) { v.state, v.power, v.overdue = domain.Stopped, domain.PowerOff, false })
 }
 
+func (b *batch) vmLost(x *at, e *domain.VMLost) {
+	b.onVM(x, &e.VMChange, func(v *vmRow) {
+		if v.state == domain.Running {
+			v.state = domain.Starting
+		}
+	})
+}
+
 func (b *batch) vmRemoved(x *at, e *domain.VMRemoved) {
 	b.onVM(x, &e.VMChange, func(v *vmRow) { v.state, v.overdue = domain.Released, false })
 }
