@@ -35,19 +35,23 @@ type Sign struct {
 	Address string
 }
 
-// Options are what the guests of a host are kept with. Dir, Host, Signs and Dial
-// are required.
+// Options are what the guests of a host are kept with. Dir, Host, HostBoot, Signs
+// and Dial are required.
 type Options struct {
 	Dir     string      // exists; one folder for each VM is made in it
 	DirMode fs.FileMode // of those folders; 0: 0700
 	Host    Hypervisor
 
+	// HostBoot names this boot of the host (see BootID): a VM that ran in another one
+	// was lost with it.
+	HostBoot string
 	// Signs are the last signs of life, by MAC address.
 	Signs func() (map[string]Sign, error)
 	// Dial connects to the host's end of the VM's ready port (vm.ReadyPort).
 	Dial func(ctx context.Context, id domain.VMID) (net.Conn, error)
 	// Doubt says why a guest that says ready is not, given the rest of its line: for
-	// instance because it lacks a device. nil: it always is.
+	// instance because it lacks a device. The code of a machine.Fault is the reason, of
+	// which there are few. nil: it always is.
 	Doubt func(s State, said string) error
 	// Tend is called every half second that libvirt answers, and Repair when it did
 	// not answer for a while. nil: nothing to do.
@@ -151,6 +155,7 @@ func (g *Guests) Observe(ctx context.Context) ([]machine.Observed, error) {
 		out = append(out, machine.Observed{
 			VM: s.VM, Running: s.Running, Boot: s.Boot, Slots: slices.Clone(s.Slots),
 			Since: s.Since, Alive: s.Alive, Ready: s.Ready, Address: s.Address,
+			Cause: s.Cause, Lost: s.Lost, Prepared: s.Prepared, Seeded: g.seeded(s.VM), Doubts: slices.Clone(s.Doubts),
 		})
 	}
 	slices.SortFunc(out, func(a, b machine.Observed) int { return slices.Compare(a.VM[:], b.VM[:]) })

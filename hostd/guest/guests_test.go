@@ -6,6 +6,7 @@ import (
 
 	"github.com/gpuaas/gpuaas/domain"
 	"github.com/gpuaas/gpuaas/hostd/machine"
+	"github.com/gpuaas/gpuaas/hostd/vm"
 )
 
 // testFileBytes is the size of a console's file in these tests.
@@ -17,7 +18,7 @@ func bare(t *testing.T, dir string) *Guests {
 	if dir == "" {
 		dir = t.TempDir()
 	}
-	g, err := prepare(Options{Dir: dir, ConsoleFileBytes: testFileBytes})
+	g, err := prepare(Options{Dir: dir, HostBoot: "now", ConsoleFileBytes: testFileBytes})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,18 +33,23 @@ func TestStatesAfterCrash(t *testing.T) {
 		runs      bool
 		event     machine.EventKind
 	}{
-		"died before the start": {was: State{Boot: 1, Starting: 2}, want: State{Boot: 1}},
-		"died after the start":  {was: State{Boot: 1, Starting: 2}, runs: true, want: State{Boot: 2, Running: true}},
-		"guest went off":        {was: State{Boot: 2, Running: true}, want: State{Boot: 2}, event: machine.GuestStopped},
-		"nothing happened":      {was: State{Boot: 2, Running: true}, runs: true, want: State{Boot: 2, Running: true}},
+		"died before the start":       {was: State{Boot: 1, Starting: 2}, want: State{Boot: 1}},
+		"died after the start":        {was: State{Boot: 1, Starting: 2}, runs: true, want: State{Boot: 2, Running: true}},
+		"died in a start anew":        {was: State{Boot: 2, Starting: 2, Lost: true}, want: State{Boot: 2, Lost: true}},
+		"died after a start anew":     {was: State{Boot: 2, Starting: 2, Lost: true}, runs: true, want: State{Boot: 2, Running: true}},
+		"guest went off":              {was: State{Boot: 2, Running: true}, want: State{Boot: 2}, event: machine.GuestStopped},
+		"nothing happened":            {was: State{Boot: 2, Running: true}, runs: true, want: State{Boot: 2, Running: true}},
+		"of a daemon without boots":   {was: State{Boot: 2, Running: true, Ready: 7}, runs: true, want: State{Boot: 2, Running: true, Ready: 7}},
+		"started by a person":         {was: State{Boot: 2, Lost: true}, runs: true, want: State{Boot: 2, Running: true}},
+		"by a person, after a reboot": {was: State{Boot: 2, Running: true, HostBoot: "before", Ready: 7}, runs: true, want: State{Boot: 2, Running: true}},
 	} {
 		g := bare(t, "")
 		s := c.was
 		s.VM = domain.VMID{1}
-		if err := g.observe(&s, c.runs); err != nil {
+		if err := g.observe(&s, &vm.State{Running: c.runs}); err != nil {
 			t.Fatal(err)
 		}
-		if s.Boot != c.want.Boot || s.Running != c.want.Running || s.Starting != 0 {
+		if s.Boot != c.want.Boot || s.Running != c.want.Running || s.Starting != 0 || s.Lost != c.want.Lost || s.Ready != c.want.Ready || s.Running && s.HostBoot != "now" {
 			t.Errorf("%s: %+v, want %+v", name, s, c.want)
 		}
 		var got machine.EventKind

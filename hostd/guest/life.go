@@ -32,7 +32,7 @@ func (g *Guests) Start(ctx context.Context, v *machine.VM, render func(State) (x
 	// the new one's; the new boot's number comes last, because a start that a crash
 	// cuts short has to be repeated.
 	err = g.Update(v.VM, func(s *State) {
-		s.Starting, s.Alive, s.Ready, s.Address, s.MAC = v.Boot, 0, 0, "", v.MAC
+		s.Starting, s.Alive, s.Ready, s.Address, s.MAC, s.Doubts = v.Boot, 0, 0, "", v.MAC, nil
 	})
 	if err != nil {
 		return err
@@ -48,7 +48,8 @@ func (g *Guests) Start(ctx context.Context, v *machine.VM, render func(State) (x
 		return err
 	}
 	err = g.Update(v.VM, func(s *State) {
-		s.Boot, s.Starting, s.Running, s.Since, s.ours = v.Boot, 0, true, began, false
+		s.Boot, s.ours = v.Boot, false
+		s.runs(began, g.o.HostBoot)
 	})
 	g.look()
 	return err
@@ -107,9 +108,8 @@ func (g *Guests) Remove(ctx context.Context, id domain.VMID, rest func(s State) 
 	return nil
 }
 
-// CutPower pulls the plug of every VM, as when the host itself loses power: their
-// boots were not ended by anyone who meant it, so each is to be started into the
-// same boot again.
+// CutPower pulls the plug of every VM, as when the host itself loses power: nobody
+// meant their boots to end.
 func (g *Guests) CutPower(ctx context.Context) error {
 	g.mu.Lock()
 	for _, s := range g.vms {
@@ -125,7 +125,7 @@ func (g *Guests) CutPower(ctx context.Context) error {
 			if errs[i] = g.o.Host.Destroy(ctx, s.VM.String()); errs[i] != nil || !s.Running {
 				return
 			}
-			errs[i] = g.Update(s.VM, func(s *State) { s.Running, s.Since, s.Boot = false, now(), s.Boot-1 })
+			errs[i] = g.Update(s.VM, func(s *State) { s.lose(CausePowerCut, now()) })
 		}()
 	}
 	for range states {

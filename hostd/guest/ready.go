@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/gpuaas/gpuaas/domain"
@@ -12,14 +13,12 @@ import (
 )
 
 // ready notes that the guest said ready, and what it said after the word. A guest
-// that is not believed may say it again.
+// that is not believed may say it again, and is heard; why it was not is said once a
+// boot, however often it does.
 func (g *Guests) ready(id domain.VMID, said string) {
+	var doubt error
 	if s, ok := g.State(id); ok && s.Running && s.Ready == 0 && g.o.Doubt != nil {
-		if err := g.o.Doubt(s, said); err != nil {
-			g.o.Log.Warn("a guest says ready and is not", "vm", id, "said", said, "err", err)
-			g.Emit(machine.Event{Kind: machine.Changed, VM: id, Detail: "not ready: " + err.Error()})
-			return
-		}
+		doubt = g.o.Doubt(s, said) // looks at devices: not under the lock
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -27,11 +26,29 @@ func (g *Guests) ready(id domain.VMID, said string) {
 	if s == nil || !s.Running || s.Ready != 0 {
 		return
 	}
-	s.Ready = now()
-	g.emit(machine.Event{Kind: machine.GuestReady, VM: id, At: s.Ready, Address: s.Address})
-	if err := g.save(s); err != nil {
-		g.o.Log.Warn("ready is not remembered", "vm", id, "err", err)
+	if doubt != nil {
+		code := doubtCode(doubt)
+		if slices.Contains(s.Doubts, code) {
+			return
+		}
+		g.o.Log.Warn("a guest says ready and is not", "vm", id, "said", said, "err", doubt)
+		s.Doubts = append(s.Doubts, code)
+		g.emit(machine.Event{Kind: machine.Changed, VM: id, Detail: code})
+	} else {
+		s.Ready = now()
+		g.emit(machine.Event{Kind: machine.GuestReady, VM: id, At: s.Ready, Address: s.Address})
 	}
+	if err := g.save(s); err != nil {
+		g.o.Log.Warn("what a guest said of itself is not remembered", "vm", id, "err", err)
+	}
+}
+
+func doubtCode(err error) string {
+	var f *machine.Fault
+	if errors.As(err, &f) {
+		return f.Code
+	}
+	return "guest.not_ready"
 }
 
 // listen keeps one reader on the ready port of each running VM. The caller holds

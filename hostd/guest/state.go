@@ -26,6 +26,11 @@ type State struct {
 	Ready    domain.Time       `json:"ready,omitempty"`
 	Address  string            `json:"address,omitempty"`
 	MAC      string            `json:"mac,omitempty"`
+	HostBoot string            `json:"host_boot,omitempty"` // the boot of the host in which it was last seen running
+	Cause    string            `json:"cause,omitempty"`     // why it is off, if neither the guest nor we meant it
+	Lost     bool              `json:"lost,omitempty"`      // and is to be started into the same boot again
+	Doubts   []string          `json:"doubts,omitempty"`    // why its guest was not believed to be ready in this boot: stable codes
+	Crashes  []domain.Time     `json:"crashes,omitempty"`   // losses while the host ran on, of the last hour
 
 	ours      bool   // a stop of ours is in progress: its end is no news
 	rebooting bool   // a reboot of ours is in progress: the next reset ends it

@@ -79,11 +79,14 @@ func (g *Guests) follow(ctx context.Context) {
 // was it: the next boot begins now, and nothing is known of it. A guest that reboots by
 // itself stays in its boot.
 func (g *Guests) reset(id domain.VMID) {
+	if s, ok := g.State(id); ok && !s.rebooting {
+		return // as often as it likes
+	}
 	err := g.Update(id, func(s *State) {
 		if s.rebooting {
 			s.rebooting = false
 			s.Boot++
-			s.Since, s.Alive, s.Ready = now(), 0, 0
+			s.Since, s.Alive, s.Ready, s.Doubts = now(), 0, 0, nil
 		}
 		g.emit(machine.Event{Kind: machine.Changed, VM: id, Detail: "reset"})
 	})
@@ -107,8 +110,8 @@ func (g *Guests) refresh(ctx context.Context) error {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	seen := map[domain.VMID]bool{}
-	for _, d := range domains {
+	seen := map[domain.VMID]*vm.State{}
+	for i, d := range domains {
 		var id domain.VMID
 		if id.UnmarshalText([]byte(d.Name)) != nil {
 			continue // not ours: only a person can have made it
@@ -120,13 +123,13 @@ func (g *Guests) refresh(ctx context.Context) error {
 			}
 			continue
 		}
-		seen[id] = d.Running
+		seen[id] = &domains[i]
 	}
 	var errs []error
 	for id, s := range g.vms {
 		// While something is done to the VM, or was since the list was taken, the list is no news.
-		if running, ok := seen[id]; (ok || s.Running) && len(g.acts[id]) == 0 && s.changed <= began {
-			errs = append(errs, g.observe(s, running))
+		if d := seen[id]; (d != nil || s.Running) && len(g.acts[id]) == 0 && s.changed <= began {
+			errs = append(errs, g.observe(s, d))
 		}
 		if sign, ok := signs[s.MAC]; ok && s.MAC != "" && s.Running {
 			errs = append(errs, g.alive(s, domain.TimeOf(sign.At), sign.Address))
@@ -136,27 +139,30 @@ func (g *Guests) refresh(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// observe compares what was known with what runs. The caller holds g.mu.
-func (g *Guests) observe(s *State, running bool) error {
+// observe compares what was known with what libvirt says of the domain; nil: it has
+// none. The caller holds g.mu.
+func (g *Guests) observe(s *State, d *vm.State) error {
+	running := d != nil && d.Running
 	switch {
-	case running && !s.Running && s.Starting != 0:
+	case running && s.Starting != 0:
 		// A start whose end was not seen: the daemon died in it.
-		s.Boot, s.Starting, s.Running, s.Since = s.Starting, 0, true, now()
-		return g.save(s)
+		s.Boot = s.Starting
+		s.runs(now(), g.o.HostBoot)
 	case running && !s.Running: // started by a person: its boot is the last one's
-		s.Running, s.Since = true, now()
-		return g.save(s)
+		s.runs(now(), g.o.HostBoot)
+	case running && s.HostBoot == "": // by a daemon that did not write it down
+		s.HostBoot = g.o.HostBoot
+	case running && s.HostBoot != g.o.HostBoot: // by a person, after the host had booted
+		s.Alive, s.Ready = 0, 0
+		s.runs(now(), g.o.HostBoot)
 	case !running && s.Starting != 0:
 		s.Starting, s.Running = 0, false
-		return g.save(s)
-	case s.Running && !running:
-		s.Running, s.Since = false, now()
-		if !s.ours {
-			g.emit(machine.Event{Kind: machine.GuestStopped, VM: s.VM, At: s.Since})
-		}
-		return g.save(s)
+	case !running && s.Running:
+		g.ended(s, d)
+	default:
+		return nil
 	}
-	return nil
+	return g.save(s)
 }
 
 // alive notes the boot's first sign of life. The caller holds g.mu.

@@ -85,6 +85,13 @@ type Observed struct {
 	Alive   domain.Time // first sign of life of this boot; zero: none yet
 	Ready   domain.Time // guest said ready in this boot; zero: not yet
 	Address string
+
+	Cause  string   // why it is off, if neither the guest nor we meant it: "host.rebooted", "domain.crashed"
+	Lost   bool     // and it is to be started into the same boot again
+	Doubts []string // why its guest, which says ready in this boot, was not believed: "guest.devices_missing"
+
+	Prepared bool // the image is on its drive: PrepareDisk needs no file
+	Seeded   bool // its seed is there: PrepareSeed has nothing to add
 }
 
 // EventKind is what a machine noticed by itself.
@@ -95,8 +102,8 @@ const (
 	GuestAlive   EventKind = "alive"   // DHCP lease or metadata call; Address set
 	GuestReady   EventKind = "ready"   // the guest said so
 	GuestStopped EventKind = "stopped" // the domain is off: by the guest, or crashed
-	DeviceFault  EventKind = "fault"   // Detail says what; Slot set
-	Changed      EventKind = "changed" // something else moved: observe again
+	DeviceFault  EventKind = "fault"   // Code says what; Slot set
+	Changed      EventKind = "changed" // something of a VM moved: observe again
 )
 
 // Event is news from the machine.
@@ -108,6 +115,7 @@ type Event struct {
 	Slot    uint32
 	Detail  string
 
+	Code      string // of a fault: a stable code, "device.gone"; "": Detail is all there is
 	Component string // of a fault: "gpu", "nvme", "ib_vf" or "host"; "" is taken as "host"
 	Scope     string // of a fault, the repair: "device", "baseboard" or "host"; "" is taken as "host"
 }
@@ -118,6 +126,11 @@ type Fault struct {
 	Code   string // "image.digest_mismatch", "disk.too_small", "domain.start_failed"
 	Theirs bool   // the tenant's doing: charged, not retried
 	Err    error
+
+	// Of a device that is to blame: its slot, component ("gpu", "nvme", "ib_vf", "host")
+	// and repair scope. Component "": none is.
+	Slot             uint32
+	Component, Scope string
 }
 
 func (f *Fault) Error() string { return fmt.Sprintf("%s: %v", f.Code, f.Err) }

@@ -170,7 +170,7 @@ func (p *planner) vm(v *domain.PlacedVM) {
 			p.add(step)
 		}
 	case v.Power != domain.PowerOn: // from the future: not ours to guess
-	case exists && o.Boot >= v.Boot: // as desired; or off by itself; or ahead of us: never move backwards
+	case exists && o.Boot >= v.Boot && !(o.Lost && o.Boot == v.Boot): // as desired; or off by itself; or ahead of us: never move backwards
 	case p.s.GivenUp[v.VM] >= v.Boot && v.Boot > 0:
 	case reason != "":
 		step.Op, step.Reason = Refuse, reason

@@ -92,7 +92,7 @@ func newScenario() scenario {
 // read understands:
 //
 //	want vm A on 1 slots 0,1      want wipe slot 0 gen 3 attempt 1      want no map
-//	given vm A running|off 1 slots 0,1   given known A slots 0   given dirty slot 0 by A
+//	given vm A running|off|lost 1 slots 0,1   given known A slots 0   given dirty slot 0 by A
 //	given failed A boot 1   given wiped slot 0 gen 3 attempt 1   given broken slot 0 reason
 func (s *scenario) read(f []string) error {
 	switch f[0] + " " + f[1] {
@@ -110,7 +110,7 @@ func (s *scenario) read(f []string) error {
 	case "want wipe":
 		s.d.Wipes = append(s.d.Wipes, wipe(f[2:]))
 	case "given vm":
-		s.s.VMs = append(s.s.VMs, machine.Observed{VM: vmID(f[2]), Running: f[3] == "running", Boot: uint32(number(f[4])), Slots: slots(f[5:])})
+		s.s.VMs = append(s.s.VMs, machine.Observed{VM: vmID(f[2]), Running: f[3] == "running", Lost: f[3] == "lost", Boot: uint32(number(f[4])), Slots: slots(f[5:])})
 	case "given known":
 		s.s.Known[vmID(f[2])] = slots(f[3:])
 	case "given dirty":

@@ -19,6 +19,34 @@ type State struct {
 	Name    string
 	UUID    [16]byte
 	Running bool // anything but shut off or crashed: paused still holds its devices
+	End     End  // of one that is off: why
+}
+
+// End is why a domain is off. libvirt forgets it when it starts again itself.
+type End string
+
+// The ends of a domain.
+const (
+	EndUnknown   End = ""
+	EndShutdown  End = "shutdown"  // the guest powered off, or was asked to
+	EndDestroyed End = "destroyed" // somebody pulled the plug
+	EndCrashed   End = "crashed"   // QEMU went away without a word
+)
+
+// endOf reads libvirt's virDomainShutoffReason.
+func endOf(state, reason int32) End {
+	if libvirt.DomainState(state) == libvirt.DomainCrashed {
+		return EndCrashed
+	}
+	switch libvirt.DomainShutoffReason(reason) {
+	case libvirt.DomainShutoffShutdown:
+		return EndShutdown
+	case libvirt.DomainShutoffDestroyed:
+		return EndDestroyed
+	case libvirt.DomainShutoffCrashed, libvirt.DomainShutoffFailed, libvirt.DomainShutoffDaemon:
+		return EndCrashed
+	}
+	return EndUnknown
 }
 
 // Host is one libvirtd. The zero value is not usable: see [NewHost]. All methods
@@ -93,14 +121,18 @@ func (h *Host) List(ctx context.Context) ([]State, error) {
 		}
 		states := make([]State, 0, len(all))
 		for _, d := range all {
-			st, _, err := l.DomainGetState(d, 0)
+			st, reason, err := l.DomainGetState(d, 0)
 			if libvirt.IsNotFound(err) {
 				continue // undefined meanwhile
 			}
 			if err != nil {
 				return nil, err
 			}
-			states = append(states, State{Name: d.Name, UUID: d.UUID, Running: isRunning(st)})
+			s := State{Name: d.Name, UUID: d.UUID, Running: isRunning(st)}
+			if !s.Running {
+				s.End = endOf(st, reason)
+			}
+			states = append(states, s)
 		}
 		return states, nil
 	})

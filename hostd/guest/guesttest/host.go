@@ -25,11 +25,14 @@ type Host struct {
 	mu      sync.Mutex
 	xml     map[string]string
 	running map[string]bool
+	ends    map[string]vm.End
 	events  []chan vm.Event
 }
 
 // New makes a host without domains.
-func New() *Host { return &Host{xml: map[string]string{}, running: map[string]bool{}} }
+func New() *Host {
+	return &Host{xml: map[string]string{}, running: map[string]bool{}, ends: map[string]vm.End{}}
+}
 
 // Domains are the definitions, by name.
 func (h *Host) Domains() map[string]string {
@@ -42,11 +45,24 @@ func (h *Host) Domains() map[string]string {
 	return out
 }
 
-// Die ends every domain, as when the host loses power.
+// Die ends every domain, as when the host loses power: libvirt knows of nothing.
 func (h *Host) Die() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.running = map[string]bool{}
+	h.running, h.ends = map[string]bool{}, map[string]vm.End{}
+}
+
+// End ends one domain past everybody: its guest powers off, or QEMU crashes.
+func (h *Host) End(name string, end vm.End) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.ended(name, end)
+	h.send(vm.Event{Kind: vm.Stopped, Name: name})
+}
+
+func (h *Host) ended(name string, end vm.End) {
+	delete(h.running, name)
+	h.ends[name] = end
 }
 
 // List implements guest.Hypervisor.
@@ -61,7 +77,7 @@ func (h *Host) List(ctx context.Context) ([]vm.State, error) {
 		if err := xml.Unmarshal([]byte(text), &d); err != nil {
 			return nil, fmt.Errorf("guesttest: %w", err)
 		}
-		out = append(out, vm.State{Name: name, UUID: d.UUID, Running: h.running[name]})
+		out = append(out, vm.State{Name: name, UUID: d.UUID, Running: h.running[name], End: h.ends[name]})
 	}
 	return out, ctx.Err()
 }
@@ -91,6 +107,7 @@ func (h *Host) Start(ctx context.Context, name string) error {
 			return fmt.Errorf("guesttest: no domain %s", name)
 		}
 		h.running[name] = true
+		delete(h.ends, name)
 		return nil
 	})
 }
@@ -99,7 +116,7 @@ func (h *Host) Start(ctx context.Context, name string) error {
 func (h *Host) PowerButton(ctx context.Context, name string) error {
 	return h.do(ctx, "power button", name, func() error {
 		if h.Polite {
-			delete(h.running, name)
+			h.ended(name, vm.EndShutdown)
 		}
 		return nil
 	})
@@ -123,7 +140,7 @@ func (h *Host) Reset(ctx context.Context, name string) error { return h.Reboot(c
 func (h *Host) Destroy(ctx context.Context, name string) error {
 	return h.do(ctx, "destroy", name, func() error {
 		if h.running[name] {
-			delete(h.running, name)
+			h.ended(name, vm.EndDestroyed)
 			h.send(vm.Event{Kind: vm.Stopped, Name: name})
 		}
 		return nil

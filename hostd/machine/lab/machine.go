@@ -96,8 +96,12 @@ func (m *Machine) open(ctx context.Context) (err error) {
 	if err := m.host.Ping(ctx); err != nil {
 		return errors.Join(err, m.host.Close())
 	}
+	boot, err := guest.BootID("/proc")
+	if err != nil {
+		return errors.Join(err, m.host.Close())
+	}
 	m.guests, err = guest.Open(ctx, guest.Options{
-		Dir: filepath.Join(m.o.Dir, "vms"), Host: m.host, Signs: m.signs, Dial: m.dialReady,
+		Dir: filepath.Join(m.o.Dir, "vms"), Host: m.host, HostBoot: boot, Signs: m.signs, Dial: m.dialReady,
 		Tend: m.tend, Repair: m.repair, RebootWait: m.o.RebootWait, ConsoleFileBytes: consoleFileBytes, Log: m.o.Log,
 	})
 	if err != nil {

@@ -5,10 +5,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 
 	"github.com/gpuaas/gpuaas/hostd/durable"
+	"github.com/gpuaas/gpuaas/hostd/guest"
 	"github.com/gpuaas/gpuaas/hostd/pci"
 )
 
@@ -33,11 +33,10 @@ type sighting struct {
 
 func openBook(dir, proc string) (*book, error) {
 	b := &book{path: filepath.Join(dir, "drives.json"), drives: map[string]sighting{}}
-	boot, err := os.ReadFile(filepath.Join(proc, "sys/kernel/random/boot_id"))
-	if err != nil {
+	var err error
+	if b.boot, err = guest.BootID(proc); err != nil {
 		return nil, fmt.Errorf("linux: %w", err)
 	}
-	b.boot = strings.TrimSpace(string(boot))
 	if err := durable.ReadJSON(b.path, &b.drives); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("linux: what was remembered of drives is damaged; if it is moved away, their serials are read anew: %w", err)
 	}

@@ -140,7 +140,7 @@ func open(ctx context.Context, m *Machine) (_ *Machine, err error) {
 	}
 	undo = append(undo, m.host.Close)
 	m.guests, err = guest.Open(ctx, guest.Options{
-		Dir: vms, DirMode: 0o711, Host: m.host, Signs: m.signs, Dial: m.dialReady, Doubt: m.doubt, Tend: m.tend,
+		Dir: vms, DirMode: 0o711, Host: m.host, HostBoot: m.book.boot, Signs: m.signs, Dial: m.dialReady, Doubt: m.doubt, Tend: m.tend,
 		RebootWait: m.o.RebootWait, ConsoleFileBytes: m.o.ConsoleFileBytes, Log: m.o.Log,
 	})
 	if err != nil {

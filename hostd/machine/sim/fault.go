@@ -20,6 +20,7 @@ import (
 //	disk    fail=image.unbootable theirs              # the tenant's image is to blame
 //	any     slow=500ms                                # every operation takes longer
 //	wipe    slot=3 fail=nvme.timeout                  # the wipe says nothing
+//	start   slot=1 fail=drive.other blame=nvme        # and names what is to blame
 //	wipe    slot=3 result=failed                      # the wipe says that it failed
 //	wipe    slot=1 component=nvme serial=XYZ          # the evidence names another drive
 //	ready   slot=0 never                              # boots, shows life, is never ready
@@ -31,6 +32,7 @@ type Fault struct {
 	Slot      int    // -1: any
 	Times     int    // how often; 0: always
 	Fail      string // the error's code
+	Blame     string // component that the error names
 	Theirs    bool
 	Slow      time.Duration
 	Result    domain.WipeResult
@@ -82,6 +84,8 @@ func (f *Fault) set(word string) (err error) {
 		f.Times, err = strconv.Atoi(value)
 	case "fail":
 		f.Fail = value
+	case "blame":
+		f.Blame = value
 	case "theirs":
 		f.Theirs = true
 	case "slow":
@@ -142,7 +146,10 @@ func suffer(ctx context.Context, faults []Fault) error {
 			return err
 		}
 		if f.Fail != "" {
-			return &machine.Fault{Code: f.Fail, Theirs: f.Theirs, Err: fmt.Errorf("scripted fault on %s", f.On)}
+			return &machine.Fault{
+				Code: f.Fail, Theirs: f.Theirs, Err: fmt.Errorf("scripted fault on %s", f.On),
+				Slot: uint32(max(f.Slot, 0)), Component: f.Blame,
+			}
 		}
 	}
 	return nil

@@ -66,6 +66,7 @@ type vm struct {
 	Running  bool        `json:"running,omitempty"`
 	Boot     uint32      `json:"boot,omitempty"`
 	Since    domain.Time `json:"since,omitempty"`
+	Lost     string      `json:"lost,omitempty"`     // why it is off, if nobody meant it to
 	AliveAt  domain.Time `json:"alive_at,omitempty"` // in the future until it happens; 0: never
 	ReadyAt  domain.Time `json:"ready_at,omitempty"`
 }
@@ -122,7 +123,7 @@ func (m *Machine) Observe(ctx context.Context) ([]machine.Observed, error) {
 		if !v.Defined {
 			continue
 		}
-		o := machine.Observed{VM: id, Running: v.Running, Boot: v.Boot, Slots: slices.Clone(v.Slots), Since: v.Since}
+		o := machine.Observed{VM: id, Running: v.Running, Boot: v.Boot, Slots: slices.Clone(v.Slots), Since: v.Since, Cause: v.Lost, Lost: v.Lost != "", Prepared: true, Seeded: v.Seeded}
 		if v.AliveAt != 0 && v.AliveAt <= now {
 			o.Alive, o.Address = v.AliveAt, addressOf(v.MAC)
 		}
@@ -224,7 +225,7 @@ func (m *Machine) Start(ctx context.Context, p *machine.VM) error {
 // boot begins a boot: life at half of its time, ready at the end, faults permitting.
 func (m *Machine) boot(id domain.VMID, v *vm, boot uint32) {
 	now := domain.TimeOf(time.Now())
-	v.Boot, v.Since, v.AliveAt, v.ReadyAt = boot, now, 0, 0
+	v.Boot, v.Since, v.Lost, v.AliveAt, v.ReadyAt = boot, now, "", 0, 0
 	life := domain.Duration(m.o.Timings.Boot / time.Millisecond)
 	var late domain.Duration
 	never := map[string]bool{}
@@ -287,15 +288,20 @@ func (m *Machine) Stop(ctx context.Context, id domain.VMID, _ domain.Duration) e
 	return m.PowerOff(id)
 }
 
-// PowerOff is the guest switching itself off, or a crash of its domain.
-func (m *Machine) PowerOff(id domain.VMID) error {
+// PowerOff is the guest switching itself off.
+func (m *Machine) PowerOff(id domain.VMID) error { return m.end(id, "") }
+
+// Lose ends the domain past everybody: "host.rebooted", "domain.crashed".
+func (m *Machine) Lose(id domain.VMID, cause string) error { return m.end(id, cause) }
+
+func (m *Machine) end(id domain.VMID, lost string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	v := m.vms[id]
 	if v == nil || !v.Running {
 		return nil
 	}
-	v.Running, v.Since = false, domain.TimeOf(time.Now())
+	v.Running, v.Since, v.Lost = false, domain.TimeOf(time.Now()), lost
 	m.emit(machine.Event{Kind: machine.GuestStopped, VM: id, At: v.Since})
 	return m.save()
 }
