@@ -31,12 +31,17 @@ type Agent struct {
 
 	inbox mailbox     // the latest placement, from the line
 	done  chan result // of chains
+	looks chan look   // at the hardware
 
 	// What follows belongs to the loop.
-	desired    *domain.Desired // admitted by the fence in this life; nil: none
+	desired    *domain.Desired // admitted by the fence; nil: none
+	fresh      bool            // desired came from the site in this life
 	approved   *domain.SlotMap // the map that desired names, if it is one of ours
 	discovered *domain.SlotMap
-	lookAt     time.Time          // when to discover again
+	looking    bool               // a look is under way
+	looked     bool               // the first one has ended
+	lookedAt   time.Time          // when the last one began
+	lookAt     time.Time          // when to look again
 	doubts     int                // the last looks were bad, and are not believed yet
 	same       [2]*domain.SlotMap // the last two maps that were found to be the same
 	began      time.Time
@@ -45,11 +50,11 @@ type Agent struct {
 	working    sync.WaitGroup
 
 	status  status                         // for heartbeats
-	inForce atomic.Pointer[domain.SlotMap] // approved, for others to read
+	inForce atomic.Pointer[domain.SlotMap] // the last map known to be approved, for others to read
 }
 
-// Approved is the slot map in force, nil if none is known in this life yet. It may be
-// called from anywhere.
+// Approved is the last slot map known to be approved, nil if there never was one: what
+// is in it is tenants'. It is known before Run, and may be called from anywhere.
 func (a *Agent) Approved() *domain.SlotMap { return a.inForce.Load() }
 
 // New opens the directory of an agent. Run it, or its files stay open.
@@ -65,11 +70,15 @@ func New(o Options) (*Agent, error) {
 		o: o, fence: fence, maps: mapStore{dir: o.Dir}, began: o.Clock(),
 		inbox:  mailbox{wake: make(chan struct{}, 1)},
 		done:   make(chan result, o.Limits.Parallel),
+		looks:  make(chan look, 1),
 		chains: map[*chain]struct{}{}, holdOff: map[string]time.Time{},
 	}
 	a.journal, err = journal.Open(journal.Options{Dir: o.Dir, Sign: a.sign, MaxBytes: o.Limits.Journal, NoSync: o.NoSync, Log: o.Log})
 	if err != nil {
 		return nil, err
+	}
+	if err := a.restore(); err != nil {
+		return nil, errors.Join(err, a.journal.Close())
 	}
 	return a, nil
 }
@@ -92,7 +101,7 @@ func (a *Agent) Run(ctx context.Context) error {
 // loop is the one owner of the agent's state. It ends with ctx.
 func (a *Agent) loop(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
-	defer a.working.Wait() // chains honour ctx
+	defer a.working.Wait() // chains and looks honour ctx
 	defer cancel()
 	events := a.o.Machine.Events()
 	timer := time.NewTimer(0)
@@ -119,6 +128,8 @@ func (a *Agent) loop(ctx context.Context) error {
 			if err := a.finish(ctx, r); err != nil {
 				return err
 			}
+		case l := <-a.looks:
+			a.saw(l)
 		case <-timer.C:
 		}
 		wait, err := a.reconcile(ctx)
@@ -133,13 +144,16 @@ func (a *Agent) loop(ctx context.Context) error {
 // returns when to look again at the latest. An error means that the agent can no
 // longer keep what it has to remember.
 func (a *Agent) reconcile(ctx context.Context) (time.Duration, error) {
-	a.inForce.Store(a.approved)
 	if err := a.inventory(ctx); err != nil {
 		return 0, full(err)
 	}
 	if a.desired == nil || a.approved == nil {
 		a.status.rest(a.idleReason())
-		return min(a.o.Limits.Replan, firstWord), nil
+		return min(a.nextLook(), firstWord), nil
+	}
+	if wait := a.began.Add(firstWord).Sub(a.o.Clock()); !a.fresh && wait > 0 {
+		a.status.rest("the placement of the last life is carried out when the site does not say otherwise")
+		return min(a.nextLook(), wait), nil
 	}
 	observing, cancel := context.WithTimeout(ctx, observeTimeout)
 	observed, err := a.o.Machine.Observe(observing)
@@ -183,7 +197,7 @@ func (a *Agent) reconcile(ctx context.Context) (time.Duration, error) {
 		}
 	}
 	steps := plan.Diff(a.desired, state)
-	a.begin(ctx, steps, specs)
+	a.begin(ctx, steps, specs, state.VMs)
 	a.status.observe(a.desired, state, len(steps) == 0 && len(a.chains) == 0)
 	return a.nextLook(), nil
 }
@@ -217,6 +231,9 @@ func (a *Agent) nextLook() time.Duration {
 			delete(a.holdOff, key) // this turn was its chance
 		}
 	}
+	if !a.looking {
+		wait = min(wait, max(0, a.lookAt.Sub(now)))
+	}
 	return wait
 }
 
@@ -238,7 +255,7 @@ func (a *Agent) accept(p *domain.Placement) error {
 		return nil
 	case journal.Conflict:
 		a.o.Log.Error("one generation, two digests: this host executes nothing until a new epoch", "epoch", d.Epoch, "generation", d.Generation)
-		a.desired, a.approved = nil, nil
+		a.desired, a.approved = nil, nil // what was approved stays tenants', see Approved
 		a.cancelChains(func(*chain) bool { return true })
 		return full(a.reportConflict(d))
 	case journal.Execute:
@@ -246,6 +263,7 @@ func (a *Agent) accept(p *domain.Placement) error {
 	if _, err := a.journal.Acknowledge(p.Journal, p.Acked); err != nil {
 		return err
 	}
+	a.fresh = true
 	if a.desired != nil && a.desired.Generation == d.Generation && a.desired.Epoch == d.Epoch {
 		return nil // only the acknowledgement moved
 	}
@@ -253,24 +271,24 @@ func (a *Agent) accept(p *domain.Placement) error {
 		return full(err) // not taken on: the next placement, or the next life, tries again
 	}
 	a.o.Log.Info("placement", "epoch", d.Epoch, "generation", d.Generation, "vms", len(d.VMs), "wipes", len(d.Wipes))
-	a.desired = d
-	a.approved = a.maps.load(d.SlotMap)
+	if err := a.fence.Keep(d); err != nil {
+		a.o.Log.Warn("the placement is not kept: after a restart this host waits for the site", "err", err)
+	}
+	a.takeOn(d)
 	clear(a.holdOff)
 	a.cancelChains(func(c *chain) bool { return !c.wanted(d) })
 	return nil
 }
 
 // news is what the machine noticed by itself. All but faults is seen anew by
-// observing.
+// observing. A guest can cause any of the others as often as it likes: none of them is
+// a reason to look at the hardware.
 func (a *Agent) news(e machine.Event) error {
-	switch e.Kind {
-	case machine.DeviceFault:
-		a.lookAt = time.Time{}
-		return full(a.reportFault(e))
-	case machine.Changed:
-		a.lookAt = time.Time{}
+	if e.Kind != machine.DeviceFault {
+		return nil
 	}
-	return nil
+	a.lookSoon()
+	return full(a.reportFault(e))
 }
 
 // listen keeps the line to the placements open. It ends with ctx.

@@ -19,7 +19,8 @@ type chain struct {
 	key    string // of the VM or the slot
 	steps  []plan.Step
 	slots  []uint32
-	vm     *machine.VM // to bring up; nil otherwise
+	vm     *machine.VM      // to bring up; nil otherwise
+	was    machine.Observed // of that VM; zero: it did not exist
 	spec   domain.SlotSpec
 	cancel context.CancelFunc
 }
@@ -99,7 +100,7 @@ func (a *Agent) cancelChains(which func(*chain) bool) {
 }
 
 // begin starts the chains that are free to run.
-func (a *Agent) begin(ctx context.Context, steps []plan.Step, specs map[uint32]domain.SlotSpec) {
+func (a *Agent) begin(ctx context.Context, steps []plan.Step, specs map[uint32]domain.SlotSpec, observed []machine.Observed) {
 	now := a.o.Clock()
 	for _, c := range chainsOf(steps) {
 		if len(a.chains) >= a.o.Limits.Parallel {
@@ -107,6 +108,12 @@ func (a *Agent) begin(ctx context.Context, steps []plan.Step, specs map[uint32]d
 		}
 		if at, held := a.holdOff[c.key]; held && now.Before(at) || a.busy(c) {
 			continue
+		}
+		if op := c.steps[0].Op; !a.looked && (op == plan.Disk || op == plan.Wipe) {
+			continue // the end of the first look at the hardware looks again
+		}
+		if at := slices.IndexFunc(observed, func(o machine.Observed) bool { return o.VM == c.steps[0].VM }); at >= 0 {
+			c.was = observed[at]
 		}
 		if err := a.equip(c, specs); err != nil {
 			a.o.Log.Warn("chain not begun", "of", c.key, "err", err)
@@ -213,7 +220,9 @@ func (a *Agent) do(ctx context.Context, c *chain, s plan.Step) ([]domain.DeviceW
 	m := a.o.Machine
 	switch s.Op {
 	case plan.Disk:
-		if a.o.Images != nil {
+		// What was made for an earlier boot stays: it comes back also when the image was
+		// evicted meanwhile, or the site is away.
+		if a.o.Images != nil && !c.was.Prepared {
 			path, err := a.o.Images(ctx, c.vm.ImageHash)
 			if err != nil {
 				return nil, err
@@ -221,11 +230,16 @@ func (a *Agent) do(ctx context.Context, c *chain, s plan.Step) ([]domain.DeviceW
 			c.vm.ImagePath = path
 		}
 		// Keys and user data that cannot be right are refused before a device is touched.
-		if err := a.fetchSeed(ctx, c.vm); err != nil {
-			return nil, err
+		if !c.was.Seeded {
+			if err := a.fetchSeed(ctx, c.vm); err != nil {
+				return nil, err
+			}
 		}
 		return nil, m.PrepareDisk(ctx, c.vm)
 	case plan.Seed:
+		if c.was.Seeded {
+			return nil, nil
+		}
 		return nil, m.PrepareSeed(ctx, c.vm)
 	case plan.Network:
 		return nil, m.AttachNetwork(ctx, c.vm)

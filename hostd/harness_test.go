@@ -35,7 +35,9 @@ type rack struct {
 	cancel context.CancelFunc
 	ended  chan error
 	rewire func(m *domain.SlotMap) // what somebody did to the hardware
-	killAt int                     // the call to the machine at which the daemon dies; 0: never
+	lookAt chan struct{}
+	news   chan machine.Event
+	killAt int // the call to the machine at which the daemon dies; 0: never
 	kills  int
 }
 
@@ -63,7 +65,7 @@ func newRack(t *testing.T, o sim.Options) *rack {
 func (r *rack) start() {
 	r.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	r.body = &mortal{Machine: r.machine, rewire: r.rewire, dieAt: r.killAt, die: func() {
+	r.body = &mortal{Machine: r.machine, rewire: r.rewire, lookAt: r.lookAt, news: r.news, dieAt: r.killAt, die: func() {
 		grave := r.t.TempDir()
 		copyDir(r.t, r.dir, grave) // what kill -9 leaves is what is in the files now
 		r.dir = grave
@@ -190,6 +192,10 @@ type mortal struct {
 
 	rewire func(m *domain.SlotMap)
 	given  []machine.VM // what PrepareDisk was called with
+
+	looks  int                // calls of Discover
+	lookAt chan struct{}      // Discover waits for it; nil: it does not
+	news   chan machine.Event // beside the machine's own; nil: none
 }
 
 func (m *mortal) dead() bool {
@@ -230,7 +236,30 @@ func (m *mortal) Observe(ctx context.Context) ([]machine.Observed, error) {
 	return m.Machine.Observe(ctx)
 }
 
+func (m *mortal) Events() <-chan machine.Event {
+	if m.news != nil {
+		return m.news
+	}
+	return m.Machine.Events()
+}
+
+func (m *mortal) looked() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.looks
+}
+
 func (m *mortal) Discover(ctx context.Context) (*domain.SlotMap, error) {
+	m.mu.Lock()
+	m.looks++
+	m.mu.Unlock()
+	if m.lookAt != nil {
+		select {
+		case <-m.lookAt:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 	found, err := m.Machine.Discover(ctx)
 	if err == nil && m.rewire != nil {
 		m.rewire(found)

@@ -18,17 +18,25 @@ import (
 //	vm/<vm>/failed              boot      reported as failed
 //	vm/<vm>/rebooted            boot      the machine was told to reboot into it
 //	vm/<vm>/boot/<n>/<kind>     ""        reported of that boot
+//	vm/<vm>/boot/<n>/lost       time      reported that it was lost then
 //	wipe/<lease>/<attempt>/     ""        evidence reported
 //	dirty/<drive serial>/       vm        wrote the drive; no verified wipe since
 //	slot/<index>/id             slot id
 //	slot/<index>/fault/<what>/  ""        reported since the last verified wipe
 //	inventory/<epoch>/<map>/    ""        proposed
 //	conflict/<epoch>/           ""        reported
+//	map                         digest    of the slot map in force
 func vmKey(id domain.VMID) string    { return "vm/" + id.String() + "/" }
 func knownKey(id domain.VMID) string { return vmKey(id) + "known" }
 func bootKey(id domain.VMID, boot uint32, kind domain.ReportKind) string {
 	return fmt.Sprintf("%sboot/%d/%s", vmKey(id), boot, kind)
 }
+
+const (
+	mapKey    = "map"
+	lostFact  = "lost"    // since when it is
+	doubtFact = "doubted" // and why
+)
 
 func wipeKey(k plan.WipeKey) string  { return fmt.Sprintf("wipe/%s/%d/", k.Lease, k.Attempt) }
 func slotIDKey(index uint32) string  { return fmt.Sprintf("slot/%d/id", index) }
@@ -111,7 +119,7 @@ func remember(facts map[string]string, m *domain.SlotMap, observed []machine.Obs
 // acceptance is what has to be remembered before anything of d is done: its VMs are
 // taken on, its slots have names, wipes that it no longer asks for are forgotten.
 func acceptance(d *domain.Desired, facts map[string]string) journal.Change {
-	c := journal.Change{Set: map[string]string{}}
+	c := journal.Change{Set: map[string]string{mapKey: d.SlotMap.String()}}
 	wanted := map[string]bool{}
 	for i := range d.Wipes {
 		w := &d.Wipes[i]

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/gpuaas/gpuaas/domain"
@@ -61,14 +62,19 @@ func (a *Agent) reportVM(v *domain.PlacedVM, o machine.Observed, exists bool) er
 		if at == 0 {
 			at = a.now()
 		}
+		r := &domain.VMReport{VM: v.VM, Boot: boot, At: at, Address: o.Address}
 		c := journal.Change{Set: map[string]string{key: ""}}
-		if kind == domain.ReportStarted {
+		switch {
+		case kind == domain.ReportStarted:
 			c.Drop = a.olderBoots(v.VM, boot)
+		case kind == domain.ReportStopped && v.Power == domain.PowerOn:
+			r.Reason = o.Cause
 		}
-		return a.report(domain.Report{Kind: kind, VM: &domain.VMReport{VM: v.VM, Boot: boot, At: at, Address: o.Address}}, c)
+		return a.report(domain.Report{Kind: kind, VM: r}, c)
 	}
+	lost := exists && o.Lost && o.Boot == v.Boot && v.Power == domain.PowerOn
 	var errs []error
-	if exists && o.Boot > 0 {
+	if exists && o.Boot > 0 && !(lost && a.saidLost(&o)) {
 		since := o.Since
 		if !o.Running {
 			since = 0
@@ -79,7 +85,12 @@ func (a *Agent) reportVM(v *domain.PlacedVM, o machine.Observed, exists bool) er
 		}
 		if o.Ready != 0 {
 			errs = append(errs, say(domain.ReportReady, o.Boot, o.Ready))
+		} else {
+			errs = append(errs, a.reportDoubts(&o))
 		}
+	}
+	if lost {
+		return errors.Join(append(errs, a.reportLost(&o))...)
 	}
 	if a.inChain(v.VM) || exists && o.Running {
 		return errors.Join(errs...)
@@ -89,6 +100,39 @@ func (a *Agent) reportVM(v *domain.PlacedVM, o machine.Observed, exists bool) er
 		errs = append(errs, say(domain.ReportStopped, o.Boot, o.Since))
 	case v.Power == domain.PowerOff:
 		errs = append(errs, say(domain.ReportStopped, v.Boot, 0))
+	}
+	return errors.Join(errs...)
+}
+
+// reportLost says that a VM went down and nobody meant it to. What is said once a boot
+// is then said again of the same one.
+func (a *Agent) reportLost(o *machine.Observed) error {
+	if a.saidLost(o) {
+		return nil
+	}
+	c := journal.Change{
+		Set:  map[string]string{bootKey(o.VM, o.Boot, lostFact): o.Since.String()},
+		Drop: []string{fmt.Sprintf("%sboot/%d/", vmKey(o.VM), o.Boot)},
+	}
+	return a.report(domain.Report{Kind: domain.ReportStopped, VM: &domain.VMReport{VM: o.VM, Boot: o.Boot, At: o.Since, Reason: o.Cause, Lost: true}}, c)
+}
+
+func (a *Agent) saidLost(o *machine.Observed) bool {
+	at, said := a.journal.Fact(bootKey(o.VM, o.Boot, lostFact))
+	return said && at == o.Since.String()
+}
+
+// reportDoubts says why a guest that says ready is not believed: it is alive, and
+// something is wrong with it.
+func (a *Agent) reportDoubts(o *machine.Observed) error {
+	var errs []error
+	for _, why := range o.Doubts {
+		key := bootKey(o.VM, o.Boot, doubtFact) + "/" + why
+		if _, said := a.journal.Fact(key); said {
+			continue
+		}
+		v := &domain.VMReport{VM: o.VM, Boot: o.Boot, At: a.now(), Address: o.Address, Reason: why}
+		errs = append(errs, a.report(domain.Report{Kind: domain.ReportAlive, VM: v}, journal.Change{Set: map[string]string{key: ""}}))
 	}
 	return errors.Join(errs...)
 }
@@ -123,9 +167,29 @@ func (a *Agent) reportFailed(r result) error {
 	var fault *machine.Fault
 	if errors.As(r.err, &fault) {
 		v.Reason, v.Theirs = fault.Code, fault.Theirs
+		a.blame(v, r.step.Slots, fault)
 	}
 	return a.report(domain.Report{Kind: domain.ReportFailed, VM: v},
 		journal.Change{Set: map[string]string{vmKey(r.step.VM) + "failed": formatBoot(r.step.Boot)}})
+}
+
+// blame names the slot and component that a failure is due to, if it is one's: by the
+// machine's word, or because the slot is not as approved.
+func (a *Agent) blame(v *domain.VMReport, slots []uint32, fault *machine.Fault) {
+	index, component, scope := fault.Slot, fault.Component, fault.Scope
+	if component == "" && a.approved != nil {
+		_, broken := resolve(a.approved, a.discovered)
+		for _, slot := range slots {
+			if d, is := broken[slot]; is && d.reason == fault.Code {
+				index, component, scope = slot, d.component, "device"
+			}
+		}
+	}
+	id, known := a.journal.Fact(slotIDKey(index))
+	if component == "" || !known || v.Slot.UnmarshalText([]byte(id)) != nil {
+		return
+	}
+	v.Component, v.Scope = component, scope
 }
 
 // reportRemoved ends what is remembered of a VM; whose data is on the drives stays.
@@ -140,13 +204,7 @@ func (a *Agent) reportWipe(r result) error {
 	w, spec := r.step.Wipe, &r.chain.spec
 	evidence := r.evidence
 	if r.err != nil {
-		evidence = nil
-		for _, d := range []struct{ component, serial string }{{"gpu", spec.GPU.Serial}, {"nvme", spec.NVMe.Serial}, {"ib_vf", spec.IBVF.Serial}} {
-			if d.component == "ib_vf" && d.serial == "" {
-				continue
-			}
-			evidence = append(evidence, domain.DeviceWipe{Component: d.component, Serial: d.serial, Result: domain.WipeFailed, Detail: clip(r.err.Error())})
-		}
+		evidence = nothingKnown(spec, r.err)
 	}
 	c := journal.Change{Set: map[string]string{wipeKey(plan.KeyOf(w)): ""}}
 	if erased(evidence, spec) {
@@ -156,6 +214,32 @@ func (a *Agent) reportWipe(r result) error {
 		Slot: w.Lease.Slot, Generation: w.Lease.Generation, Nonce: w.Lease.Nonce, Attempt: w.Attempt,
 		StartedAt: domain.TimeOf(r.began), EndedAt: domain.TimeOf(r.ended), Devices: evidence,
 	}}, c)
+}
+
+// nothingKnown is the evidence of a wipe that could not say anything: the component
+// that is to blame first, with its code.
+func nothingKnown(spec *domain.SlotSpec, err error) (out []domain.DeviceWipe) {
+	var fault machine.Fault
+	if f := (*machine.Fault)(nil); errors.As(err, &f) {
+		fault = *f
+	}
+	devices := []struct{ component, serial string }{{"gpu", spec.GPU.Serial}, {"nvme", spec.NVMe.Serial}, {"ib_vf", spec.IBVF.Serial}, {"host", ""}}
+	for _, d := range devices {
+		blamed := fault.Component == d.component
+		if d.component == "ib_vf" && d.serial == "" || d.component == "host" && !blamed {
+			continue
+		}
+		e := domain.DeviceWipe{Component: d.component, Serial: d.serial, Result: domain.WipeFailed, Detail: clip(err.Error())}
+		if blamed || fault.Component == "" {
+			e.Reason, e.Scope = fault.Code, fault.Scope
+		}
+		if blamed {
+			out = slices.Insert(out, 0, e)
+		} else {
+			out = append(out, e)
+		}
+	}
+	return out
 }
 
 // erased reports whether the evidence is whole: every device of the slot, by its
@@ -174,7 +258,10 @@ func erased(evidence []domain.DeviceWipe, spec *domain.SlotSpec) bool {
 
 // reportFault says that a component of a slot misbehaves, once for each reason.
 func (a *Agent) reportFault(e machine.Event) error {
-	f := &domain.FaultReport{Component: e.Component, Scope: e.Scope, Reason: clip(e.Detail)}
+	f := &domain.FaultReport{Component: e.Component, Scope: e.Scope, Reason: e.Code, Detail: clip(e.Detail)}
+	if f.Reason == "" {
+		f.Reason, f.Detail = clip(e.Detail), "" // the machine has only one word for it
+	}
 	if f.Component == "" {
 		f.Component = "host"
 	}

@@ -31,6 +31,7 @@ type site struct {
 	beats    []domain.Heartbeat
 	console  func(ctx context.Context, req []byte) ([]byte, error)
 	deaf     bool // publishes fail
+	away     bool // nothing comes from it: no placement, no vault
 	mute     bool // takes reports, acknowledges nothing
 	vault    map[domain.Digest]hostd.VaultReply
 	images   map[domain.Digest][]byte
@@ -77,7 +78,7 @@ func (s *site) Placements(ctx context.Context, fn func(*domain.Placement) error)
 	}()
 	for {
 		s.mu.Lock()
-		b, has := domain.EncodePlacement(&s.placed), s.has
+		b, has := domain.EncodePlacement(&s.placed), s.has && !s.away
 		s.mu.Unlock()
 		if has {
 			p, err := domain.DecodePlacement(b)
@@ -178,6 +179,9 @@ func (s *site) RequestVault(_ context.Context, payload []byte) ([]byte, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.away {
+		return nil, errors.New("no line")
+	}
 	return json.Marshal(s.vault[r.Digest])
 }
 
@@ -213,6 +217,12 @@ func (s *site) said() []string {
 			}
 			if r.VM.Theirs {
 				line += " theirs"
+			}
+			if r.VM.Lost {
+				line += " lost"
+			}
+			if r.VM.Component != "" {
+				line += fmt.Sprintf(" by the %s of slot %d", r.VM.Component, r.VM.Slot[0]-1)
 			}
 			out = append(out, line)
 		case r.Wipe != nil:

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"time"
 
 	"github.com/gpuaas/gpuaas/domain"
 	"github.com/gpuaas/gpuaas/hostd/journal"
@@ -23,21 +24,41 @@ const (
 	reasonChanged     = "slot.device_changed" // another board, size, or block size under the same serial
 )
 
-// inventory looks at the hardware when it is time to, and proposes what it found
-// if that is not what was approved. It proposes a map once an epoch.
+// look is what one look at the hardware found.
+type look struct {
+	found *domain.SlotMap
+	err   error
+}
+
+// lookPause is the least time from one look at the hardware to the next that something
+// asks for.
+const lookPause = 5 * time.Second
+
+// lookSoon has the next look come as soon as may be.
+func (a *Agent) lookSoon() {
+	at := a.lookedAt.Add(lookPause)
+	if now := a.o.Clock(); at.Before(now) {
+		at = now
+	}
+	if at.Before(a.lookAt) {
+		a.lookAt = at
+	}
+}
+
+// inventory begins a look at the hardware when it is time to, and proposes what was
+// found if that is not what was approved. It proposes a map once an epoch. Looks take
+// long and are made beside the loop, one at a time: nothing waits for them but what
+// needs the first.
 func (a *Agent) inventory(ctx context.Context) error {
 	now := a.o.Clock()
-	if now.After(a.lookAt) {
-		a.lookAt = now.Add(a.o.Limits.Discover)
-		looking, cancel := context.WithTimeout(ctx, discoverTimeout)
-		found, err := a.o.Machine.Discover(looking)
-		cancel()
-		if err != nil {
-			a.o.Log.Warn("cannot discover the hardware", "err", err)
-			a.lookAt = now.Add(a.o.Limits.Replan)
-		} else {
-			a.believe(found)
-		}
+	if !a.looking && !now.Before(a.lookAt) {
+		a.looking, a.lookedAt, a.lookAt = true, now, now.Add(a.o.Limits.Discover)
+		a.working.Go(func() {
+			looking, cancel := context.WithTimeout(ctx, discoverTimeout)
+			defer cancel()
+			found, err := a.o.Machine.Discover(looking)
+			a.looks <- look{found, err} // has room for the one
+		})
 	}
 	if a.discovered == nil || !a.fence.Seen().Conflict.IsZero() {
 		return nil
@@ -51,6 +72,17 @@ func (a *Agent) inventory(ctx context.Context) error {
 		return nil
 	}
 	return a.propose()
+}
+
+// saw takes the end of a look.
+func (a *Agent) saw(l look) {
+	a.looking, a.looked = false, true
+	if l.err != nil {
+		a.o.Log.Warn("cannot discover the hardware", "err", l.err)
+		a.lookAt = a.o.Clock().Add(a.o.Limits.Replan)
+		return
+	}
+	a.believe(l.found)
 }
 
 // How often a look that breaks a whole slot is not believed. A drive that is being
@@ -80,8 +112,7 @@ func (a *Agent) believe(found *domain.SlotMap) {
 		}
 		if a.doubts < most {
 			a.doubts++
-			now := a.o.Clock()
-			a.lookAt, a.holdOff["inventory"] = now.Add(wait/2), now.Add(wait)
+			a.lookAt = a.o.Clock().Add(wait)
 			return
 		}
 	}
@@ -95,7 +126,7 @@ func (a *Agent) reportBroken(broken map[uint32]defect) error {
 		if _, known := a.journal.Fact(slotIDKey(slot)); !known {
 			continue
 		}
-		if err := a.reportFault(machine.Event{Slot: slot, Component: d.component, Scope: "device", Detail: d.reason}); err != nil {
+		if err := a.reportFault(machine.Event{Slot: slot, Component: d.component, Scope: "device", Code: d.reason}); err != nil {
 			return err
 		}
 	}
@@ -120,7 +151,7 @@ func (a *Agent) propose() error {
 		return err
 	}
 	if a.desired != nil && a.approved == nil {
-		a.approved = a.maps.load(a.desired.SlotMap)
+		a.approve(a.maps.load(a.desired.SlotMap))
 	}
 	return nil
 }

@@ -26,7 +26,7 @@ func TestReplacedDriveIsAnotherSlot(t *testing.T) {
 		r.start()
 		r.await("another proposal", func() bool { return r.site.proposal().Digest() != before })
 		r.site.place(func(d *domain.Desired) { d.VMs = append(d.VMs, vm(2, 1)) })
-		r.awaitSaid("failed 2 boot 1 slot.device_missing")
+		r.awaitSaid("failed 2 boot 1 slot.device_missing by the nvme of slot 1")
 		if o, _ := r.machine.Observe(t.Context()); len(o) != 1 || !o[0].Running {
 			t.Errorf("what ran does not run on: %+v", o)
 		}

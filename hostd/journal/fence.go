@@ -37,7 +37,10 @@ type Fence struct {
 	seen Seen
 }
 
-const fenceFile = "fence.json"
+const (
+	fenceFile = "fence.json"
+	keptFile  = "placement" // beside it: the desired state that it saw last
+)
 
 // OpenFence reads the fence of a directory; there may be none yet.
 func OpenFence(dir string, noSync bool) (*Fence, error) {
@@ -103,6 +106,38 @@ func (f *Fence) Seen() Seen {
 	defer f.mu.Unlock()
 	return f.seen
 }
+
+// Keep writes down what was admitted, for the next life of the daemon.
+func (f *Fence) Keep(d *domain.Desired) error {
+	file, err := replaceFile(f.kept(), domain.EncodePlacement(&domain.Placement{Desired: *d}), f.sync)
+	if err != nil {
+		return fmt.Errorf("keep placement: %w", err)
+	}
+	return file.Close()
+}
+
+// Kept is what was kept, if it is exactly what was admitted last: an older one, one
+// that a crash overtook, and any after a conflict is nil.
+func (f *Fence) Kept() (*domain.Desired, error) {
+	b, err := os.ReadFile(f.kept())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read kept placement: %w", err)
+	}
+	p, err := domain.DecodePlacement(b)
+	if err != nil {
+		return nil, fmt.Errorf("read kept placement %s: %w", f.kept(), err)
+	}
+	d, seen := &p.Desired, f.Seen()
+	if seen != (Seen{Epoch: d.Epoch, Generation: d.Generation, Digest: d.Digest()}) {
+		return nil, fmt.Errorf("the kept placement is generation %d of epoch %d, not the last one that was admitted, %d of %d", d.Generation, d.Epoch, seen.Generation, seen.Epoch)
+	}
+	return d, nil
+}
+
+func (f *Fence) kept() string { return filepath.Join(filepath.Dir(f.path), keptFile) }
 
 func (f *Fence) save(s Seen) error {
 	b, err := json.Marshal(s)
