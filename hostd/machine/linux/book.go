@@ -62,6 +62,14 @@ func (b *book) is(serial string, a pci.Address, inode uint64) bool {
 	return known && s.Address == a && s.Boot == b.boot && s.Inode == inode
 }
 
+// knows says whether the drive was ever read as a slot's.
+func (b *book) knows(serial string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	_, known := b.drives[serial]
+	return known
+}
+
 // been says whether a slot's drive was ever read at the address.
 func (b *book) been(a pci.Address) bool {
 	b.mu.Lock()

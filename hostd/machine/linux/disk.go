@@ -15,7 +15,7 @@ import (
 // PrepareDisk writes the image onto the first slot's drive, compares it, and hands
 // all functions of all slots to vfio-pci. The other drives stay as the last wipe left
 // them. What cannot be right is refused before a device is touched. Faults: those of
-// image.Check and image.Seed, slot.in_use, drive.other, drive.in_use, image.compare.
+// image.Check and image.Seed, slot.in_use, drive.in_use, image.compare, those of unproved.
 func (m *Machine) PrepareDisk(ctx context.Context, v *machine.VM) error {
 	if len(v.Slots) == 0 {
 		return fmt.Errorf("linux: VM %s without slots", v.VM)
@@ -49,7 +49,10 @@ func (m *Machine) PrepareDisk(ctx context.Context, v *machine.VM) error {
 			return err
 		}
 	}
-	return m.hold(ctx, v.Slots)
+	if err := m.hold(ctx, v.Slots); err != nil {
+		return m.unproved(ctx, v, err)
+	}
+	return nil
 }
 
 // claim gives the VM its slots, remembers where their devices are in this boot of the
@@ -73,7 +76,7 @@ func (m *Machine) writeImage(ctx context.Context, v *machine.VM, set vfio.Set) e
 	if _, err := image.Check(v.ImagePath, boot.SizeBytes); err != nil {
 		return err
 	}
-	ns, err := m.takeDrive(ctx, set, set.Drives[0], boot.Serial)
+	ns, err := m.takeDrive(ctx, set, set.Drives[0], v.Slots[0])
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -27,63 +28,83 @@ func (m *Machine) watchDevices(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		for _, s := range m.guests.States() {
-			if s.Running {
-				for _, f := range m.faults(s) {
-					m.guests.Emit(f)
-				}
-			}
+		for _, f := range m.faults(m.guests.States()) {
+			m.guests.Emit(f)
 		}
 	}
 }
 
-// faults are what is wrong with a running VM's devices and was not said yet.
-func (m *Machine) faults(s guest.State) (out []machine.Event) {
-	for _, slot := range s.Devices {
-		for _, d := range []struct {
-			component string
-			domain.Device
-		}{{"gpu", slot.GPU}, {"nvme", slot.NVMe}, {"ib_vf", slot.IBVF}} {
-			if d.Address == "" {
-				continue
-			}
-			why := m.wrong(d.Address)
-			key := fmt.Sprintf("%s %d %s", s.VM, s.Boot, d.Address)
-			m.mu.Lock()
-			said := m.faulted[key]
-			if why == "" {
-				delete(m.faulted, key)
-			} else {
-				m.faulted[key] = true
-			}
-			m.mu.Unlock()
-			if why != "" && !said {
+// said names one device of one boot of a VM.
+type said struct {
+	vm      domain.VMID
+	boot    uint32
+	address string
+}
+
+// faults are what is wrong with the devices of the VMs that run and was not said yet.
+// What was said of others is forgotten.
+func (m *Machine) faults(states []guest.State) (out []machine.Event) {
+	now := map[said]bool{}
+	for _, s := range states {
+		if !s.Running {
+			continue
+		}
+		for _, slot := range s.Devices {
+			for _, d := range devices(slot) {
+				code, why := m.wrong(d.Address)
+				if code == "" {
+					continue
+				}
+				key := said{s.VM, s.Boot, d.Address}
+				now[key] = true
+				if m.faulted[key] {
+					continue
+				}
 				out = append(out, machine.Event{
 					Kind: machine.DeviceFault, VM: s.VM, Slot: slot.Index, Component: d.component, Scope: "device",
-					Detail: fmt.Sprintf("%s %s at %s %s", d.component, d.Serial, d.Address, why),
+					Code: code, Detail: fmt.Sprintf("%s %s at %s %s", d.component, d.Serial, d.Address, why),
 				})
 			}
 		}
 	}
+	m.faulted = now
 	return out
 }
 
-// wrong says what is wrong with a function that a VM has, "" if nothing.
-func (m *Machine) wrong(address string) string {
+// component is a device of a slot, by what it is there.
+type component struct {
+	component string
+	domain.Device
+}
+
+// devices are those that the slot has.
+func devices(slot domain.SlotSpec) []component {
+	all := []component{{"gpu", slot.GPU}, {"nvme", slot.NVMe}, {"ib_vf", slot.IBVF}}
+	return slices.DeleteFunc(all, func(c component) bool { return c.Address == "" })
+}
+
+// has says whether the function is the device's.
+func (c component) has(a pci.Address) bool {
+	return c.Address == a.String() || slices.ContainsFunc(c.Functions, func(f domain.DeviceFunction) bool { return f.Address == a.String() })
+}
+
+// wrong says what is wrong with a function that a VM has, as a stable code and in
+// words; "" if nothing.
+func (m *Machine) wrong(address string) (code, why string) {
 	a, err := pci.Parse(address)
 	if err != nil {
-		return err.Error()
+		return "device.unreadable", err.Error()
 	}
 	d, err := m.sys.Device(a)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return "is gone"
+		return "device.gone", "is gone"
 	case err != nil:
-		return "cannot be read: " + err.Error()
+		return "device.unreadable", "cannot be read: " + err.Error()
 	case d.Driver != vfio.Driver:
-		return fmt.Sprintf("is bound to %q", d.Driver)
+		return "device.unbound", fmt.Sprintf("is bound to %q", d.Driver)
 	}
-	return ""
+	return "", ""
 }
 
 // expected counts the VM's devices by their ids, as a guest's lspci would.
@@ -100,30 +121,31 @@ func expected(slots []domain.SlotSpec) map[string]int {
 }
 
 // doubt says why a guest that says ready is not: its devices are not all where they
-// have to be, or it says itself that it sees fewer ("ready 10de:2330=7",
-// or "ready devices=7" for GPUs and drives together). A guest
-// that counts nothing is believed as to what it sees; its word alone is no fault of
-// ours, so it only delays what is the tenant's own.
-func (m *Machine) doubt(s guest.State, said string) error {
+// have to be (device.unbound), or it says itself that it sees fewer ("ready 10de:2330=7",
+// or "ready devices=7" for GPUs and drives together: guest.devices_missing). A guest
+// that counts nothing is believed as to what it sees. Its word alone is evidence for the
+// operator and no fault of ours: a tenant could say it of every slot of the site.
+func (m *Machine) doubt(s guest.State, line string) error {
 	set, err := vfio.SetOf(s.Devices...)
 	if err != nil {
 		return err
 	}
 	if err := m.bind.Bound(set); err != nil {
-		return err
+		return &machine.Fault{Code: "device.unbound", Err: err}
 	}
 	want := expected(s.Devices)
-	for word := range strings.FieldsSeq(said) {
+	for word := range strings.FieldsSeq(line) {
 		id, count, ok := strings.Cut(word, "=")
 		n, err := strconv.Atoi(count)
-		if all := 2 * len(s.Devices); ok && err == nil && id == "devices" && n < all {
-			return fmt.Errorf("the guest sees %d of %d GPUs and drives", n, all)
-		}
-		if !ok || err != nil || want[id] == 0 {
+		if !ok || err != nil {
 			continue
 		}
-		if n < want[id] {
-			return fmt.Errorf("the guest sees %d of %d devices %s", n, want[id], id)
+		of, counted := want[id]
+		if id == "devices" {
+			of, counted = 2*len(s.Devices), true
+		}
+		if counted && n < of {
+			return &machine.Fault{Code: "guest.devices_missing", Err: fmt.Errorf("the guest sees %d of %d %s", n, of, id)}
 		}
 	}
 	return nil

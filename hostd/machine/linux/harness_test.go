@@ -22,6 +22,7 @@ import (
 	"github.com/gpuaas/gpuaas/hostd/pci"
 	"github.com/gpuaas/gpuaas/hostd/pci/pcitest"
 	"github.com/gpuaas/gpuaas/hostd/program"
+	"github.com/gpuaas/gpuaas/hostd/vfio"
 	"github.com/gpuaas/gpuaas/hostd/vfio/vfiotest"
 )
 
@@ -40,6 +41,7 @@ type world struct {
 	k     *vfiotest.Kernel
 	lv    *libvirt
 	net   *fakeNetwork
+	links *wiredLinks // nil: the slots have no virtual functions
 	slots []domain.SlotSpec
 	m     *Machine
 	run   program.Run
@@ -53,7 +55,10 @@ type world struct {
 // secret is in the user data and in the tenant's data: it has to be gone at the end.
 const secret = "c4n4ry-of-the-tenant"
 
-func newWorld(t *testing.T, slots int) *world {
+func newWorld(t *testing.T, slots int) *world { return newWorldWith(t, slots, false) }
+
+// newWorldWith also gives each slot an Ethernet virtual function.
+func newWorldWith(t *testing.T, slots int, vfs bool) *world {
 	t.Helper()
 	w := &world{
 		t: t, dir: filepath.Join(t.TempDir(), "machine"), root: t.TempDir(), proc: t.TempDir(), tree: pcitest.New(t),
@@ -73,6 +78,9 @@ func newWorld(t *testing.T, slots int) *world {
 	w.write(filepath.Join(w.proc, "cpuinfo"), "vendor_id : GenuineIntel\n")
 	for i := range slots {
 		w.addSlot(i)
+	}
+	if vfs {
+		w.addVFs()
 	}
 	w.tree.Add(pcitest.Function{Address: "0000:f0:00.0", IDs: "8086:1533", Class: pcitest.ClassNIC, Group: 999, Driver: "igb"})
 	w.k.Default["0000:f0:00.0"] = "igb"
@@ -111,9 +119,47 @@ func (w *world) addSlot(i int) {
 	}
 	w.slots = append(w.slots, domain.SlotSpec{
 		Index: uint32(i), Threads: threads, MemoryMiB: 1024,
-		GPU:  domain.Device{Address: gpu, Serial: fmt.Sprintf("GPU%d", i), PCIID: "10de:2330", Functions: []domain.DeviceFunction{{Address: audio}}, BARs: []domain.BAR{{SizeBytes: 64 << 30, Wide: true, Prefetchable: true}}},
+		GPU:  domain.Device{Address: gpu, Serial: fmt.Sprintf("GPU%d", i), PCIID: "10de:2330", Functions: []domain.DeviceFunction{{Address: audio, PCIID: "10de:22ba"}}, BARs: []domain.BAR{{SizeBytes: 64 << 30, Wide: true, Prefetchable: true}}},
 		NVMe: domain.Device{Address: drive, Serial: serial, PCIID: "144d:a80a", SizeBytes: driveBytes},
 	})
+}
+
+// addVFs gives every slot a virtual function of one card.
+func (w *world) addVFs() {
+	const pf = "0000:60:00.0"
+	w.tree.Add(pcitest.Function{Address: pf, IDs: "15b3:1021", Class: pcitest.ClassNIC, Group: 600, TotalVFs: 8, Driver: "mlx5_core"})
+	w.tree.Mkdir(w.tree.Path(pf) + "/net/eth9")
+	w.k.Default[pf] = "mlx5_core"
+	w.links = &wiredLinks{w: w, links: links{}}
+	for i := range w.slots {
+		vf := fmt.Sprintf("0000:60:00.%d", i+1)
+		w.tree.AddVF(pf, pcitest.Function{Address: vf, IDs: "15b3:101e", Class: pcitest.ClassNIC, Group: 601 + i, Resets: "flr"})
+		w.slots[i].IBVF = domain.Device{Address: vf, Serial: fmt.Sprintf("card/vf%d", i), PCIID: "15b3:101e"}
+		w.links.links[fmt.Sprint("eth9", i)] = vfio.VFConfig{MAC: fmt.Sprintf("02:00:00:00:01:%02x", i), Trust: true, Link: vfio.LinkAuto}
+	}
+}
+
+// wiredLinks is what the card keeps of its virtual functions.
+type wiredLinks struct {
+	w     *world
+	mu    sync.Mutex
+	links links
+}
+
+func (l *wiredLinks) SetVF(ifname string, index int, c vfio.VFConfig) error {
+	if err := l.w.act("vf set", false); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	err := l.links.SetVF(ifname, index, c)
+	l.mu.Unlock()
+	return errors.Join(err, l.w.act("vf set", true))
+}
+
+func (l *wiredLinks) VF(ifname string, index int) (vfio.VFConfig, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.links.VF(ifname, index)
 }
 
 func (w *world) write(path, content string) {
@@ -145,11 +191,14 @@ func (w *world) open() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	if w.links != nil {
+		o.Links = w.links
+	}
 	node := domain.NUMANode{MemoryMiB: 1 << 20, Threads: []uint16{0, 1}}
 	for _, s := range w.slots {
 		node.Threads = append(node.Threads, s.Threads...)
 	}
-	m := &Machine{o: o, root: w.root, files: true, found: &domain.SlotMap{Slots: w.slots, Nodes: []domain.NUMANode{node}}}
+	m := &Machine{o: o, scan: 50 * time.Millisecond, root: w.root, files: true, found: &domain.SlotMap{Slots: w.slots, Nodes: []domain.NUMANode{node}}}
 	if w.m, err = open(w.t.Context(), m); err != nil {
 		w.t.Fatal(err)
 	}
@@ -187,6 +236,7 @@ func (w *world) opens(call string) {
 	for i := range w.slots {
 		w.k.Open(uint32(10*i), running)
 		w.k.Open(uint32(10*i+1), running)
+		w.k.Open(uint32(601+i), running)
 	}
 }
 
@@ -231,10 +281,14 @@ func (w *world) erase(slot domain.SlotSpec, _ domain.PlacedWipe) ([]domain.Devic
 	if err := errors.Join(os.Truncate(medium, 0), os.Truncate(medium, driveBytes)); err != nil {
 		return nil, err
 	}
-	return []domain.DeviceWipe{
+	out := []domain.DeviceWipe{
 		{Component: "gpu", Serial: slot.GPU.Serial, Result: domain.WipeVerified},
 		{Component: "nvme", Serial: slot.NVMe.Serial, Result: domain.WipeVerified, Coverage: domain.CoverageAll, BytesRead: driveBytes, SizeBytes: driveBytes},
-	}, nil
+	}
+	if slot.IBVF.Serial != "" {
+		out = append(out, domain.DeviceWipe{Component: "ib_vf", Serial: slot.IBVF.Serial, Result: domain.WipeVerified})
+	}
+	return out, nil
 }
 
 type wiper struct{ w *world }
@@ -366,7 +420,10 @@ func (w *world) down(ctx context.Context, v *machine.VM) error {
 // given says which functions of the slots are not with vfio-pci.
 func (w *world) notGiven(slots []domain.SlotSpec) (out []string) {
 	for _, s := range slots {
-		for _, a := range []string{s.GPU.Address, s.GPU.Functions[0].Address, s.NVMe.Address} {
+		for _, a := range []string{s.GPU.Address, s.GPU.Functions[0].Address, s.NVMe.Address, s.IBVF.Address} {
+			if a == "" {
+				continue
+			}
 			if d := w.k.Driver(a); d != "vfio-pci" {
 				out = append(out, a+" is with "+d)
 			}
@@ -384,6 +441,14 @@ func (w *world) isUp(v *machine.VM) {
 	}
 	if out := w.notGiven(v.Slots); len(out) > 0 {
 		w.t.Errorf("while the VM runs: %v", out)
+	}
+	for i := range v.Slots {
+		if w.links == nil {
+			break
+		}
+		if c, err := w.links.VF("eth9", i); err != nil || !c.SpoofCheck || c.Trust || c.Link != vfio.LinkDown {
+			w.t.Errorf("the VF of slot %d is not guarded: %+v, %v", i, c, err)
+		}
 	}
 	want, err := os.ReadFile(w.image)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
@@ -28,7 +29,7 @@ func (m *Machine) hold(ctx context.Context, slots []domain.SlotSpec) error {
 		if m.known(set.Drives[i], slot.NVMe.Serial) {
 			continue
 		}
-		if _, err := m.takeDrive(ctx, set, set.Drives[i], slot.NVMe.Serial); err != nil {
+		if err := m.meet(ctx, set, set.Drives[i], slot); err != nil {
 			return err
 		}
 	}
@@ -49,27 +50,39 @@ func (m *Machine) inode(a pci.Address) (uint64, error) {
 	return m.sys.Tree.Inode(path)
 }
 
-// takeDrive brings a drive to the nvme driver and reads its serial there. Fault:
-// drive.other when there is another one at the address.
-func (m *Machine) takeDrive(ctx context.Context, set vfio.Set, a pci.Address, serial string) (*vfio.Namespace, error) {
+// meet brings a slot's drive to the nvme driver and reads its serial there, which
+// needs no namespace: a tenant may have deleted it. Faults: drive.other when there is
+// another drive at the address; drive.silent, which is no proof of anything yet.
+func (m *Machine) meet(ctx context.Context, set vfio.Set, a pci.Address, slot domain.SlotSpec) error {
 	inode, err := m.inode(a)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := m.bind.Take(ctx, set, a, vfio.DriverNVMe); err != nil {
-		return nil, err
+		return err
 	}
-	ns, err := m.bind.Namespace(ctx, a, serial)
+	has, err := m.bind.Serial(ctx, a)
 	if err != nil {
-		if has, serr := m.bind.Serial(ctx, a); serr == nil && has != serial {
-			err = &machine.Fault{Code: "drive.other", Err: err}
+		return &machine.Fault{Code: "drive.silent", Slot: slot.Index, Err: err}
+	}
+	if want := slot.NVMe.Serial; has != want {
+		return &machine.Fault{
+			Code: "drive.other", Slot: slot.Index, Component: "nvme", Scope: "device",
+			Err: fmt.Errorf("linux: the drive at %s has serial %q, want %q", a, has, want),
 		}
-		return nil, err
 	}
 	if after, err := m.inode(a); err != nil || after != inode {
-		return nil, errors.Join(fmt.Errorf("linux: the device at %s went away while its serial was read", a), err)
+		return errors.Join(fmt.Errorf("linux: the device at %s went away while its serial was read", a), err)
 	}
-	return ns, m.book.saw(serial, a, inode)
+	return m.book.saw(has, a, inode)
+}
+
+// takeDrive meets a drive and waits for its one namespace.
+func (m *Machine) takeDrive(ctx context.Context, set vfio.Set, a pci.Address, slot domain.SlotSpec) (*vfio.Namespace, error) {
+	if err := m.meet(ctx, set, a, slot); err != nil {
+		return nil, err
+	}
+	return m.bind.Namespace(ctx, a, slot.NVMe.Serial)
 }
 
 // exclusive opens the drive's block device for nobody else: what is mounted, or held
@@ -79,7 +92,7 @@ func (m *Machine) exclusive(ns *vfio.Namespace) (*os.File, error) {
 	path := m.node(ns)
 	f, err := os.OpenFile(path, os.O_RDWR|unix.O_EXCL, 0)
 	if errors.Is(err, unix.EBUSY) {
-		return nil, &machine.Fault{Code: "drive.in_use", Err: fmt.Errorf("the host itself uses %s: mounted, LVM, md or swap: %w", path, err)}
+		return nil, &machine.Fault{Code: "drive.in_use", Component: "nvme", Scope: "host", Err: fmt.Errorf("the host itself uses %s: mounted, LVM, md or swap: %w", path, err)}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("linux: %w", err)
@@ -131,6 +144,16 @@ func (d *disks) Busy(name, dev string) (bool, error) {
 	return d.Disks.Busy(name, dev)
 }
 
+// once says whether a namespace is of a drive that was a slot's, while no approved map
+// says which still are.
+func (m *Machine) once(name string) bool {
+	if m.o.Discovery.Approved != nil && m.o.Discovery.Approved() != nil {
+		return false
+	}
+	serial, err := m.sys.Tree.Text(path.Join("class/block", name, "device/serial"))
+	return err == nil && m.book.knows(serial)
+}
+
 // Identify implements discovery.Disks.
 func (d *disks) Identify(ctx context.Context, name, dev string) (string, error) {
 	d.m.mu.Lock()
@@ -138,6 +161,9 @@ func (d *disks) Identify(ctx context.Context, name, dev string) (string, error) 
 	d.m.mu.Unlock()
 	if working {
 		return "not read: it is being written", nil
+	}
+	if d.m.once(name) {
+		return "not read: it was a slot's, and no approved map is known", nil
 	}
 	return d.Disks.Identify(ctx, name, dev)
 }

@@ -53,8 +53,8 @@ func (m *Machine) AttachNetwork(ctx context.Context, v *machine.VM) error {
 }
 
 // Start proves the VM's functions, defines its domain and starts it. Faults:
-// domain.not_prepared, drive.other, device.unproved, domain.no_feature,
-// domain.start_failed.
+// domain.not_prepared, domain.no_feature, domain.start_failed, and those of unproved:
+// drive.other, drive.silent, device.gone, device.unproved.
 func (m *Machine) Start(ctx context.Context, v *machine.VM) error {
 	release, err := m.guests.Act(ctx, v.VM)
 	if err != nil {
@@ -83,10 +83,10 @@ func (m *Machine) domain(ctx context.Context, v *machine.VM, s guest.State) (str
 	}
 	defer done()
 	if err := m.hold(ctx, v.Slots); err != nil {
-		return "", err
+		return "", m.unproved(ctx, v, err)
 	}
 	if err := m.bind.Prove(ctx, set); err != nil {
-		return "", &machine.Fault{Code: "device.unproved", Err: err}
+		return "", m.unproved(ctx, v, err)
 	}
 	if err := m.guardVFs(v.Slots); err != nil {
 		return "", err
@@ -117,6 +117,47 @@ func (m *Machine) domain(ctx context.Context, v *machine.VM, s guest.State) (str
 		return "", err
 	}
 	return spec.XML()
+}
+
+// unproved is why a VM's functions are not what was approved, as a fault. It names the
+// device only where that is beyond doubt: it is gone, another is in its group or in its
+// place. Then the VM fails for good; else it can be tried again, with its data, and the
+// slot is kept for the operator.
+func (m *Machine) unproved(ctx context.Context, v *machine.VM, err error) error {
+	if ctx.Err() != nil || errors.Is(err, vfio.ErrStuck) {
+		return err
+	}
+	doubt := machine.Event{Kind: machine.DeviceFault, VM: v.VM, Slot: v.Slots[0].Index, Component: "gpu", Scope: "baseboard", Detail: err.Error()}
+	var f *machine.Fault
+	if !errors.As(err, &f) {
+		f = m.blame(v, err)
+	} else {
+		doubt.Slot, doubt.Component, doubt.Scope = f.Slot, "nvme", "device"
+	}
+	if f.Component == "" {
+		doubt.Code = f.Code
+		m.guests.Emit(doubt)
+	}
+	return f
+}
+
+// blame looks for the device that is why a proof failed.
+func (m *Machine) blame(v *machine.VM, err error) *machine.Fault {
+	var foreign *vfio.Foreign
+	errors.As(err, &foreign)
+	for _, slot := range v.Slots {
+		for _, d := range devices(slot) {
+			f := &machine.Fault{Code: "device.unproved", Err: err, Slot: slot.Index, Component: d.component, Scope: "device"}
+			if code, _ := m.wrong(d.Address); code == "device.gone" {
+				f.Code = code
+				return f
+			}
+			if foreign != nil && d.has(foreign.With) {
+				return f
+			}
+		}
+	}
+	return &machine.Fault{Code: "device.unproved", Err: err}
 }
 
 // pins are the choices of the VM's first start, kept in its own folder.

@@ -6,23 +6,30 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/hostd/guest"
 	"github.com/gpuaas/gpuaas/hostd/machine"
 	"github.com/gpuaas/gpuaas/hostd/network"
 	"github.com/gpuaas/gpuaas/hostd/pci"
 	"github.com/gpuaas/gpuaas/hostd/program"
+	"github.com/gpuaas/gpuaas/hostd/vm"
 )
 
 func code(err error) string {
-	var f *machine.Fault
-	if errors.As(err, &f) {
+	if f := fault(err); f != nil {
 		return f.Code
 	}
 	return ""
+}
+
+func fault(err error) (f *machine.Fault) {
+	errors.As(err, &f)
+	return f
 }
 
 func TestLife(t *testing.T) {
@@ -94,13 +101,13 @@ func appendSecret(t *testing.T, medium string) {
 // host of one VM's provisioning and release, and checks a clean end each time.
 func TestEveryStep(t *testing.T) {
 	t.Parallel()
-	dry := newWorld(t, 2)
+	dry := newWorldWith(t, 2, true)
 	v := dry.vm(2)
 	if err := errors.Join(dry.up(t.Context(), v), dry.down(t.Context(), v)); err != nil {
 		t.Fatal(err)
 	}
 	acts := dry.acts
-	if len(acts) < 30 {
+	if len(acts) < 40 || !slices.Contains(acts, "vf set") {
 		t.Fatalf("only %d acts: %q", len(acts), acts)
 	}
 	t.Logf("%d acts", len(acts))
@@ -117,7 +124,7 @@ func TestEveryStep(t *testing.T) {
 var errInjected = errors.New("injected")
 
 func stepFault(t *testing.T, at int, how string) {
-	w := newWorld(t, 2)
+	w := newWorldWith(t, 2, true)
 	v := w.vm(2)
 	n, crashed, hit := 0, false, false
 	after, crash := strings.HasSuffix(how, "after"), strings.HasPrefix(how, "crash")
@@ -157,8 +164,8 @@ func stepFault(t *testing.T, at int, how string) {
 	appendSecret(t, w.k.Medium(v.Slots[0].NVMe.Serial))
 	attempt("down", func() error { return w.down(t.Context(), v) })
 	w.isGone(v)
-	if !hit && at < 20 {
-		t.Errorf("act %d was never done", at)
+	if !hit {
+		t.Fatalf("act %d was never done: %d were", at, n)
 	}
 	// The next tenant's VM comes up on the same slots.
 	next := w.vm(2)
@@ -218,6 +225,7 @@ func TestHostReboot(t *testing.T) {
 		if err := w.up(t.Context(), v); err != nil {
 			t.Fatal(err)
 		}
+		xml := w.lv.Domains()[v.VM.String()]
 		if err := w.m.Close(); err != nil {
 			t.Fatal(err)
 		}
@@ -228,14 +236,14 @@ func TestHostReboot(t *testing.T) {
 		w.k.Reboot()
 		w.boot("2")
 		w.open()
-		if seen, err := w.m.Observe(t.Context()); err != nil || len(seen) != 1 || seen[0].Running {
+		if seen, err := w.m.Observe(t.Context()); err != nil || len(seen) != 1 || seen[0].Running || !seen[0].Lost || seen[0].Cause != guest.CauseRebooted || seen[0].Boot != 1 || !seen[0].Prepared || !seen[0].Seeded {
 			t.Fatalf("observed %+v, %v", seen, err)
 		}
 		appendSecret(t, w.k.Medium(v.Slots[0].NVMe.Serial))
-		w.acts, v.Boot = nil, 2
+		w.acts, v.ImagePath = nil, "" // evicted meanwhile
 		err := w.up(t.Context(), v)
 		if swapped {
-			if code(err) != "drive.other" || len(w.lv.Domains()) != 1 {
+			if f := fault(err); f == nil || f.Code != "drive.other" || f.Slot != 1 || f.Component != "nvme" || len(w.lv.Domains()) != 1 {
 				t.Errorf("with a drive that was swapped: %v", err)
 			}
 			if on, _ := w.lv.Running(t.Context(), v.VM.String()); on {
@@ -250,7 +258,62 @@ func TestHostReboot(t *testing.T) {
 		if acts := strings.Join(w.acts, ","); strings.Contains(acts, "qemu-img") {
 			t.Errorf("the image was written again: %s", acts)
 		}
+		if again := w.lv.Domains()[v.VM.String()]; again != xml {
+			t.Errorf("the guest finds another machine:\n%s\nwas:\n%s", again, xml)
+		}
 	}
+}
+
+// TestQEMUKilled: a VM whose QEMU was killed while the host runs on comes back into the
+// same boot; one whose guest powers off does not ask for it.
+func TestQEMUKilled(t *testing.T) {
+	t.Parallel()
+	for end, lost := range map[vm.End]bool{vm.EndCrashed: true, vm.EndDestroyed: true, vm.EndShutdown: false} {
+		w := newWorld(t, 1)
+		v := w.vm(1)
+		if err := w.up(t.Context(), v); err != nil {
+			t.Fatal(err)
+		}
+		w.lv.End(v.VM.String(), end)
+		w.opens("destroy")
+		seen, err := w.m.Observe(t.Context())
+		if err != nil || len(seen) != 1 || seen[0].Running || seen[0].Boot != 1 || seen[0].Lost != lost {
+			t.Errorf("%s: observed %+v, %v", end, seen, err)
+		}
+		if err := w.up(t.Context(), v); err != nil {
+			t.Fatal(err)
+		}
+		w.isUp(v)
+	}
+}
+
+// TestNamespaceDeleted: a tenant deleted its drive's namespace. Its VM starts again as it
+// left it, and the wipe gets as far as the Wiper, which has the controller.
+func TestNamespaceDeleted(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1)
+	v := w.vm(1)
+	if err := w.up(t.Context(), v); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.m.Stop(t.Context(), v.VM, domain.Second); err != nil {
+		t.Fatal(err)
+	}
+	w.k.Hide(v.Slots[0].NVMe.Serial)
+	w.k.Reboot()
+	if err := w.m.Close(); err != nil {
+		t.Fatal(err)
+	}
+	w.boot("2")
+	w.open()
+	v.Boot = 2
+	if err := w.up(t.Context(), v); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.down(t.Context(), v); err != nil {
+		t.Fatal(err)
+	}
+	w.isGone(v)
 }
 
 func TestDeviceGone(t *testing.T) {
@@ -265,21 +328,43 @@ func TestDeviceGone(t *testing.T) {
 		if e.Kind != machine.DeviceFault {
 			continue
 		}
-		if e.Slot != 1 || e.Component != "gpu" || e.Scope != "device" || !strings.Contains(e.Detail, "GPU1") {
+		if e.Slot != 1 || e.Component != "gpu" || e.Scope != "device" || e.Code != "device.gone" || !strings.Contains(e.Detail, "GPU1") {
 			t.Errorf("fault %+v", e)
 		}
 		break
-	}
-	s, _ := w.m.guests.State(v.VM)
-	if again := w.m.faults(s); len(again) != 0 {
-		t.Errorf("said twice: %+v", again)
 	}
 	if err := w.m.Stop(t.Context(), v.VM, 0); err != nil {
 		t.Fatal(err)
 	}
 	v.Boot = 2
-	if err := w.up(t.Context(), v); err == nil {
-		t.Error("started without a GPU")
+	if f := fault(w.up(t.Context(), v)); f == nil || f.Code != "device.gone" || f.Slot != 1 || f.Component != "gpu" {
+		t.Errorf("started without a GPU: %v", f)
+	}
+}
+
+// TestFaultsAreForgotten: what was said of a VM that ended is not kept.
+func TestFaultsAreForgotten(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1)
+	m := &Machine{sys: w.m.sys}
+	states := func(n int) (out []guest.State) {
+		for i := range n {
+			out = append(out, guest.State{VM: domain.VMID{byte(i)}, Running: true, Devices: w.slots})
+		}
+		return out
+	}
+	if n := len(m.faults(states(8))); n != 16 || len(m.faulted) != 16 {
+		t.Errorf("%d faults of 8 VMs with two unbound devices, %d kept", n, len(m.faulted))
+	}
+	if again := m.faults(states(8)); len(again) != 0 {
+		t.Errorf("said twice: %+v", again)
+	}
+	if again := m.faults(states(1)); len(again) != 0 || len(m.faulted) != 2 {
+		t.Errorf("of one VM: %+v, %d kept", again, len(m.faulted))
+	}
+	m.faults(nil)
+	if len(m.faulted) != 0 {
+		t.Errorf("%d kept of nothing", len(m.faulted))
 	}
 }
 
@@ -299,8 +384,11 @@ func TestReadyIsDoubted(t *testing.T) {
 			t.Errorf("ready %q: %v", said, err)
 		}
 	}
+	if got := code(w.m.doubt(s, "devices=3")); got != "guest.devices_missing" {
+		t.Errorf("3 of 4 devices: %q", got)
+	}
 	w.tree.Bind(v.Slots[0].GPU.Address, "nouveau")
-	if err := w.m.doubt(s, ""); err == nil {
+	if err := w.m.doubt(s, ""); code(err) != "device.unbound" {
 		t.Error("ready with a GPU at the host's driver")
 	}
 }
@@ -326,8 +414,8 @@ func TestStartRefuses(t *testing.T) {
 	// A neighbour's function appears in the GPU's group: the re-proof stops it.
 	w.tree.SetGroup(w.slots[1].GPU.Address, 0)
 	v.Boot = 2
-	if err := w.m.Start(t.Context(), v); err == nil || !strings.Contains(err.Error(), w.slots[1].GPU.Address) {
-		t.Errorf("a foreign member of the group: %v", err)
+	if f := fault(w.m.Start(t.Context(), v)); f == nil || f.Code != "device.unproved" || f.Component != "gpu" || f.Slot != 0 || !strings.Contains(f.Error(), w.slots[1].GPU.Address) {
+		t.Errorf("a foreign member of the group: %v", f)
 	}
 	if on, _ := w.lv.Running(t.Context(), v.VM.String()); on {
 		t.Error("started")
@@ -506,6 +594,46 @@ func TestSeize(t *testing.T) {
 	w.m.seize(t.Context(), got)
 	if len(w.acts) != 0 {
 		t.Errorf("again: %q", w.acts)
+	}
+}
+
+// TestSeizeEarly: before anything is looked at, what is where it was approved leaves the
+// host's drivers, and only that.
+func TestSeizeEarly(t *testing.T) {
+	t.Parallel()
+	w := newWorldWith(t, 4, true)
+	w.k.Swap(w.slots[1].NVMe.Address, "OTHER")
+	w.k.Reboot()
+	approved := &domain.SlotMap{Slots: slices.Clone(w.slots[:3])}
+	approved.Slots[2].GPU.PCIID = "8086:1533"
+	w.m.o.Discovery.Approved = func() *domain.SlotMap { return approved }
+	w.m.seizeEarly(t.Context())
+	if out := w.notGiven(w.slots[:1]); len(out) != 0 {
+		t.Errorf("not with vfio-pci: %v", out)
+	}
+	for slot, want := range map[int]string{1: "nouveau", 2: "nouveau", 3: "nouveau"} {
+		if d := w.k.Driver(w.slots[slot].GPU.Address); d != want {
+			t.Errorf("the GPU of slot %d is with %q", slot, d)
+		}
+	}
+}
+
+// TestWithoutAMapNothingOfASlotIsRead: while nobody says which map is in force, a drive
+// that ever was a slot's is not read.
+func TestWithoutAMapNothingOfASlotIsRead(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 2)
+	if err := w.m.PrepareDisk(t.Context(), w.vm(1)); err != nil {
+		t.Fatal(err)
+	}
+	w.tree.Write("class/block/nvme8n1/device/serial", "DRIVE0\n")
+	w.tree.Write("class/block/nvme9n1/device/serial", "DRIVE1\n")
+	if !w.m.once("nvme8n1") || w.m.once("nvme9n1") {
+		t.Error("without a map")
+	}
+	w.m.o.Discovery.Approved = func() *domain.SlotMap { return &domain.SlotMap{} }
+	if w.m.once("nvme8n1") {
+		t.Error("with a map that says that it is none")
 	}
 }
 

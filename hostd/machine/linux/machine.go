@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -50,14 +51,16 @@ type Machine struct {
 	looking sync.Mutex // one look at the hardware at a time
 	mu      sync.Mutex
 	found   *domain.SlotMap       // by the last look; nil: none yet
-	faulted map[string]bool       // faults that were said already
 	called  map[string]guest.Sign // by MAC: the last call of the metadata service
+
+	faulted map[said]bool // faults that are so and were said; watchDevices' own
 
 	turns   turns
 	working map[string]bool // block devices that an act of ours has open; with mu
 
-	root  string // tests: where the host's /etc, /run and /var are; "": /
-	files bool   // tests: a drive's block device may be a file
+	scan  time.Duration // scanWait
+	root  string        // tests: where the host's /etc, /run and /var are; "": /
+	files bool          // tests: a drive's block device may be a file
 }
 
 // New finds the host as it is: VMs that run are adopted, virtual functions made. One
@@ -67,11 +70,11 @@ func New(ctx context.Context, o Options) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	return open(ctx, &Machine{o: o})
+	return open(ctx, &Machine{o: o, scan: scanWait})
 }
 
 func open(ctx context.Context, m *Machine) (_ *Machine, err error) {
-	m.faulted, m.working, m.called = map[string]bool{}, map[string]bool{}, map[string]guest.Sign{}
+	m.working, m.called = map[string]bool{}, map[string]guest.Sign{}
 	m.life, m.stop = context.WithCancel(context.Background())
 	var undo []func() error
 	defer func() {
@@ -198,12 +201,17 @@ func (m *Machine) makeVFs(ctx context.Context) error {
 func (m *Machine) Discover(ctx context.Context) (*domain.SlotMap, error) {
 	m.looking.Lock()
 	defer m.looking.Unlock()
+	m.mu.Lock()
+	first := m.found == nil
+	m.mu.Unlock()
+	if first {
+		m.seizeEarly(ctx)
+	}
 	found, err := m.discovery.Discover(ctx)
 	if err != nil {
 		return nil, err
 	}
 	m.mu.Lock()
-	first := m.found == nil
 	m.found = found
 	m.mu.Unlock()
 	if slots := m.approvedOf(found); len(slots) > 0 && m.seizing.CompareAndSwap(false, true) {

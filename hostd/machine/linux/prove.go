@@ -52,7 +52,7 @@ func (m *Machine) prove(ctx context.Context, a pci.Address) (f discovery.Facts, 
 	if err != nil {
 		return f, fmt.Errorf("linux: %w", err)
 	}
-	ns, err := m.takeDrive(ctx, set, a, serial)
+	ns, err := m.takeDrive(ctx, set, a, domain.SlotSpec{NVMe: domain.Device{Serial: serial}})
 	if err != nil {
 		return f, err
 	}

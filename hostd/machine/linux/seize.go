@@ -2,10 +2,13 @@ package linux
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/hostd/pci"
 	"github.com/gpuaas/gpuaas/hostd/vfio"
 )
 
@@ -23,6 +26,63 @@ func (m *Machine) seize(ctx context.Context, slots []domain.SlotSpec) {
 			m.o.Log.Warn("an approved slot's functions are not with vfio-pci", "slot", slot.Index, "err", err)
 		}
 	}
+}
+
+// earlyWait bounds what is seized before the first look, which has a bound of its own.
+const earlyWait = 15 * time.Second
+
+// seizeEarly hands over, before anything is looked at, the functions of approved slots
+// that are still where they were when they were approved. A drive is known by its serial
+// as ever, other functions by what they are; where anything differs, the look finds out
+// what is where.
+func (m *Machine) seizeEarly(ctx context.Context) {
+	if m.o.Discovery.Approved == nil {
+		return
+	}
+	approved := m.o.Discovery.Approved()
+	if approved == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, earlyWait)
+	defer cancel()
+	var all sync.WaitGroup
+	for _, slot := range approved.Slots {
+		if why := m.moved(slot); why != "" {
+			m.o.Log.Info("an approved slot is not taken before the first look", "slot", slot.Index, "because", why)
+			continue
+		}
+		all.Go(func() {
+			if err := m.seizeOne(ctx, slot); err != nil {
+				m.o.Log.Warn("an approved slot's functions are not with vfio-pci before the first look", "slot", slot.Index, "err", err)
+			}
+		})
+	}
+	all.Wait()
+}
+
+// moved says why the functions at a slot's approved addresses are not the slot's, ""
+// if they look like it.
+func (m *Machine) moved(slot domain.SlotSpec) string {
+	for _, c := range devices(slot) {
+		ids := map[string]string{c.Address: c.PCIID}
+		for _, f := range c.Functions {
+			ids[f.Address] = f.PCIID
+		}
+		for address, id := range ids {
+			a, err := pci.Parse(address)
+			if err != nil {
+				return err.Error()
+			}
+			d, err := m.sys.Device(a)
+			switch {
+			case err != nil:
+				return err.Error()
+			case id == "" || d.IDs() != id:
+				return fmt.Sprintf("at %s is %s, approved was %q", address, d.IDs(), id)
+			}
+		}
+	}
+	return ""
 }
 
 func (m *Machine) seizeOne(ctx context.Context, slot domain.SlotSpec) error {

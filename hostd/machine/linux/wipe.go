@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/hostd/machine"
 	"github.com/gpuaas/gpuaas/hostd/vfio"
 )
 
@@ -28,11 +29,19 @@ func (m *Machine) Wipe(ctx context.Context, slot domain.SlotSpec, w domain.Place
 		return nil, err
 	}
 	defer done()
-	ns, err := m.takeDrive(ctx, set, set.Drives[0], slot.NVMe.Serial)
-	if err != nil {
+	// A tenant had the drive's admin queue, and may have left it without a namespace: the
+	// Wiper has the controller then, and says what it makes of that.
+	if err := m.meet(ctx, set, set.Drives[0], slot); err != nil {
+		if f := (*machine.Fault)(nil); errors.As(err, &f) {
+			f.Slot, f.Component, f.Scope = slot.Index, "nvme", "device"
+		}
 		return nil, err
 	}
-	defer m.work(ns.Block)()
+	if ns, err := m.scanned(ctx, set, slot); err == nil {
+		defer m.work(ns.Block)()
+	} else {
+		m.o.Log.Warn("a drive that is to be erased does not show its one namespace", "slot", slot.Index, "drive", slot.NVMe.Serial, "err", err)
+	}
 	// Canaries are written before anything is erased.
 	if _, err := m.book.write(slot.NVMe.Serial); err != nil {
 		return nil, err
@@ -59,6 +68,17 @@ func (m *Machine) Wipe(ctx context.Context, slot domain.SlotSpec, w domain.Place
 	return evidence, nil
 }
 
+// scanned waits a moment for the namespace of a drive that is up: its driver finds them
+// beside.
+func (m *Machine) scanned(ctx context.Context, set vfio.Set, slot domain.SlotSpec) (*vfio.Namespace, error) {
+	ctx, cancel := context.WithTimeout(ctx, m.scan)
+	defer cancel()
+	return m.bind.Namespace(ctx, set.Drives[0], slot.NVMe.Serial)
+}
+
+// scanWait bounds scanned.
+const scanWait = 5 * time.Second
+
 // giveBack hands functions to vfio-pci after an act, also one that was called off. It
 // tries three times: nobody comes back for them until the slot is used again.
 func (m *Machine) giveBack(ctx context.Context, set vfio.Set) (err error) {
@@ -84,6 +104,8 @@ func readBack(d *domain.DeviceWipe) bool {
 // readsZero says whether the first bytes of a drive that reads the same everywhere are
 // zero: an erased drive may also read as ones.
 func (m *Machine) readsZero(ctx context.Context, set vfio.Set, serial string) bool {
+	ctx, cancel := context.WithTimeout(ctx, m.scan)
+	defer cancel()
 	ns, err := m.bind.Namespace(ctx, set.Drives[0], serial)
 	if err != nil {
 		return false

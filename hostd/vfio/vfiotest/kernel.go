@@ -96,6 +96,19 @@ func (k *Kernel) Swap(address, serial string) {
 	k.drives[address] = d
 }
 
+// Hide has the drive with that serial show no namespace from now on: its controller's
+// owner deleted it.
+func (k *Kernel) Hide(serial string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for a, d := range k.drives {
+		if d.Serial == serial {
+			d.Hidden = true
+			k.drives[a] = d
+		}
+	}
+}
+
 // Medium is the file behind the drive with that serial.
 func (k *Kernel) Medium(serial string) string {
 	k.mu.Lock()
