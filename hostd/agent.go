@@ -38,12 +38,13 @@ type Agent struct {
 	fresh      bool            // desired came from the site in this life
 	approved   *domain.SlotMap // the map that desired names, if it is one of ours
 	discovered *domain.SlotMap
-	looking    bool               // a look is under way
-	looked     bool               // the first one has ended
-	lookedAt   time.Time          // when the last one began
-	lookAt     time.Time          // when to look again
-	doubts     int                // the last looks were bad, and are not believed yet
-	same       [2]*domain.SlotMap // the last two maps that were found to be the same
+	looking    bool                 // a look is under way
+	looked     bool                 // the first one has ended
+	lookedAt   time.Time            // when the last one began
+	lookAt     time.Time            // when to look again
+	doubts     int                  // the last looks were bad, and are not believed yet
+	broken     map[uint32]time.Time // slots that are not as approved, since when
+	same       [2]*domain.SlotMap   // the last two maps that were found to be the same
 	began      time.Time
 	chains     map[*chain]struct{}
 	holdOff    map[string]time.Time // chains that failed and are not given up: when to try again
@@ -71,7 +72,7 @@ func New(o Options) (*Agent, error) {
 		inbox:  mailbox{wake: make(chan struct{}, 1)},
 		done:   make(chan result, o.Limits.Parallel),
 		looks:  make(chan look, 1),
-		chains: map[*chain]struct{}{}, holdOff: map[string]time.Time{},
+		chains: map[*chain]struct{}{}, holdOff: map[string]time.Time{}, broken: map[uint32]time.Time{},
 	}
 	a.journal, err = journal.Open(journal.Options{Dir: o.Dir, Sign: a.sign, MaxBytes: o.Limits.Journal, NoSync: o.NoSync, Log: o.Log})
 	if err != nil {
@@ -174,6 +175,7 @@ func (a *Agent) reconcile(ctx context.Context) (time.Duration, error) {
 	if err := a.reportBroken(broken); err != nil {
 		return a.o.Limits.Replan, full(err)
 	}
+	a.awaitWhole(broken)
 	state.Broken = map[uint32]string{}
 	for slot, d := range broken {
 		state.Broken[slot] = d.reason

@@ -115,6 +115,9 @@ func (a *Agent) begin(ctx context.Context, steps []plan.Step, specs map[uint32]d
 		if at := slices.IndexFunc(observed, func(o machine.Observed) bool { return o.VM == c.steps[0].VM }); at >= 0 {
 			c.was = observed[at]
 		}
+		if c.steps[0].Op == plan.Refuse && a.patient(c) {
+			continue
+		}
 		if err := a.equip(c, specs); err != nil {
 			a.o.Log.Warn("chain not begun", "of", c.key, "err", err)
 			a.holdOff[c.key] = now.Add(a.o.Limits.Replan)

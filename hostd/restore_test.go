@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -174,7 +175,15 @@ func TestTheSiteHasTheFirstWord(t *testing.T) {
 		r.stop()
 		must(t, r.machine.Lose(domain.VMID{1}, "host.rebooted"))
 		r.site.place(func(d *domain.Desired) { release(d, 1) })
+		r.site.mu.Lock()
+		r.site.away = true
+		r.site.mu.Unlock()
 		r.start()
+		time.Sleep(2 * time.Second) // until the line is there
+		r.site.mu.Lock()
+		r.site.away = false
+		r.site.tell()
+		r.site.mu.Unlock()
 		r.awaitSaid("removed 1 boot 0", "wiped 0 gen 1 attempt 1 verified")
 		if n := r.site.count("started"); n != 1 {
 			t.Errorf("started %d times", n)
@@ -213,6 +222,39 @@ func TestLooksHoldNothingUp(t *testing.T) {
 			t.Errorf("%d looks for faults in five seconds", n)
 		}
 	})
+}
+
+// After a boot of the host devices come up one after the other: a VM waits for its own.
+// When they do not come it fails, and what is missing is named.
+func TestDevicesComeUpSlowly(t *testing.T) {
+	t.Parallel()
+	for name, come := range map[string]bool{"they come": true, "they do not": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				r := withVM(t)
+				r.stop()
+				must(t, r.machine.Lose(domain.VMID{1}, "host.rebooted"))
+				var there atomic.Bool
+				r.rewire = func(m *domain.SlotMap) {
+					if !there.Load() {
+						m.Slots = m.Slots[1:]
+					}
+				}
+				r.start()
+				time.Sleep(time.Minute)
+				there.Store(come)
+				if !come {
+					r.awaitSaid("failed 1 boot 1 slot.device_missing by the gpu of slot 0")
+					return
+				}
+				r.await("it is back", func() bool { return r.site.count("ready 1 boot 1") == 2 })
+				if r.site.count("failed") != 0 {
+					t.Errorf("said: %v", r.site.said())
+				}
+			})
+		})
+	}
 }
 
 // What is to blame for a failure is named, to the site that judges it: by the machine,

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -131,6 +132,40 @@ func (a *Agent) reportBroken(broken map[uint32]defect) error {
 		}
 	}
 	return nil
+}
+
+// A VM that was here before is not given up because its devices are not all there:
+// a host that has just booted shows them one after the other, and what is given up may
+// cost the tenant its data. So long it waits, and so often is looked.
+const (
+	brokenPatience = 2 * time.Minute
+	brokenLook     = 15 * time.Second
+)
+
+// awaitWhole remembers since when slots are broken, and has them looked at again.
+func (a *Agent) awaitWhole(broken map[uint32]defect) {
+	now := a.o.Clock()
+	maps.DeleteFunc(a.broken, func(slot uint32, _ time.Time) bool { _, still := broken[slot]; return !still })
+	for slot := range broken {
+		since, known := a.broken[slot]
+		if !known {
+			since = now
+			a.broken[slot] = now
+		}
+		if at := a.lookedAt.Add(brokenLook); now.Sub(since) < brokenPatience && at.Before(a.lookAt) {
+			a.lookAt = at
+		}
+	}
+}
+
+// patient says whether the chain refuses a VM that was here, for a slot that may be
+// whole again soon.
+func (a *Agent) patient(c *chain) bool {
+	now := a.o.Clock()
+	return !c.was.VM.IsZero() && slices.ContainsFunc(c.slots, func(slot uint32) bool {
+		since, broken := a.broken[slot]
+		return broken && now.Sub(since) < brokenPatience
+	})
 }
 
 func (a *Agent) propose() error {
