@@ -27,6 +27,7 @@ type Host struct {
 	Draining bool
 	Silent   Time // no heartbeat since; 0: in touch
 	Faulted  bool // quarantined as a whole
+	LostAt   Time // its power-off was confirmed, nothing ran since; 0 once no VM is left
 	Removed  bool // taken out of the site: only the row is left
 
 	Generation uint64    // of its desired state
@@ -313,6 +314,9 @@ func (m *ActOnHost) decide(w *World, x *Context) ([]EventBody, *Error) {
 		if h.Faulted && h.Silent != 0 {
 			return nil, Errorf(Conflict, "host.silent", "the host's power-off was confirmed and it has not been heard since: it must send heartbeats before it can serve again")
 		}
+		if h.LostAt != 0 {
+			return nil, Errorf(Conflict, "host.losing_vms", "the VMs that were lost with the host are still being released: try again in a moment")
+		}
 		return []EventBody{&HostUncordoned{change}}, nil
 	case HostDrain:
 		if h.Draining {
@@ -360,7 +364,13 @@ func (e *HostReturned) apply(w *World, _ *Applied) {
 }
 
 func (e *HostPowerOff) apply(w *World, _ *Applied) {
-	w.changeHost(e.ID, func(h *Host) { h.Faulted = true })
+	w.changeHost(e.ID, func(h *Host) {
+		h.Faulted = true
+		if w.LogicLevel >= 2 && len(h.vms) > 0 {
+			h.LostAt = e.Since
+		}
+	})
+	w.timers.add(w.hosts.get(e.ID).LostAt, timerLost, w.hosts.find(e.ID))
 }
 
 // changeHost applies f and keeps the placement index true.

@@ -342,6 +342,7 @@ func TestStopKnownAfterItsMonth(t *testing.T) {
 	}
 	s.must(System, &ActOnHost{Host: h.id, Action: HostSilent, Since: stop})
 	s.must(s.admin, &ActOnHost{Host: h.id, Action: HostPoweredOff})
+	s.after(0)
 	accruals := s.ledger(TxAccrual)
 	last := accruals[len(accruals)-1].Tx
 	corrections := s.ledger(TxCorrection)

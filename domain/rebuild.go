@@ -65,6 +65,7 @@ func (w *World) rebuildFleet() {
 		}
 		w.fleet.addHost(w, row)
 		w.fleet.refresh(w, row)
+		w.timers.add(h.LostAt, timerLost, row)
 		for at, vi := range h.vms {
 			w.vms.row(vi).hostAt = uint32(at)
 		}

@@ -76,7 +76,9 @@ func (e *AllocationReleasing) apply(w *World, x *Applied) {
 		moved := h.vms[last]
 		h.vms[v.hostAt] = moved
 		w.vms.row(moved).hostAt = v.hostAt
-		h.vms = h.vms[:last]
+		if h.vms = h.vms[:last]; last == 0 {
+			h.LostAt = 0
+		}
 		w.touch(h)
 		w.wait(row, v, Releasing, e.Deadline)
 	}

@@ -158,12 +158,19 @@ func (w *World) judgeFault(hi uint32, f *FaultReport) ([]EventBody, *Error) {
 
 // decidePowerOff is an operator's word that nothing runs on the host any more:
 // its VMs have failed, billed to the last heartbeat, and its slots wait in
-// quarantine until the host is back and they are wiped.
+// quarantine until the host is back and they are wiped. Ticks that are due at once
+// release the VMs, a few allocations each.
 func (w *World) decidePowerOff(x *Context, h *Host) ([]EventBody, *Error) {
 	if h.Silent == 0 {
 		return nil, Errorf(Conflict, "host.in_touch", "the host still sends heartbeats: power it off first")
 	}
 	events := []EventBody{&HostPowerOff{HostChange{ID: h.ID, Since: h.Silent}}}
+	if w.LogicLevel >= 2 {
+		if h.Faulted {
+			return nil, nil
+		}
+		return events, nil
+	}
 	purses, done := map[uint32]*purse{}, map[uint32]bool{}
 	for _, row := range h.vms {
 		v := w.vms.row(row)
@@ -178,6 +185,28 @@ func (w *World) decidePowerOff(x *Context, h *Host) ([]EventBody, *Error) {
 		events = append(events, w.release(purses[a.tenant], a, "host.lost", h.Silent, false)...)
 	}
 	return events, nil
+}
+
+// maxLostEvents is after how many events a tick leaves the rest of a lost host's
+// allocations to the next.
+const maxLostEvents = 32
+
+// loseVMs releases allocations that had VMs on a host that was powered off.
+func (w *World) loseVMs(k *tick, h *Host) (events []EventBody) {
+	done := map[uint32]bool{}
+	for _, row := range h.vms {
+		v := w.vms.row(row)
+		if done[v.alloc] {
+			continue
+		}
+		if len(events) >= maxLostEvents {
+			break
+		}
+		done[v.alloc] = true
+		a := w.allocations.row(v.alloc)
+		events = append(events, w.release(k.purse(a.tenant), a, "host.lost", h.LostAt, false)...)
+	}
+	return events
 }
 
 // markDirty asks for the host's placement to be published again.

@@ -130,6 +130,7 @@ func (h *Host) wire(c *coder) {
 	uints(c, 21, &h.vms)
 	c.bool(22, &h.Removed)
 	uintField(c, 23, &h.Features)
+	c.time(24, &h.LostAt)
 }
 
 func (s *Slot) wire(c *coder) {

@@ -23,9 +23,10 @@ const (
 	timerExpire
 	timerWipe
 	timerReprice
+	timerLost
 )
 
-var timerNames = [...]string{"", "grant", "capture", "accrue", "runway", "grace", "vm", "bill", "expire", "wipe", "reprice"}
+var timerNames = [...]string{"", "grant", "capture", "accrue", "runway", "grace", "vm", "bill", "expire", "wipe", "reprice", "lost"}
 
 // stands reports whether the deadline is still the state's.
 func (w *World) stands(t timer) bool {
@@ -58,6 +59,8 @@ func (w *World) stands(t timer) bool {
 		return s.State == SlotIsWiping && s.Deadline == t.at
 	case timerReprice:
 		return w.repriceAt(w.tenants.row(t.row)) == t.at
+	case timerLost:
+		return w.hosts.row(t.row).LostAt == t.at
 	}
 	return false
 }
@@ -140,7 +143,7 @@ func (m *Tick) decide(w *World, x *Context) ([]EventBody, *Error) {
 		}
 	}()
 	tick := tick{w: w, x: x, purses: map[uint32]*purse{}, last: map[uint32]timerKind{}, allocs: map[uint32]bool{}}
-	for len(w.timers.heap) > 0 && len(popped) < limit && len(events) < MaxDecisionEvents/4 {
+	for alone := false; !alone && len(w.timers.heap) > 0 && len(popped) < limit && len(events) < MaxDecisionEvents/4; {
 		t := w.timers.heap[0]
 		if t.at > x.At {
 			break
@@ -149,7 +152,8 @@ func (m *Tick) decide(w *World, x *Context) ([]EventBody, *Error) {
 			w.timers.pop()
 			continue
 		}
-		if !tick.independent(t) {
+		alone = t.kind == timerLost // it touches any tenant
+		if alone && len(popped) > 0 || !tick.independent(t) {
 			break
 		}
 		popped = append(popped, w.timers.pop())
@@ -245,6 +249,8 @@ func (k *tick) handle(t timer) []EventBody {
 		return p.take()
 	case timerReprice:
 		return k.purse(t.row).take()
+	case timerLost:
+		return w.loseVMs(k, w.hosts.row(t.row))
 	case timerRunway:
 		p := k.purse(t.row)
 		return append(p.take(), w.runwayDue(p)...)

@@ -17,7 +17,8 @@ package domain
 //	   device of its slot is released, and the slot condemned; a guest that is not
 //	   believed to be ready is an alarm;
 //	   a key ends when its user leaves the tenant; an image with a version tightens
-//	   a policy that names the image
+//	   a policy that names the image; the VMs of a host whose power-off is confirmed
+//	   are released by ticks
 const LogicLevel = 2
 
 // StartWriter begins a writer's term, and raises the log to the level of its build:
