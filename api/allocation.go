@@ -3,6 +3,8 @@ package api
 import (
 	"strconv"
 
+	"github.com/danielgtaylor/huma/v2"
+
 	"github.com/gpuaas/gpuaas/domain"
 	"github.com/gpuaas/gpuaas/projections"
 )
@@ -65,8 +67,9 @@ func (s *Server) allocationRoutes() {
 		})
 	}
 	read(s, route{path: "/v1/projects/{p}/allocations", id: "list-allocations", tag: "Allocations", summary: "List a project's allocations", query: append([]*param{
-		queryParam("state", "Only those in this state.", stringSchema),
-	}, paging...)}, s.listAllocations)
+		queryParam("state", "Only those in this state, or one of several: running,stopped.", stringSchema),
+		queryParam("live", "true: only those that are not released yet.", &huma.Schema{Type: "boolean"}),
+	}, naming...)}, s.listAllocations)
 	read(s, route{path: "/v1/allocations/{a}", id: "get-allocation", tag: "Allocations", summary: "Read an allocation"}, s.getAllocation)
 }
 
@@ -135,8 +138,16 @@ func (s *Server) listAllocations(c *call) (*List[Allocation], *domain.Error) {
 	if err := pathID(c, "p", "project", &id); err != nil {
 		return nil, err
 	}
+	var by projections.AllocationFilter
+	var err *domain.Error
+	if by.States, err = c.words("state"); err != nil {
+		return nil, err
+	}
+	if by.Live, err = c.flag("live"); err != nil {
+		return nil, err
+	}
 	return list(c, func(o projections.ListOptions) (projections.Page[projections.Allocation], error) {
-		return s.o.Reads.Allocations(c.ctx(), c.scope(), id, c.echo.QueryParam("state"), o)
+		return s.o.Reads.Allocations(c.ctx(), c.scope(), id, by, o)
 	}, s.showAllocation)
 }
 

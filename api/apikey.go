@@ -39,8 +39,8 @@ func (s *Server) apiKeyRoutes() {
 	command(s, route{method: "POST", path: "/v1/tenants/{t}/api-keys", id: "create-api-key", tag: "Tenants", summary: "Create an API key", about: "The secret is shown once. A repeat of the same command shows it again.", status: 201}, s.createAPIKey)
 	action(s, route{method: "DELETE", path: "/v1/api-keys/{k}", id: "revoke-api-key", tag: "Tenants", summary: "Revoke an API key"}, s.revokeAPIKey)
 	command(s, route{method: "POST", path: "/v1/operators/{u}/api-keys", id: "create-operator-api-key", tag: "Site", summary: "Create an API key of an operator", status: 201}, s.createOperatorKey)
-	read(s, route{path: "/v1/tenants/{t}/api-keys", id: "list-api-keys", tag: "Tenants", summary: "List API keys", about: "All of the tenant's for its owners and admins, your own for others. Secrets are never shown again.", query: paging}, s.listAPIKeys)
-	read(s, route{path: "/v1/operators/api-keys", id: "list-operator-api-keys", tag: "Site", summary: "List the operators' API keys", query: paging}, s.listOperatorKeys)
+	read(s, route{path: "/v1/tenants/{t}/api-keys", id: "list-api-keys", tag: "Tenants", summary: "List API keys", about: "All of the tenant's for its owners and admins, your own for others. Secrets are never shown again.", query: naming}, s.listAPIKeys)
+	read(s, route{path: "/v1/operators/api-keys", id: "list-operator-api-keys", tag: "Site", summary: "List the operators' API keys", query: naming}, s.listOperatorKeys)
 }
 
 func (s *Server) createAPIKey(c *call, b *createAPIKey) (*APIKey, *domain.Error) {

@@ -73,13 +73,9 @@ func (s *Server) erasure(c *call) (*Erasure, *domain.Error) {
 // proofs completes leases with the signed reports, if they are asked for, and leaves
 // out what is not the caller's to see.
 func (s *Server) proofs(c *call, leases []Lease) *domain.Error {
-	signed := false
-	switch c.echo.QueryParam("reports") {
-	case "", "false":
-	case "true":
-		signed = true
-	default:
-		return domain.Errorf(domain.Invalid, "request.invalid", "reports: want true or false")
+	signed, err := c.flag("reports")
+	if err != nil {
+		return err
 	}
 	for i := range leases {
 		l := &leases[i]

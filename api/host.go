@@ -121,7 +121,7 @@ func (s *Server) hostRoutes() {
 		})
 	}
 	action(s, route{method: "DELETE", path: "/v1/hosts/{h}", id: "remove-host", tag: "Fleet", summary: "Take a host out of the site", about: "All its slots have to be retired. Its credential is revoked: 503 host.not_revoked says that this failed; repeat it."}, s.removeHost)
-	read(s, route{path: "/v1/hosts", id: "list-hosts", tag: "Fleet", summary: "List hosts", query: paging}, s.listHosts)
+	read(s, route{path: "/v1/hosts", id: "list-hosts", tag: "Fleet", summary: "List hosts", query: naming}, s.listHosts)
 	read(s, route{path: "/v1/hosts/{h}", id: "get-host", tag: "Fleet", summary: "Read a host"}, s.getHost)
 	read(s, route{path: "/v1/hosts/{h}/slot-map", id: "get-slot-map", tag: "Fleet", summary: "What a host proposes, and what was approved", about: "Look at it, above all at what is on the disks, before approving its digest."}, s.getSlotMap)
 }

@@ -30,7 +30,7 @@ func (s *Server) projectRoutes() {
 	command(s, route{method: "POST", path: "/v1/tenants/{t}/projects", id: "create-project", tag: "Projects", summary: "Create a project", status: 201}, s.createProject)
 	command(s, route{method: "POST", path: "/v1/projects/{p}/members", id: "set-project-member", tag: "Projects", summary: "Give a member of the tenant a role in the project", status: 201}, s.setProjectMember)
 	action(s, route{method: "DELETE", path: "/v1/projects/{p}/members/{u}", id: "remove-project-member", tag: "Projects", summary: "Take a member's role in the project away"}, s.removeProjectMember)
-	read(s, route{path: "/v1/tenants/{t}/projects", id: "list-projects", tag: "Projects", summary: "List projects", query: paging}, s.listProjects)
+	read(s, route{path: "/v1/tenants/{t}/projects", id: "list-projects", tag: "Projects", summary: "List projects", query: naming}, s.listProjects)
 	read(s, route{path: "/v1/projects/{p}", id: "get-project", tag: "Projects", summary: "Read a project"}, s.getProject)
 	read(s, route{path: "/v1/projects/{p}/members", id: "list-project-members", tag: "Projects", summary: "List who has a role of its own in the project", query: paging}, s.listProjectMembers)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"reflect"
 	"strconv"
+	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -103,7 +104,7 @@ func (c *call) listOptions() (projections.ListOptions, *domain.Error) {
 	if err != nil {
 		return projections.ListOptions{}, err
 	}
-	o := projections.ListOptions{Limit: limit, Cursor: c.echo.QueryParam("cursor")}
+	o := projections.ListOptions{Limit: limit, Cursor: c.echo.QueryParam("cursor"), Name: c.echo.QueryParam("name")}
 	switch c.echo.QueryParam("order") {
 	case "", "asc":
 	case "desc":
@@ -170,6 +171,33 @@ func (c *call) atLeast() (uint64, *domain.Error) {
 		return 0, domain.Errorf(domain.Invalid, "request.invalid", "at_least: want a number: the Log-Sequence of an answer")
 	}
 	return n, nil
+}
+
+// maxWords bounds what a filter takes of several words.
+const maxWords = 16
+
+// words reads a query parameter of words, separated by commas.
+func (c *call) words(name string) (out []string, _ *domain.Error) {
+	for _, w := range strings.Split(c.echo.QueryParam(name), ",") {
+		if w = strings.TrimSpace(w); w != "" {
+			out = append(out, w)
+		}
+	}
+	if len(out) > maxWords {
+		return nil, domain.Errorf(domain.Invalid, "request.invalid", "%s: at most %d", name, maxWords)
+	}
+	return out, nil
+}
+
+// flag reads a query parameter that is true or false.
+func (c *call) flag(name string) (bool, *domain.Error) {
+	switch c.echo.QueryParam(name) {
+	case "", "false":
+		return false, nil
+	case "true":
+		return true, nil
+	}
+	return false, domain.Errorf(domain.Invalid, "request.invalid", "%s: want true or false", name)
 }
 
 func limitOf(s string) (int, *domain.Error) {

@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -10,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/gpuaas/gpuaas/domain"
 )
 
 // queries are what some routes need.
@@ -109,6 +112,75 @@ func TestEveryResourceHasItsFourFields(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestListsAreNarrowed: by name, by one state or several, by what is not gone.
+func TestListsAreNarrowed(t *testing.T) {
+	t.Parallel()
+	w := newTestWorld(t)
+	launch := func(name string) string {
+		return w.want(201, w.acme.owner, "POST", "/v1/projects/"+w.acme.project+"/allocations", fmt.Sprintf(`{"name":%q,"sku":"gpu-1x","image":"tiny"}`, name)).get("id")
+	}
+	w.first.boot() // train
+	again := launch("train-2")
+	w.want(202, w.acme.owner, "DELETE", "/v1/allocations/"+again, "")
+	for _, v := range w.first.gone(again) {
+		w.first.report(domain.Report{Kind: domain.ReportRemoved, VM: v})
+	}
+	launch("train-2") // the name is free again
+	last := w.want(202, w.acme.owner, "DELETE", "/v1/allocations/"+launch("going"), "").header.Get("Log-Sequence")
+	allocations := "/v1/projects/" + w.acme.project + "/allocations"
+	for query, want := range map[string]string{
+		allocations:                                            "train running, train-2 released, train-2 provisioning, going releasing",
+		allocations + "?name=train-2":                          "train-2 released, train-2 provisioning",
+		allocations + "?name=train-2&live=true":                "train-2 provisioning",
+		allocations + "?live=true":                             "train running, train-2 provisioning, going releasing",
+		allocations + "?state=running":                         "train running",
+		allocations + "?state=running,released":                "train running, train-2 released",
+		allocations + "?state=unreachable,%20releasing":        "going releasing",
+		allocations + "?state=running&name=nobody":             "",
+		"/v1/tenants/" + w.acme.id + "/projects?name=main":     "main active",
+		"/v1/tenants/" + w.acme.id + "/projects?name=mai":      "",
+		"/v1/tenants/" + w.acme.id + "/api-keys?name=k-viewer": "k-viewer active",
+		"/v1/tenants?name=other":                               "other active",
+		"/v1/hosts?name=h1":                                    "h1 in_service",
+		"/v1/slots?state=active,quarantined":                   "h1/0 active",
+		"/v1/slots?state=quarantined,retired":                  "",
+	} {
+		sep := map[bool]string{true: "&", false: "?"}[strings.Contains(query, "?")]
+		a := w.want(200, w.admin, "GET", query+sep+"at_least="+last, "")
+		var list struct {
+			Items []struct{ Name, State string }
+		}
+		if err := json.Unmarshal(a.body, &list); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, x := range list.Items {
+			got = append(got, x.Name+" "+x.State)
+		}
+		if strings.Join(got, ", ") != want {
+			t.Errorf("%s: %s, want %s", query, strings.Join(got, ", "), want)
+		}
+	}
+	w.refused(422, "request.invalid", w.admin, "GET", allocations+"?live=maybe", "")
+	w.refused(422, "request.invalid", w.admin, "GET", allocations+"?state="+strings.Repeat("a,", maxWords+1), "")
+
+}
+
+// gone are the allocation's VMs as the host says that it removed them.
+func (h *fakeHost) gone(alloc string) (out []*domain.VMReport) {
+	h.s.t.Helper()
+	var id domain.AllocationID
+	_ = id.UnmarshalText([]byte(alloc))
+	if _, err := h.s.loop.Query(context.Background(), domain.System, func(w *domain.World, _ domain.Time) {
+		if vm, ok := w.VMOf(id, 0); ok {
+			out = append(out, &domain.VMReport{VM: vm, Boot: 1, At: domain.TimeOf(time.Now())})
+		}
+	}); err != nil {
+		h.s.t.Fatal(err)
+	}
+	return out
 }
 
 // TestAReadOfTheFutureIsRefused: what is not decided yet does not become so by

@@ -47,7 +47,9 @@ var (
 	limitParam = queryParam("limit", "At most so many items.", &huma.Schema{Type: "integer", Minimum: floatOf(1), Maximum: floatOf(maxLimit), Default: defaultLimit})
 	afterParam = queryParam("cursor", "Where to go on: next_cursor of the page before.", &huma.Schema{Type: "string"})
 	orderParam = queryParam("order", "asc: oldest first; desc: newest first.", &huma.Schema{Type: "string", Enum: []any{"asc", "desc"}, Default: "asc"})
+	nameParam  = queryParam("name", "Only what has this name.", &huma.Schema{Type: "string"})
 	paging     = []*param{limitParam, afterParam, orderParam}
+	naming     = append([]*param{nameParam}, paging...)
 	atLeast    = queryParam("at_least", "Wait until the read model has this commit: the Log-Sequence of a command's answer, to read your own writes. 503 read_model.behind if it does not within the request's deadline.", &huma.Schema{Type: "integer", Minimum: floatOf(0)})
 )
 

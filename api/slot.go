@@ -48,7 +48,7 @@ func (s *Server) slotRoutes() {
 	command(s, route{method: "POST", path: "/v1/slots/{s}/retire", id: "retire-slot", tag: "Fleet", summary: "Take a slot out for ever", about: "Only an available or quarantined one. What of it is not wiped is owed: see GET /v1/wipe-duties.", status: 202}, s.retireSlot)
 	action(s, route{method: "POST", path: "/v1/slots/{s}/rewipe", id: "rewipe-slot", tag: "Fleet", summary: "Send a quarantined slot through another wipe", status: 202}, s.rewipeSlot)
 	read(s, route{path: "/v1/slots", id: "list-slots", tag: "Fleet", summary: "List slots", query: append([]*param{
-		queryParam("host_id", "Only this host's.", stringSchema), queryParam("state", "Only those in this state.", stringSchema),
+		queryParam("host_id", "Only this host's.", stringSchema), queryParam("state", "Only those in this state, or one of several: wiping,quarantined.", stringSchema),
 	}, paging...)}, s.listSlots)
 	read(s, route{path: "/v1/slots/{s}", id: "get-slot", tag: "Fleet", summary: "Read a slot"}, s.getSlot)
 	read(s, route{path: "/v1/slots/{s}/leases", id: "list-slot-leases", tag: "Fleet", summary: "A slot's history: who had it, and the proof of each wipe", about: "Newest first; generation 0 is the first wipe.", query: []*param{reportsParam}}, s.slotLeases)
@@ -96,7 +96,11 @@ func (s *Server) listSlots(c *call) (*List[Slot], *domain.Error) {
 	if err := c.requirePlatform(); err != nil {
 		return nil, err
 	}
-	by := projections.SlotFilter{State: c.echo.QueryParam("state")}
+	states, err := c.words("state")
+	if err != nil {
+		return nil, err
+	}
+	by := projections.SlotFilter{States: states}
 	if h := c.echo.QueryParam("host_id"); by.Host.UnmarshalText([]byte(h)) != nil {
 		return nil, notFound("host")
 	}

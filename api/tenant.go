@@ -58,7 +58,7 @@ func (s *Server) tenantRoutes() {
 	command(s, route{method: "POST", path: "/v1/tenants", id: "create-tenant", tag: "Tenants", summary: "Create a tenant", status: 201}, s.createTenant)
 	command(s, route{method: "POST", path: "/v1/tenants/{t}/members", id: "set-tenant-member", tag: "Tenants", summary: "Add a member, or change its role", status: 201}, s.setTenantMember)
 	action(s, route{method: "DELETE", path: "/v1/tenants/{t}/members/{u}", id: "remove-tenant-member", tag: "Tenants", summary: "Remove a member"}, s.removeTenantMember)
-	read(s, route{path: "/v1/tenants", id: "list-tenants", tag: "Tenants", summary: "List tenants: yours, or all for the site's people", query: paging}, s.listTenants)
+	read(s, route{path: "/v1/tenants", id: "list-tenants", tag: "Tenants", summary: "List tenants: yours, or all for the site's people", query: naming}, s.listTenants)
 	read(s, route{path: "/v1/tenants/{t}", id: "get-tenant", tag: "Tenants", summary: "Read a tenant"}, s.getTenant)
 	read(s, route{path: "/v1/tenants/{t}/members", id: "list-tenant-members", tag: "Tenants", summary: "List members", query: paging}, s.listTenantMembers)
 }

@@ -90,7 +90,8 @@ func (e *StateError) Error() string {
 	return s
 }
 
-// Allocations lists a project's allocations, or those in one state.
+// Allocations lists a project's allocations, or those in one state, or in one of
+// several: "running,stopped".
 func (c *Client) Allocations(ctx context.Context, project, state string, options ...ListOption) iter.Seq2[Allocation, error] {
 	return list[Allocation](ctx, c, path("/v1/projects/%s/allocations", project), queryOf("state", state), options)
 }

@@ -21,6 +21,13 @@ type ListOption func(url.Values)
 // NewestFirst turns a list round.
 func NewestFirst() ListOption { return func(q url.Values) { q.Set("order", "desc") } }
 
+// Named brings only what has the name: of tenants, projects, keys, hosts and
+// allocations.
+func Named(name string) ListOption { return func(q url.Values) { q.Set("name", name) } }
+
+// OnlyLive brings only allocations that are not released yet.
+func OnlyLive() ListOption { return func(q url.Values) { q.Set("live", "true") } }
+
 // PageSize is how many items are asked for at once: 1 to 500, 200 if not said.
 func PageSize(n int) ListOption {
 	return func(q url.Values) { q.Set("limit", strconv.Itoa(min(max(n, 1), 500))) }

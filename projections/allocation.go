@@ -259,9 +259,30 @@ const selectAllocations = `SELECT a.number, a.id, a.tenant_id, a.project_id, a.n
 		'address', v.address, 'boot', v.boot, 'overdue', v.overdue) ORDER BY v.position) AS vms
 		FROM vms v LEFT JOIN silent_hosts h ON h.id = v.host_id WHERE v.allocation_id = a.id) u`
 
-// Allocations lists a project's allocations, in all states or those shown as
-// state.
-func (r *Reader) Allocations(ctx context.Context, scope Scope, project domain.ProjectID, state string, o ListOptions) (page Page[Allocation], err error) {
+// AllocationFilter narrows a list of allocations; zero values do not.
+type AllocationFilter struct {
+	States []string // as shown: any of them
+	Live   bool     // not released yet
+}
+
+func (by *AllocationFilter) add(f *filter) {
+	var conds []string
+	var args []any
+	for _, state := range by.States {
+		if state == "unreachable" {
+			conds = append(conds, "u.silent AND a.state IN "+live)
+			continue
+		}
+		conds, args = append(conds, "a.state = ? AND NOT (u.silent AND a.state IN "+live+")"), append(args, state)
+	}
+	f.any(conds, args...)
+	if by.Live {
+		f.add("a.released_at IS NULL")
+	}
+}
+
+// Allocations lists a project's allocations.
+func (r *Reader) Allocations(ctx context.Context, scope Scope, project domain.ProjectID, by AllocationFilter, o ListOptions) (page Page[Allocation], err error) {
 	_, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
 		if err := v.requireProject(ctx, project); err != nil {
 			return err
@@ -269,13 +290,8 @@ func (r *Reader) Allocations(ctx context.Context, scope Scope, project domain.Pr
 		var f filter
 		f.add("a.project_id = ?", project.String())
 		f.own(v, "a.tenant_id")
-		switch state {
-		case "":
-		case "unreachable":
-			f.add("u.silent AND a.state IN " + live)
-		default:
-			f.add("a.state = ? AND NOT (u.silent AND a.state IN "+live+")", state)
-		}
+		f.named(o, "a.name")
+		by.add(&f)
 		page, err = list[Allocation](ctx, v, listAllocations, selectAllocations, f, []string{"a.number"}, o)
 		for i := range page.Items {
 			r.nameAllocation(&page.Items[i])

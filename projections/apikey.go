@@ -46,6 +46,7 @@ func (r *Reader) APIKeys(ctx context.Context, scope Scope, tenant domain.TenantI
 		if !v.platform && v.role != "owner" && v.role != "admin" {
 			f.add("user_id = ?", v.user)
 		}
+		f.named(o, "name")
 		page, err = list[APIKey](ctx, v, listKeys, `SELECT number, id, tenant_id, user_id, name, created_at, expires_at, revoked_at FROM api_keys`, f, []string{"number"}, o)
 		return err
 	})

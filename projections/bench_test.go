@@ -195,7 +195,7 @@ func BenchmarkRead(b *testing.B) {
 	p, _ := run(b, store, s)
 	waitFor(b, p, s.w.Head.N)
 	r, scope := store.Reader(nil), Scope{User: ten.owner, Tenant: ten.id}
-	page, err := r.Allocations(b.Context(), scope, ten.project, "", ListOptions{})
+	page, err := r.Allocations(b.Context(), scope, ten.project, AllocationFilter{}, ListOptions{})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -147,6 +147,7 @@ func (r *Reader) Hosts(ctx context.Context, scope Scope, o ListOptions) (page Pa
 		}
 		var f filter
 		f.add("h.removed_at IS NULL")
+		f.named(o, "h.name")
 		page, err = list[Host](ctx, v, listHosts, selectHosts, f, []string{"h.number"}, o)
 		return err
 	})

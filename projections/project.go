@@ -43,6 +43,7 @@ func (r *Reader) Projects(ctx context.Context, scope Scope, tenant domain.Tenant
 		}
 		var f filter
 		f.add("tenant_id = ?", tenant.String())
+		f.named(o, "name")
 		page, err = list[Project](ctx, v, listProjects, selectProjects, f, []string{"number"}, o)
 		for i := range page.Items {
 			r.nameProject(&page.Items[i])

@@ -192,6 +192,21 @@ func (f *filter) add(cond string, args ...any) {
 	f.where = append(f.where, cond)
 }
 
+// named restricts rows to those with a name, if one is asked for.
+func (f *filter) named(o ListOptions, column string) {
+	if o.Name != "" {
+		f.add(column+" = ?", o.Name)
+	}
+}
+
+// any restricts rows to those that one of the conditions holds for, if there are
+// any; each of them has its one argument, or none.
+func (f *filter) any(conds []string, args ...any) {
+	if len(conds) > 0 {
+		f.add("("+strings.Join(conds, " OR ")+")", args...)
+	}
+}
+
 // own restricts rows to what the view may see; row-level security does so again.
 func (f *filter) own(v *view, column string) {
 	if !v.platform {
@@ -211,6 +226,7 @@ type ListOptions struct {
 	Limit      int    // 1 to 500; 50 if zero
 	Cursor     string // of the page before; "" is the beginning
 	Descending bool   // newest first; the same on every page
+	Name       string // only what has this name; "": all. Of lists of what has names
 }
 
 // Page is one page of a list.

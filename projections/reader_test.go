@@ -126,12 +126,12 @@ func TestQueries(t *testing.T) {
 	for _, c := range []struct {
 		by   SlotFilter
 		want int
-	}{{SlotFilter{}, 10}, {SlotFilter{State: "retired"}, 2}, {SlotFilter{Host: host.id}, 4}, {SlotFilter{State: "cordoned"}, 3}, {SlotFilter{State: "quarantined"}, 1}, {SlotFilter{State: "active", Host: host.id}, 1}} {
+	}{{SlotFilter{}, 10}, {SlotFilter{States: []string{"retired"}}, 2}, {SlotFilter{Host: host.id}, 4}, {SlotFilter{States: []string{"cordoned"}}, 3}, {SlotFilter{States: []string{"quarantined"}}, 1}, {SlotFilter{States: []string{"active"}, Host: host.id}, 1}} {
 		if got := items[Slot](t)(r.Slots(ctx, platform, c.by, ListOptions{})); len(got) != c.want {
 			t.Errorf("slots %+v: %d, want %d", c.by, len(got), c.want)
 		}
 	}
-	allocations := items[Allocation](t)(r.Allocations(ctx, owner, ten.project, "", ListOptions{}))
+	allocations := items[Allocation](t)(r.Allocations(ctx, owner, ten.project, AllocationFilter{}, ListOptions{}))
 	states := []string{}
 	for _, a := range allocations {
 		states = append(states, a.State+"/"+a.VMs[0].State)
@@ -139,7 +139,7 @@ func TestQueries(t *testing.T) {
 	if got := strings.Join(states, " "); !strings.Contains(got, "unreachable/unreachable") || !strings.Contains(got, "released/released") {
 		t.Errorf("states %s", got)
 	}
-	released := items[Allocation](t)(r.Allocations(ctx, owner, ten.project, "released", ListOptions{}))
+	released := items[Allocation](t)(r.Allocations(ctx, owner, ten.project, AllocationFilter{States: []string{"released"}}, ListOptions{}))
 	if len(released) != 1 || released[0].SKU != "h100-1" || released[0].VMs[0].SlotIDs[0] == "" || released[0].LockedMicros != nil || released[0].ReleasedAt == 0 {
 		t.Fatalf("released %+v", released)
 	}
@@ -210,7 +210,7 @@ func TestStrangersSeeNothing(t *testing.T) {
 		}
 	}
 	stranger := parseUser(t, items[Member](t)(r.Members(ctx, platform, other, ListOptions{}))[0].UserID)
-	allocation := items[Allocation](t)(r.Allocations(ctx, platform, ten.project, "", ListOptions{}))[0]
+	allocation := items[Allocation](t)(r.Allocations(ctx, platform, ten.project, AllocationFilter{}, ListOptions{}))[0]
 	var id domain.AllocationID
 	_ = id.UnmarshalText([]byte(allocation.ID))
 	o := ListOptions{}
@@ -244,7 +244,7 @@ func TestStrangersSeeNothing(t *testing.T) {
 		check("policies", "tenant.not_found", err)
 		_, _, err = r.Policies(ctx, scope, domain.TenantID{}, ten.project)
 		check("policies of a project", "project.not_found", err)
-		_, err = r.Allocations(ctx, scope, ten.project, "", o)
+		_, err = r.Allocations(ctx, scope, ten.project, AllocationFilter{}, o)
 		check("allocations", "project.not_found", err)
 		_, _, err = r.Allocation(ctx, scope, id)
 		check("allocation", "allocation.not_found", err)

@@ -195,8 +195,8 @@ const selectSlots = `SELECT s.ordinal, s.id, s.host_id, h.name AS host, s.positi
 
 // SlotFilter narrows a list of slots; zero values do not.
 type SlotFilter struct {
-	Host  domain.HostID
-	State string // as shown
+	Host   domain.HostID
+	States []string // as shown: any of them
 }
 
 // Slots lists slots, in the order of their approval.
@@ -209,15 +209,19 @@ func (r *Reader) Slots(ctx context.Context, scope Scope, by SlotFilter, o ListOp
 		if !by.Host.IsZero() {
 			f.add("s.host_id = ?", by.Host.String())
 		}
-		switch by.State {
-		case "":
-		case "cordoned":
-			f.add("s.state = 'available' AND (h.cordoned OR h.draining)")
-		case "available":
-			f.add("s.state = 'available' AND NOT (h.cordoned OR h.draining)")
-		default:
-			f.add("s.state = ?", by.State)
+		var conds []string
+		var args []any
+		for _, state := range by.States {
+			switch state {
+			case "cordoned":
+				conds = append(conds, "s.state = 'available' AND (h.cordoned OR h.draining)")
+			case "available":
+				conds = append(conds, "s.state = 'available' AND NOT (h.cordoned OR h.draining)")
+			default:
+				conds, args = append(conds, "s.state = ?"), append(args, state)
+			}
 		}
+		f.any(conds, args...)
 		page, err = list[Slot](ctx, v, listSlots, selectSlots, f, []string{"s.ordinal"}, o)
 		return err
 	})

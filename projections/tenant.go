@@ -62,6 +62,7 @@ func (r *Reader) Tenants(ctx context.Context, scope Scope, o ListOptions) (page 
 	_, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
 		var f filter
 		f.own(v, "id")
+		f.named(o, "name")
 		page, err = list[Tenant](ctx, v, listTenants, selectTenants, f, []string{"number"}, o)
 		for i := range page.Items {
 			r.nameTenant(&page.Items[i])

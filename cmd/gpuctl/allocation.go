@@ -36,7 +36,7 @@ func (a *app) allocations() *cobra.Command {
 	var state string
 	list := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "The project's allocations", Args: cobra.NoArgs}
 	list.Flags().BoolVarP(&all, "all", "a", false, "also those that are gone, as -o json does")
-	list.Flags().StringVar(&state, "state", "", "only those in this state")
+	list.Flags().StringVar(&state, "state", "", "only those in this state, or in one of several: running,stopped")
 	listing(a, list, allocationColumns, func(ctx cx, c *client.Client, o ...client.ListOption) (iter.Seq2[client.Allocation, error], error) {
 		project, err := a.projectID(quiet(ctx))
 		if err != nil {
@@ -45,7 +45,7 @@ func (a *app) allocations() *cobra.Command {
 		if all || state != "" || a.json() {
 			return c.Allocations(ctx, project, state, o...), nil
 		}
-		return alive(c.Allocations(ctx, project, "", o...)), nil
+		return c.Allocations(ctx, project, "", append(o, client.OnlyLive())...), nil
 	})
 	get := &cobra.Command{
 		Use: "get NAME", Short: "Show one", Args: cobra.ExactArgs(1),
@@ -63,20 +63,6 @@ func (a *app) allocations() *cobra.Command {
 		a.act("reboot NAME", "Reboot", client.Running, false, (*client.Client).RebootAllocation),
 		a.act("release NAME", "Release: the VMs and their disks are gone, the slots wiped", client.Released, true, (*client.Client).ReleaseAllocation),
 		a.allocationEvents(), a.console(), a.erasure(), a.explain())
-}
-
-// alive leaves out what is gone.
-func alive(list iter.Seq2[client.Allocation, error]) iter.Seq2[client.Allocation, error] {
-	return func(yield func(client.Allocation, error) bool) {
-		for x, err := range list {
-			if err == nil && !x.ReleasedAt.IsZero() {
-				continue
-			}
-			if !yield(x, err) {
-				return
-			}
-		}
-	}
 }
 
 // launchFlags are what a launch takes.

@@ -44,7 +44,7 @@ func (a *app) tenantNamed(ctx context.Context, c *client.Client, name string) (s
 	if isID(name, "ten") {
 		return name, nil
 	}
-	return named("tenant", name, c.Tenants(ctx), func(t client.Tenant) (string, string) { return t.ID, t.Name }, nil)
+	return named("tenant", name, c.Tenants(ctx, client.Named(name)), func(t client.Tenant) (string, string) { return t.ID, t.Name }, nil)
 }
 
 // tenantID is the tenant that was said, else the key's own.
@@ -80,7 +80,7 @@ func (a *app) projectID(ctx context.Context) (string, error) {
 		return "", err
 	}
 	if a.flags.project != "" {
-		return named("project", a.flags.project, c.Projects(ctx, tenant), func(p client.Project) (string, string) { return p.ID, p.Name }, nil)
+		return named("project", a.flags.project, c.Projects(ctx, tenant, client.Named(a.flags.project)), func(p client.Project) (string, string) { return p.ID, p.Name }, nil)
 	}
 	some, err := client.Collect(c.Projects(ctx, tenant), 11)
 	switch {
@@ -110,7 +110,7 @@ func (a *app) allocationID(ctx context.Context, arg string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return named("allocation", arg, c.Allocations(ctx, project, ""),
+	return named("allocation", arg, c.Allocations(ctx, project, "", client.Named(arg)),
 		func(x client.Allocation) (string, string) { return x.ID, x.Name },
 		func(x client.Allocation) bool { return x.ReleasedAt.IsZero() })
 }
@@ -120,7 +120,7 @@ func (a *app) hostID(ctx context.Context, arg string) (string, error) {
 	if err != nil || isID(arg, "host") {
 		return arg, err
 	}
-	return named("host", arg, c.Hosts(ctx), func(h client.Host) (string, string) { return h.ID, h.Name }, nil)
+	return named("host", arg, c.Hosts(ctx, client.Named(arg)), func(h client.Host) (string, string) { return h.ID, h.Name }, nil)
 }
 
 // slotID takes an id, or host/index.
@@ -161,7 +161,7 @@ func (a *app) keyID(ctx context.Context, arg string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return named("key", arg, c.APIKeys(ctx, tenant), func(k client.APIKey) (string, string) { return k.ID, k.Name }, func(k client.APIKey) bool { return k.RevokedAt.IsZero() })
+	return named("key", arg, c.APIKeys(ctx, tenant, client.Named(arg)), func(k client.APIKey) (string, string) { return k.ID, k.Name }, func(k client.APIKey) bool { return k.RevokedAt.IsZero() })
 }
 
 func userID(arg string) (string, error) {

@@ -219,9 +219,14 @@ func (s *fakeSite) launch(r *http.Request, b map[string]any) (int, any) {
 	return 201, a
 }
 
-func (s *fakeSite) list(*http.Request, map[string]any) (int, any) {
+func (s *fakeSite) list(r *http.Request, _ map[string]any) (int, any) {
 	l := api.List[*api.Allocation]{Items: []*api.Allocation{}}
-	l.Items = append(l.Items, s.allocs...)
+	q := r.URL.Query()
+	for _, a := range s.allocs {
+		if (q.Get("name") == "" || q.Get("name") == a.Name) && (q.Get("live") == "" || a.State != "released") {
+			l.Items = append(l.Items, a)
+		}
+	}
 	return 200, l
 }
 
