@@ -21,7 +21,7 @@ type embedded struct {
 // newLibvirt makes one, or skips the test where there is no libvirt.
 func newLibvirt(t *testing.T, conf string) *embedded {
 	t.Helper()
-	for _, program := range []string{"virsh", "qemu-system-x86_64"} {
+	for _, program := range []string{"virsh", "qemu-system-x86_64", "swtpm"} {
 		if _, err := exec.LookPath(program); err != nil {
 			t.Skipf("SKIPPED, libvirt was not asked: no %s (deploy/lab/packages.txt)", program)
 		}
