@@ -245,6 +245,7 @@ var madeOfParts = []string{
 	"user.not_found", "vm.not_found", "tenant.past_due", "tenant.suspended",
 	"image.backing_file", "image.external_data", "image.encrypted", "image.corrupt", // hostd/image says them first
 	"route.not_found", "request.method", "request.not_acceptable", "invariant.broken", "internal",
+	"site.starting", // before there is a server
 }
 
 // TestProblemCodesAreDocumented: every code a caller can get is in docs/api.md, and
