@@ -37,6 +37,10 @@ test: setup ## all tests but the slow suites
 	$(GO) test -timeout 10m $(PURE)
 	$(GO) test -timeout 12m -race $(RACE)
 
+.PHONY: test-long
+test-long: setup ## campaigns that go on where they ended: the simulation (FOR=10m), and bugs planted in the code
+	$(GO) test -timeout 24h -v -count=1 ./domain/sim -run 'TestCampaign|TestMutants' -sim.long -sim.for=$(or $(FOR),10m) -sim.cache=$(CACHE)
+
 .PHONY: test-lab
 test-lab: build lab-image emuhost-image ## real VMs, and real devices in an emulated host (root; skipped loudly without)
 	scripts/setup.sh lab

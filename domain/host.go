@@ -33,6 +33,7 @@ type Host struct {
 	Generation uint64    // of its desired state
 	Journal    JournalID // reports recorded so far
 	Acked      uint64
+	ended      []JournalID // journals before it, the newest last: their reports are over
 	slots      []uint32 // rows of slots, by index on the host
 	vms        []uint32 // rows of VMs placed here, in the order of placing
 	rack       uint32   // row of its rack in the placement index

@@ -1,5 +1,7 @@
 package domain
 
+import "slices"
+
 // RecordReport is a host's evidence as it came in. The edge has verified the
 // host's signature over Report; whether to believe it is decided here.
 type RecordReport struct {
@@ -50,9 +52,17 @@ func (e *HostReported) wire(c *coder) {
 
 func (e *HostReported) apply(w *World, _ *Applied) {
 	h := w.hosts.get(e.Host)
+	if e.Journal != h.Journal && !h.Journal.IsZero() && w.LogicLevel >= 2 {
+		h.ended = append(h.ended, h.Journal)
+		h.ended = h.ended[max(0, len(h.ended)-maxEndedJournals):]
+	}
 	h.Journal, h.Acked = e.Journal, e.Number
 	w.markDirty(h)
 }
+
+// maxEndedJournals bounds what is remembered of a host's journals: one ends when its
+// file was damaged or lost, and its reports may be delivered after those of the next.
+const maxEndedJournals = 16
 
 // maxReportBytes bounds a report: an inventory of 64 slots is some 20 KB.
 const maxReportBytes = 48 << 10
@@ -80,6 +90,8 @@ func (m *RecordReport) decide(w *World, x *Context) ([]EventBody, *Error) {
 		return nil, Errorf(Invalid, "report.no_journal", "the report names no journal")
 	case r.Journal == h.Journal && r.Number <= h.Acked:
 		return nil, nil // a repeat
+	case slices.Contains(h.ended, r.Journal):
+		return nil, Errorf(Conflict, "report.old_journal", "the journal has ended: another one of this host was heard of since")
 	case r.Journal == h.Journal && r.Number != h.Acked+1, r.Journal != h.Journal && r.Number != 1:
 		return nil, Errorf(Unavailable, "report.out_of_order", "report %d, awaited is the one after %d: send again from there", r.Number, h.Acked)
 	}

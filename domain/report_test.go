@@ -241,6 +241,12 @@ func TestReportNumbers(t *testing.T) {
 	if _, err := send(JournalID{5}, 1, h.id); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := send(h.journal, 1, h.id); err == nil || err.Code != "report.old_journal" || err.Retryable {
+		t.Fatalf("a report of the journal before, delivered late: %v", err)
+	}
+	if _, err := send(JournalID{5}, 2, h.id); err != nil {
+		t.Fatalf("the new journal goes on: %v", err)
+	}
 	s.refused(Actor{Kind: ActorHost, Host: HostID{4}}, &RecordReport{Host: h.id}, "host.not_found")
 	s.refused(Actor{Kind: ActorHost, Host: h.id}, &RecordReport{Host: h.id, Report: []byte("nonsense")}, "report.malformed")
 	s.refused(Actor{Kind: ActorHost, Host: h.id}, &RecordReport{Host: h.id, Report: make([]byte, maxReportBytes+1)}, "report.too_large")

@@ -13,7 +13,7 @@ func TestSnapshotSchemaNamesTheEncoding(t *testing.T) {
 	s.launch(f, "a", "gpu-1x", 2)
 	h.boot()
 	s.after(2 * Hour)
-	const schema, want = "gpuaas-world-6", "sha256:22d20c6221825a869418c0ed8a350627550a791846d79bf895bad763dbf9f50b"
+	const schema, want = "gpuaas-world-7", "sha256:de8ea23553dc968a543f1f0d42481f4fe0bf5c5a4457f086bb315a4485d8f5c2"
 	if got := s.w.Hash().String(); snapshotSchema != schema || got != want {
 		t.Fatalf("the world is encoded as %s under the schema %q, it was %s under %q: change snapshotSchema and this test together", got, snapshotSchema, want, schema)
 	}

@@ -131,6 +131,7 @@ func (h *Host) wire(c *coder) {
 	c.bool(22, &h.Removed)
 	uintField(c, 23, &h.Features)
 	c.time(24, &h.LostAt)
+	ids(c, 25, &h.ended)
 }
 
 func (s *Slot) wire(c *coder) {

@@ -305,7 +305,11 @@ func (w *World) graceDue(x *Context, t *Tenant) []EventBody {
 	}
 	var events []EventBody
 	left, seen := false, map[uint32]bool{}
-	for _, row := range t.vms {
+	lines := t.vms
+	if w.LogicLevel >= 2 { // in an order that a start from a snapshot knows too
+		lines = slices.Sorted(slices.Values(lines))
+	}
+	for _, row := range lines {
 		v := w.vms.row(row)
 		if v.State == Stopped || seen[v.alloc] {
 			continue

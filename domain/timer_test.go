@@ -63,3 +63,40 @@ func TestQuickAnswerAboutMoney(t *testing.T) {
 		t.Fatal("the quick answer was never good enough")
 	}
 }
+
+// Whoever goes on from a snapshot stops a tenant's allocations in the same order as
+// who never ended: the log would not decide again as it did.
+func TestSuspendedInOneOrder(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	h := s.host("h", 8, "r")
+	s.sku("gpu-1x", 1, 2_490_000)
+	f := s.tenant("acme", 60_000_000)
+	var ids []AllocationID
+	for range 6 {
+		ids = append(ids, s.launch(f, "", "gpu-1x", 1))
+	}
+	h.boot()
+	s.release(f, ids[0], h) // the last line takes the place of the first
+	for n := 0; s.w.tenants.get(f.id).State != TenantPastDue; n++ {
+		if s.after(Minute); n == 24*60 {
+			t.Fatal("it is never past due")
+		}
+	}
+	due := s.w.tenants.get(f.id).GraceUntil
+	s.to(due - 1)
+	again, err := DecodeWorld(s.w.Encode())
+	if err != nil {
+		t.Fatal(err)
+	}
+	tick := s.command(System, &Tick{})
+	a, b := s.w.Decide(due, tick), again.Decide(due, tick)
+	if len(a.Events) != len(b.Events) || len(a.Events) < 6 {
+		t.Fatalf("%d and %d events", len(a.Events), len(b.Events))
+	}
+	for i := range a.Events {
+		if a.Events[i].Resource() != b.Events[i].Resource() {
+			t.Errorf("event %d is about %s, from the snapshot about %s", i, a.Events[i].Resource(), b.Events[i].Resource())
+		}
+	}
+}

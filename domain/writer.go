@@ -18,7 +18,9 @@ package domain
 //	   believed to be ready is an alarm;
 //	   a key ends when its user leaves the tenant; an image with a version tightens
 //	   a policy that names the image; the VMs of a host whose power-off is confirmed
-//	   are released by ticks
+//	   are released by ticks; a tenant that has not
+//	   paid is stopped allocation by allocation in the order of its VMs' rows; a report
+//	   of a journal that ended is refused
 const LogicLevel = 2
 
 // StartWriter begins a writer's term, and raises the log to the level of its build:

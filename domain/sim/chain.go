@@ -15,11 +15,12 @@ type chain struct {
 	slots     []uint32
 	at        int // the step that runs
 	cancelled bool
+	slow      bool            // a wipe that is later than its deadline
 	spec      domain.SlotSpec // of a wipe
 }
 
 // parallel is how many chains a host runs at once.
-const parallel = 4
+const parallel = 16
 
 func chainKey(s plan.Step) string {
 	if s.Op == plan.Wipe {
@@ -115,7 +116,7 @@ func (h *host) busy(c *chain) bool {
 func (c *chain) next() {
 	h := c.h
 	step := c.steps[c.at]
-	h.later(h.takes(step), string(step.Op), func() {
+	h.later(h.takes(c, step), string(step.Op), func() {
 		if c.cancelled {
 			c.cutShort()
 			h.finish(c, step, stepResult{cancelled: true})
@@ -183,6 +184,7 @@ func (h *host) reportFailed(step plan.Step, r stepResult) {
 	}
 	old, had := h.mem.failed[step.VM]
 	h.mem.failed[step.VM] = step.Boot
+	h.s.shadow.told[saidKey{step.VM, step.Boot, domain.ReportStopped}] = true // a failure may end as a stop
 	v := &domain.VMReport{VM: step.VM, Boot: step.Boot, At: h.clock(), Reason: r.code, Theirs: r.theirs}
 	h.report(&domain.Report{Kind: domain.ReportFailed, VM: v}, func() {
 		if had {

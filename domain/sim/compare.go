@@ -18,6 +18,18 @@ func (h *shadow) compare(p *process) {
 		return
 	}
 	h.checkWorld(w, writersWorld)
+	for _, host := range h.s.hosts {
+		h.sameContent(w, host)
+	}
+}
+
+// sameContent: what a host is told of one generation is one thing, also when nobody
+// thought of telling it.
+func (h *shadow) sameContent(w *domain.World, host *host) {
+	have := h.s.placements[host.id]
+	if x, ok := w.PlacementOf(host.id); ok && have != nil && x.Desired.Generation == have.placement.Desired.Generation && x.Desired.Digest() != have.digest {
+		h.s.fail("host %s is told another generation %d than the world has", host.name, x.Desired.Generation)
+	}
 }
 
 // checkWorld: the world is the fold of the log.

@@ -22,15 +22,20 @@ func (s *Sim) end() {
 			}
 		}
 	}
+	s.releaseAll()
+	s.until(s.now.Add(25 * domain.Minute)) // within the deadline: by what hosts report
+	for _, a := range s.shadow.order {
+		for _, v := range a.vms {
+			if h := s.hostOf(v.host); !h.forged && v.state != domain.Released {
+				s.fail("25 minutes after its release VM %s on host %s is %s: %+v", v.id, h.name, v.state, h.machine.vm(v.id))
+			}
+		}
+	}
 	for round := 0; len(s.shadow.order) > 0; round++ {
 		if round == 12 {
 			s.fail("%d allocations never end", len(s.shadow.order))
 		}
-		for _, t := range s.tenants {
-			for _, a := range t.live() {
-				s.clients.want(t.n, s.site.admin, &domain.ActOnAllocation{Allocation: a.id, Action: domain.ActionRelease}, nil)
-			}
-		}
+		s.releaseAll()
 		s.until(s.now.Add(domain.Hour))
 	}
 	s.operators.rests = true
@@ -42,6 +47,14 @@ func (s *Sim) end() {
 		}
 	}
 	s.audit()
+}
+
+func (s *Sim) releaseAll() {
+	for _, t := range s.tenants {
+		for _, a := range t.live() {
+			s.clients.want(t.n, s.site.admin, &domain.ActOnAllocation{Allocation: a.id, Action: domain.ActionRelease}, nil)
+		}
+	}
 }
 
 // calmDown heals everything.

@@ -124,6 +124,9 @@ func (h *host) deliver(x *domain.Placement) {
 		return
 	case journal.Conflict:
 		s.seen.mark(ConflictPlacement)
+		if !h.forged {
+			s.fail("host %s saw generation %d.%d with two contents, and nobody forged any", h.name, d.Epoch, d.Generation)
+		}
 		h.desired, h.approved = nil, nil
 		h.cancel(func(*chain) bool { return true })
 		h.once(fmt.Sprintf("conflict/%d", d.Epoch), &domain.FaultReport{Component: "host", Scope: "host", Reason: "placement.two_digests"})
@@ -255,6 +258,7 @@ func (h *host) reportVMs(observed []machine.Observed) {
 func (h *host) reportVM(v *domain.PlacedVM, o machine.Observed, exists bool) {
 	say := func(kind domain.ReportKind, boot uint32, at domain.Time) {
 		key := saidKey{v.VM, boot, kind}
+		h.s.shadow.told[key] = true
 		if h.mem.said[key] {
 			return
 		}

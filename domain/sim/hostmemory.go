@@ -198,7 +198,11 @@ func (h *host) carry(report []byte) {
 	switch {
 	case s.dice.happens(ReportLost):
 	case s.dice.happens(ReportLate):
-		s.after(between(s.dice.net, domain.Second, 5*domain.Minute), "report late", h.n, arrive)
+		late := 5 * domain.Minute
+		if s.dice.net.IntN(4) == 0 {
+			late = 2 * domain.Hour
+		}
+		s.after(between(s.dice.net, domain.Second, late), "report late", h.n, arrive)
 	default:
 		s.after(between(s.dice.net, domain.Millisecond, 50*domain.Millisecond), "report", h.n, arrive)
 	}

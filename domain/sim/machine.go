@@ -66,7 +66,7 @@ func (h *host) driveAt(slot uint32) *drive {
 }
 
 // takes is how long a step takes.
-func (h *host) takes(step plan.Step) domain.Duration {
+func (h *host) takes(c *chain, step plan.Step) domain.Duration {
 	d := h.s.dice
 	slow := domain.Duration(1)
 	if d.happens(HostSlow) {
@@ -78,7 +78,9 @@ func (h *host) takes(step plan.Step) domain.Duration {
 		plan.Wipe: {5 * domain.Second, 10 * domain.Minute}, plan.Refuse: {1, 10},
 	}
 	r := ranges[step.Op]
-	if step.Op == plan.Wipe && d.happens(WipeSlow) {
+	slowOne := slices.ContainsFunc(h.chains, func(c *chain) bool { return c.slow }) // the others go on beside it
+	if step.Op == plan.Wipe && !slowOne && d.happens(WipeSlow) {
+		c.slow = true
 		return 26 * domain.Hour
 	}
 	return slow * between(d.work, r[0], r[1])
@@ -95,6 +97,9 @@ func (h *host) do(c *chain, step plan.Step) stepResult {
 		if h.s.dice.happens(StartFails) {
 			return stepResult{code: "domain.start_failed", theirs: h.s.dice.work.IntN(4) == 0}
 		}
+	}
+	if v := h.machine.vm(step.VM); v != nil && (step.Op == plan.Start || step.Op == plan.Reboot) && !slices.Equal(v.Slots, step.Slots) {
+		h.s.fail("host %s: %s on slots %v is to be on slots %v: %s", h.name, step.VM, v.Slots, step.Slots, step.Op)
 	}
 	switch step.Op {
 	case plan.Disk:
@@ -154,6 +159,9 @@ func (h *host) alone(step plan.Step) {
 func (h *host) startVM(step plan.Step) {
 	h.alone(step)
 	h.ordered(step, "started")
+	if h.mem.failed[step.VM] >= step.Boot {
+		h.s.fail("host %s: boot %d of %s was given up, and is started", h.name, step.Boot, step.VM)
+	}
 	v := h.machine.vm(step.VM)
 	for _, slot := range step.Slots {
 		if d := h.driveAt(slot); d.data != step.VM {

@@ -38,6 +38,7 @@ const (
 	Retired
 	AmendedMap
 	Owed
+	Discharged
 	StalePlacement
 	ConflictPlacement
 	RefusedByHost // a VM that a host would not start
@@ -57,7 +58,7 @@ const (
 var markNames = [markCount]string{
 	"append-unknown", "landed-after-death", "deposed", "settled", "from-snapshot", "snapshot-refused", "full-group", "repeated", "repeated-key", "expired",
 	"gang", "whole-host", "refused", "no-capacity", "no-funds", "past-due", "suspended", "stopped", "restarted", "rebooted", "unreachable", "powered-off",
-	"wiped", "quarantined", "condemned", "rewiped", "late-wipe", "retired", "amended-map", "owed", "stale-placement", "conflict-placement", "refused-by-host",
+	"wiped", "quarantined", "condemned", "rewiped", "late-wipe", "retired", "amended-map", "owed", "discharged", "stale-placement", "conflict-placement", "refused-by-host",
 	"adopted", "renewed-journal", "repeated-report", "refused-report", "late-price", "captured", "accrued", "key-revoked", "quota-hit", "stale",
 }
 

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"encoding/binary"
+	"slices"
 
 	"github.com/gpuaas/gpuaas/commands"
 	"github.com/gpuaas/gpuaas/domain"
@@ -23,11 +24,17 @@ type process struct {
 	drift     domain.Duration // of its clock
 	tickAt    domain.Time     // when it looks at deadlines next
 	snapAt    uint64
-	every     uint64   // commits between snapshots
-	snapshots [][]byte // on its disk, newest last
+	every     uint64 // commits between snapshots
+	snapshots []file // on its disk, newest last
 	next      map[domain.HostID]*domain.Placement
 	silent    map[domain.HostID]bool
 	since     domain.Time // start of this life
+}
+
+// file is a snapshot on a disk.
+type file struct {
+	bytes   []byte
+	damaged bool
 }
 
 // flight is a group with everyone who waits for it.
@@ -117,13 +124,13 @@ func (p *process) trouble() {
 		p.drift = between(d.work, -2*domain.Second, 2*domain.Second)
 	}
 	if n := len(p.snapshots); n > 0 && d.happens(TornSnapshot) {
-		b := append([]byte(nil), p.snapshots[n-1]...)
+		b := slices.Clone(p.snapshots[n-1].bytes)
 		if d.work.IntN(2) == 0 || len(b) == 0 {
-			b = b[:d.work.IntN(len(b)+1)]
+			b = b[:d.work.IntN(max(len(b), 1))]
 		} else {
 			b[d.work.IntN(len(b))] ^= 1 << d.work.IntN(8)
 		}
-		p.snapshots[n-1] = b
+		p.snapshots[n-1] = file{b, true}
 	}
 	if d.happens(SnapshotsLost) {
 		p.snapshots = nil

@@ -15,7 +15,10 @@ func (p *process) recover() *domain.World {
 	}
 	w := domain.NewWorld()
 	for i := len(p.snapshots) - 1; i >= 0; i-- {
-		loaded, err := commands.OpenSnapshot(p.snapshots[i])
+		loaded, err := commands.OpenSnapshot(p.snapshots[i].bytes)
+		if damaged := p.snapshots[i].damaged; damaged != (err != nil) {
+			s.fail("a snapshot (damaged: %v) is opened: %v", damaged, err)
+		}
 		if err != nil || loaded.Head.N > visible || !s.log.holds(loaded.Head) {
 			s.seen.mark(SnapshotRefused)
 			continue
@@ -45,7 +48,7 @@ func (s *Sim) fold(w *domain.World, n uint64) {
 // keep writes a snapshot of a commit that is durable; two stay.
 func (p *process) keep(f *flight) {
 	p.s.shadow.states[f.closed.Head.Hash] = domain.DigestOf(f.state)
-	p.snapshots = append(p.snapshots, seal(f.state))
+	p.snapshots = append(p.snapshots, file{bytes: seal(f.state)})
 	if n := len(p.snapshots); n > 2 {
 		p.snapshots = p.snapshots[n-2:]
 	}

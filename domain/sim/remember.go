@@ -89,6 +89,8 @@ func (h *shadow) rememberHost(e domain.EventBody) {
 		h.fleet[e.Host].proposal = domain.Digest{}
 		seen.mark(AmendedMap)
 	case *domain.HostReported:
+		h.fleet[e.Host].report = recorded{e.Journal, e.Number}
+		h.journals[e.Journal] = true
 		if e.Refused != "" {
 			seen.mark(RefusedReport)
 		}
@@ -108,7 +110,13 @@ func (h *shadow) rememberHost(e domain.EventBody) {
 	case *domain.SlotRetired:
 		seen.mark(Retired)
 	case *domain.WipeOwed:
+		if e.Component == "nvme" {
+			h.owed[h.slots[e.Slot].serials[1]] = true
+		}
 		seen.mark(Owed)
+	case *domain.WipeDischarged:
+		delete(h.owed, h.slots[e.Slot].serials[1])
+		seen.mark(Discharged)
 	case *domain.VMStopped:
 		seen.mark(Stopped)
 	case *domain.AllocationStartRequested:

@@ -31,6 +31,9 @@ type shadow struct {
 	tenants  map[domain.TenantID]domain.TenantState
 	skus     []domain.SKUID
 	quotas   map[domain.PolicyScope]int64
+	owed     map[string]bool           // drives whose wipe is owed
+	journals map[domain.JournalID]bool // that reports were recorded of
+	told     map[saidKey]bool          // what hosts said of their VMs
 	money    money
 	compared uint64
 	checked  uint64
@@ -50,6 +53,12 @@ type hostView struct {
 	cordoned, draining, faulted, approved, removed bool
 	silent                                         bool
 	proposal                                       domain.Digest
+	report                                         recorded // the newest
+}
+
+type recorded struct {
+	journal domain.JournalID
+	number  uint64
 }
 
 func (h *hostView) placeable() bool {
@@ -61,7 +70,7 @@ func newShadow(s *Sim) *shadow {
 		view: newView(), s: s, commands: map[domain.CommandID]uint64{}, keys: map[idemKey]idemSeen{}, states: map[domain.Digest]domain.Digest{},
 		erased: map[wipeOf]bool{}, accounts: map[domain.Account]domain.Micros{}, fleet: map[domain.HostID]*hostView{},
 		owners: map[domain.APIKeyID]domain.TenantID{}, revoked: map[domain.APIKeyID]bool{}, projects: map[domain.ProjectID]domain.TenantID{},
-		tenants: map[domain.TenantID]domain.TenantState{}, quotas: map[domain.PolicyScope]int64{}, money: newMoney(),
+		tenants: map[domain.TenantID]domain.TenantState{}, quotas: map[domain.PolicyScope]int64{}, owed: map[string]bool{}, told: map[saidKey]bool{}, journals: map[domain.JournalID]bool{}, money: newMoney(),
 	}
 }
 
@@ -115,6 +124,9 @@ func (h *shadow) accepted(c *domain.Command) {
 // check objects to an event.
 func (h *shadow) check(c *domain.Command, e domain.EventBody) {
 	s := h.s
+	if c.Actor.Kind == domain.ActorHost {
+		h.here(c, e)
+	}
 	switch e := e.(type) {
 	case *domain.AllocationPlaced:
 		h.checkPlaced(c, e)
@@ -140,12 +152,25 @@ func (h *shadow) check(c *domain.Command, e domain.EventBody) {
 			}
 		}
 	case *domain.SlotRetired:
-		if v := h.slots[e.Slot]; v.state != domain.SlotIsAvailable && v.state != domain.SlotIsQuarantined {
+		v := h.slots[e.Slot]
+		if v.state != domain.SlotIsAvailable && v.state != domain.SlotIsQuarantined {
 			s.fail("slot %s is retired while it is %s", e.Slot, v.state)
 		}
+		h.leaves(v.serials[1], e.Slot)
+	case *domain.WipeDischarged:
+		if d := s.drives[h.slots[e.Slot].serials[1]]; !d.data.IsZero() && !s.hostOf(e.Host).forged {
+			s.fail("the duty to wipe what is in slot %s is discharged, with the data of %s on it", e.Slot, d.data)
+		}
 	case *domain.MapAmended:
+		here := map[string]bool{}
+		for _, a := range e.Slots {
+			here[a.Spec.NVMe.Serial] = true
+		}
 		for _, a := range e.Slots {
 			v := h.slots[a.ID]
+			if v != nil && !here[v.serials[1]] {
+				h.leaves(v.serials[1], a.ID)
+			}
 			if v != nil && a.Change != "kept" && v.state != domain.SlotIsAvailable && v.state != domain.SlotIsQuarantined {
 				s.fail("slot %s is %s (%s) while it is %s", a.ID, a.Change, a.Spec.NVMe.Serial, v.state)
 			}
@@ -185,6 +210,45 @@ func (h *shadow) check(c *domain.Command, e domain.EventBody) {
 	}
 }
 
+// here: a host's word changes nothing on another host, its reports are recorded once
+// and in order, and what follows from one was said of the present boot.
+func (h *shadow) here(c *domain.Command, e domain.EventBody) {
+	where := c.Actor.Host
+	said := func(v domain.VMChange, kind domain.ReportKind) {
+		where = h.vms[v.VM].host
+		if !h.told[saidKey{v.VM, v.Boot, kind}] && v.Reason != "guest.ready_not_reported" {
+			h.s.fail("boot %d of VM %s is %s, and its host never said so", v.Boot, v.VM, kind)
+		}
+	}
+	switch e := e.(type) {
+	case *domain.HostReported:
+		last := h.fleet[e.Host].report
+		if h.journals[e.Journal] && e.Journal != last.journal {
+			h.s.fail("report %d of host %s is of journal %s, which ended before journal %s", e.Number, e.Host, e.Journal, last.journal)
+		}
+		if e.Journal == last.journal && e.Number != last.number+1 || e.Journal != last.journal && e.Number != 1 {
+			h.s.fail("report %d of host %s, journal %s, is recorded after %d of journal %s", e.Number, e.Host, e.Journal, last.number, last.journal)
+		}
+	case *domain.SlotQuarantined:
+		where = e.Host
+	case *domain.SlotWiped:
+		where = e.Host
+	case *domain.SlotCondemned:
+		where = e.Host
+	case *domain.VMStarted:
+		said(e.VMChange, domain.ReportStarted)
+	case *domain.VMRunning:
+		said(e.VMChange, domain.ReportReady)
+	case *domain.VMStopped:
+		said(e.VMChange, domain.ReportStopped)
+	case *domain.VMRemoved:
+		where = h.vms[e.VM].host
+	}
+	if where != c.Actor.Host {
+		h.s.fail("host %s reports, and %s follows on host %s", c.Actor.Host, e.EventType(), where)
+	}
+}
+
 // mine: a tenant's key acts on what is its tenant's.
 func (h *shadow) mine(c *domain.Command, owner domain.TenantID) {
 	if t := h.owners[c.Actor.Key]; c.Actor.Kind == domain.ActorKey && !t.IsZero() && t != owner {
@@ -216,6 +280,13 @@ func (h *shadow) checkPlaced(c *domain.Command, e *domain.AllocationPlaced) {
 		}
 	}
 	h.checkQuota(e)
+}
+
+// leaves: a drive that leaves its slot with a tenant's data is owed a wipe.
+func (h *shadow) leaves(serial string, slot domain.SlotID) {
+	if d := h.s.drives[serial]; !d.data.IsZero() && !h.owed[serial] {
+		h.s.fail("drive %s leaves slot %s with the data of %s, and no wipe of it is owed", serial, slot, d.data)
+	}
 }
 
 func (h *shadow) checkQuota(e *domain.AllocationPlaced) {
@@ -282,6 +353,27 @@ func (h *shadow) checkPosted(e *domain.LedgerPosted) {
 	}
 	if sum != 0 {
 		h.s.fail("transaction %s (%s) sums to %d", e.Tx, e.Kind, sum)
+	}
+	if e.Kind == domain.TxHold {
+		h.checkHold(e)
+	}
+}
+
+// checkHold: a launch puts one hour's price aside, and the tenant has it.
+func (h *shadow) checkHold(e *domain.LedgerPosted) {
+	a := h.allocs[e.Allocation]
+	rate := a.locked
+	if rate < 0 {
+		rate = h.money.prices[h.money.version(a, h.at)].Micros
+	}
+	want := rate * domain.Micros(a.shape) * domain.Micros(len(a.vms))
+	for _, l := range e.Legs {
+		switch {
+		case l.Account.Kind == domain.AccountHold && l.Amount != want:
+			h.s.fail("allocation %s holds %d, an hour costs %d", a.id, l.Amount, want)
+		case l.Account.Kind == domain.AccountReceivable:
+			h.s.fail("allocation %s is launched on %d that the tenant does not have", a.id, -l.Amount)
+		}
 	}
 }
 

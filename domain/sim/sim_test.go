@@ -71,7 +71,10 @@ func TestSchedules(t *testing.T) {
 	}
 	all, total, failure := batch(*seed, n, *steps)
 	if failure != nil {
-		t.Fatal(sim.Shrink(failure))
+		if *shrink {
+			failure = sim.Shrink(failure)
+		}
+		t.Fatal(failure)
 	}
 	t.Logf("%d schedules, %d steps, %d commits, %d events", n, total.Steps, total.Commits, total.Events)
 	if never := all.Never(); len(never) > 0 && n >= 1000 {

@@ -119,7 +119,7 @@ func (s *Sim) begin() {
 		s.hosts = append(s.hosts, newHost(s, i, s.site.names[i], h))
 	}
 	for i := range 2 {
-		p := &process{s: s, id: i, snapshots: [][]byte{s.site.snapshot}}
+		p := &process{s: s, id: i, snapshots: []file{{bytes: s.site.snapshot}}}
 		s.processes = append(s.processes, p)
 	}
 	s.processes[0].boot()

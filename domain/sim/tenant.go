@@ -46,6 +46,11 @@ func (t *tenant) act() {
 		t.newKey()
 		return
 	}
+	if s.shadow.tenants[t.ID] != domain.TenantActive && len(live) > 0 && r.IntN(3) == 0 { // what it gives back is not enough
+		t.want(&domain.ActOnAllocation{Allocation: live[0].id, Action: domain.ActionRelease})
+		s.after(domain.Minute, "tenant in need", t.n, func() { t.launch(0) })
+		return
+	}
 	switch n := r.IntN(100); {
 	case n < 34 || len(live) == 0:
 		t.launch(1)

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/hostd/plan"
 )
 
 // wipe erases a slot and gives its evidence; or does not, and says so; or does not,
@@ -15,6 +16,12 @@ func (h *host) wipe(c *chain, w *domain.PlacedWipe) stepResult {
 		if slices.Contains(v.Slots, slot) {
 			s.fail("host %s, slot %d: wiped under the feet of %s", h.name, slot, v.VM)
 		}
+	}
+	if h.mem.wiped[plan.KeyOf(w)] {
+		s.fail("host %s, slot %d: a wipe is done again whose evidence is in the journal", h.name, slot)
+	}
+	if v := s.shadow.vms[h.driveAt(slot).data]; v != nil && v.state < domain.Releasing && v.host == h.id {
+		s.fail("host %s, slot %d: the disk of %s, which is %s, is wiped", h.name, slot, v.id, v.state)
 	}
 	good := evidence(&c.spec, w, h.clock())
 	if h.machine.hardware.Slots[slot].NVMe.Serial != c.spec.NVMe.Serial {

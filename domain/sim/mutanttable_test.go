@@ -1,0 +1,145 @@
+package sim_test
+
+// mutant is one planted bug: a line of the real code, and what it is changed to.
+type mutant struct {
+	name     string
+	file     string
+	old, new string
+}
+
+// mutants are the bugs that the simulation has to find. A line that is not there any
+// more fails the test: the table is kept with the code.
+var mutants = []mutant{
+	// Who may, and what is allowed.
+	{"launch-when-suspended", "domain/launch.go", "	if t.State != TenantActive {", "	if false {"},
+	{"launch-without-money", "domain/launch.go", "canSpend(t, p, hold); !ok {", "canSpend(t, p, hold); !ok && hold < 0 {"},
+	{"hold-of-one-gpu", "domain/launch.go", "	hold := rate * Micros(gpus)", "	hold := rate * Micros(min(gpus, 1))"},
+	{"quota-forgets-what-is-asked", "domain/launch.go", "int64(q.used)+int64(q.more) > limit", "int64(q.used) > limit"},
+	{"guardrail-loosened", "domain/policy.go", "	if lower.Int < upper.Int {", "	if lower.Int > upper.Int {"},
+	{"strangers-act", "domain/authorize.go", "	if _, _, err := w.requireProject(x, a.Project, role); err != nil {", "	if _, _, err := w.requireProject(x, a.Project, role); err != nil && err.Kind == Forbidden {"},
+	{"revoked-key-acts", "domain/authorize.go", "		if k == nil || !k.Usable(x.At) {", "		if k == nil {"},
+	{"start-when-suspended", "domain/power.go", "t.State != TenantActive {", "t.State == 0 {"},
+
+	// Placing.
+	{"cordoned-host-takes", "domain/host.go", "!h.MapID.IsZero() && !h.Cordoned && ", "!h.MapID.IsZero() && "},
+	{"silent-host-takes", "domain/host.go", "!h.Draining && h.Silent == 0 && ", "!h.Draining && "},
+	{"powered-off-host-takes", "domain/host.go", "		h.Faulted = true\n", "		h.Faulted = h.Cordoned\n"},
+	{"drain-is-nothing", "domain/host.go", "h.Draining = true })", "h.Draining = h.Draining })"},
+
+	// A command's memory.
+	{"repeat-by-id-forgotten", "domain/decide.go", "	if pos, ok := w.commands.find(c.ID); ok {", "	if pos, ok := w.commands.find(c.ID); ok && pos.N == 0 {"},
+	{"idempotency-key-for-a-minute", "domain/decide.go", "e != nil && e.at >= at.Add(-idemKeyWindow) {", "e != nil && e.at >= at.Add(-Minute/4) {"},
+	{"command-window-of-a-minute", "domain/idem.go", "	oldest := int64(now.Add(-CommandWindow)) / int64(Minute)", "	oldest := int64(now) / int64(Minute)"},
+	{"command-at-the-commit-before", "commands/core.go", "	pos := domain.Position{N: c.head.N + 1, ", "	pos := domain.Position{N: c.head.N, "},
+
+	// Slots and wipes.
+	{"rewipe-of-anything", "domain/wipe.go", "	if s.State != SlotIsQuarantined {", "	if s.State == SlotIsRetired {"},
+	{"retired-in-its-wipe", "domain/retire.go", "	case SlotIsAvailable, SlotIsQuarantined:", "	case SlotIsAvailable, SlotIsQuarantined, SlotIsWiping:"},
+	{"no-wipe-owed", "domain/wipeduty.go", "	if !s.Dirty {", "	if s.Dirty {"},
+	{"changed-under-a-tenant", "domain/amend.go", `	if change != "kept" && s.State`, `	if change == "added" && s.State`},
+	{"amended-without-a-wipe", "domain/amend.go", `		if a.Change == "added" || a.Change == "replaced" {
+			if err`, `		if a.Change == "added" {
+			if err`},
+	{"active-slot-quarantined", "domain/quarantine.go", "	case s.State == SlotIsReserved || s.State == SlotIsActive:", "	case s.State == SlotIsReserved:"},
+	{"condemned-is-sold", "domain/wipe.go", "	if s.Condemned {", "	if false {"},
+	{"one-host-is-wiped", "domain/release.go", "		byHost = append(byHost, wipe)", "		if len(byHost) == 0 {\n			byHost = append(byHost, wipe)\n		}"},
+	{"wipe-of-any-attempt", "domain/wipe.go", "	if r.Generation != s.Generation || r.Attempt != s.Attempt {", "	if r.Generation != s.Generation {"},
+	{"wipe-of-any-generation", "domain/wipe.go", "	if r.Generation != s.Generation || r.Attempt != s.Attempt {", "	if r.Attempt != s.Attempt {"},
+	{"wipe-of-any-nonce", "domain/wipe.go", "	if r.Nonce != s.lease().Nonce {", "	if r.Nonce.IsZero() {"},
+	{"wipe-of-another-hosts-slot", "domain/wipe.go", "	if row == none || w.slots.row(row).host != host {", "	if row == none {"},
+	{"device-twice", "domain/wipe.go", "		case k < 0 || seen[k]:", "		case k < 0:"},
+	{"any-serial", "domain/wipe.go", "		case deviceKey(k, d.Serial) != s.devices[k]:", "		case d.Serial == \"\" && k == 0:"},
+	{"device-missing", "domain/wipe.go", "		if key != 0 && !seen[k] {", "		if key != 0 && !seen[k] && k > 2 {"},
+	{"failed-is-verified", "domain/wipe.go", "	case d.Result != WipeVerified:", "	case d.Result == WipeFailed:"},
+	{"verified-with-a-reason", "domain/wipe.go", `	case d.Reason != "":
+		return "wipe.contradiction"`, `	case d.Reason == "never":
+		return "wipe.contradiction"`},
+	{"canary-survived", "domain/wipe.go", "	case d.Gone != d.Planted:", "	case d.Gone > d.Planted:"},
+	{"no-canaries", "domain/wipe.go", "d.Planted == 0 {", "d.Planted == 1 {"},
+	{"firmware-changed", "domain/wipe.go", "	case d.Firmware != d.Approved && ", "	case d.Firmware == \"\" && "},
+	{"half-read", "domain/wipe.go", "		if d.BytesRead != d.SizeBytes || ", "		if "},
+	{"sample-of-nothing", "domain/wipe.go", " || d.Sample.IsZero() {", " {"},
+	{"wrong-method", "domain/wipe.go", `d.Method == "" || !strings.HasPrefix(d.Method, prefix) {`, `d.Method == "" && prefix != "" {`},
+	{"nobody-looked-at-the-host", "domain/wipe.go", "	if whole && !kept {", "	if false {"},
+	{"two-wipes-of-one-slot", "domain/report.go", "s.State == SlotIsWiping {\n			p.Desired.Wipes", "s.State == SlotIsWiping && s.Attempt == 0 {\n			p.Desired.Wipes"},
+
+	// Reports.
+	{"report-again", "domain/report.go", "r.Number <= h.Acked:\n\t\treturn nil, nil // a repeat\n\tcase slices.Contains(h.ended, r.Journal):\n\t\treturn nil, Errorf(Conflict, \"report.old_journal\", \"the journal has ended: another one of this host was heard of since\")\n\tcase r.Journal == h.Journal && r.Number != h.Acked+1, ", "r.Number < h.Acked:\n\t\treturn nil, nil // a repeat\n\tcase slices.Contains(h.ended, r.Journal):\n\t\treturn nil, Errorf(Conflict, \"report.old_journal\", \"the journal has ended: another one of this host was heard of since\")\n\tcase r.Journal == h.Journal && r.Number > h.Acked+1, "},
+	{"ended-journal-goes-on", "domain/report.go", "	case slices.Contains(h.ended, r.Journal):", "	case slices.Contains(h.ended, r.Journal) && r.Number > 1:"},
+	{"report-skipped", "domain/report.go", "r.Number != h.Acked+1, ", "r.Number < h.Acked, "},
+	{"vm-of-another-boot", "domain/vm.go", "	if r.Boot != v.Boot {", "	if r.Boot > v.Boot {"},
+	{"billed-from-the-future", "domain/vm.go", "	at := min(max(r.At, v.Placed), x.At)", "	at := max(r.At, v.Placed)"},
+	{"removed-while-it-runs", "domain/vm.go", "	if v.State < Releasing {\n		return nil, Errorf(Conflict, \"report.not_releasing\"", "	if v.State < Starting {\n		return nil, Errorf(Conflict, \"report.not_releasing\""},
+	{"ended-with-the-first-vm", "domain/vm.go", "		if other != row && w.vms.row(other).State != Released {", "		if other != row && w.vms.row(other).State < Releasing {"},
+
+	// Apply.
+	{"generation-stays", "domain/allocation.go", "			s.Generation++\n", "			s.Generation = max(s.Generation, 1)\n"},
+	{"placed-without-a-touch", "domain/allocation.go", "		w.touch(h)\n", "		w.markDirty(h)\n"},
+	{"wipe-without-a-touch", "domain/wipe.go", "		w.timers.add(ws.Deadline, timerWipe, row)\n	}\n	w.touchHostSlots(e.Host)", "		w.timers.add(ws.Deadline, timerWipe, row)\n	}"},
+	{"stopped-stays-on", "domain/vm.go", "v.State, v.Deadline, v.Power, v.Ready, v.Alive = Stopped, 0, PowerOff, false, false", "v.State, v.Deadline, v.Ready, v.Alive = Stopped, 0, false, false"},
+	{"start-without-a-boot", "domain/power.go", "		if v.State == Stopped {\n			v.Boot++", "		if v.State == Stopped {\n			v.Boot += 0"},
+	{"wiped-slot-is-not-indexed", "domain/wipe.go", "	s.State, s.Deadline, s.Attempt, s.Dirty = SlotIsAvailable, 0, 0, false\n	w.touchHostSlots(e.Host)", "	s.State, s.Deadline, s.Attempt, s.Dirty = SlotIsAvailable, 0, 0, false\n	w.touch(w.hosts.get(e.Host))"},
+	{"removed-vm-keeps-its-slot", "domain/vm.go", "		if s := w.slots.row(i); s.vm == row {", "		if s := w.slots.row(i); s.vm == row && s.State == SlotIsActive {"},
+	{"gpus-of-one-vm-are-given-back", "domain/release.go", "	t.GPUs -= gpus\n", "	t.GPUs -= a.Shape\n"},
+
+	// Time.
+	{"outage-takes-the-deadline", "domain/world.go", "			w.timers.add(v.Deadline, timerVM, row)", ""},
+	{"wipe-never-late", "domain/timer.go", "		return s.State == SlotIsWiping && s.Deadline == t.at", "		return s.State == SlotIsAvailable && s.Deadline == t.at"},
+	{"dependent-deadlines-in-one-tick", "domain/timer.go", "	if alloc != none && t.kind != timerCapture && k.allocs[alloc] {", "	if false {"},
+	{"late-vm-is-forgotten", "domain/timer.go", "	c.Deadline = k.x.At.Add(Hour)\n", ""},
+	{"time-goes-back", "commands/core.go", "		c.open.at = max(now, c.world.At)", "		c.open.at = now"},
+
+	// Money.
+	{"burns-what-is-not-there", "domain/purse.go", "		n := min(amount, l.balance)", "		n := amount"},
+	{"first-hour-twice", "domain/purse.go", "		if !v.Captured {\n			continue\n		}", ""},
+	{"capture-forgets-the-hour-it-is-in", "domain/purse.go", "	to := max(v.BillStart.Add(firstHour), p.accruedTo)", "	to := v.BillStart.Add(firstHour)"},
+	{"close-forgets-the-accrual", "domain/purse.go", "		posted = max(posted, p.accruedTo)", "		posted = max(posted, 0)"},
+	{"hold-given-back-whole", "domain/purse.go", "	used := a.Hold - left ", "	used := left - left "},
+	{"floor-in-the-middle", "domain/accrual.go", "			if from > at {\n				sum -=", "			if from < at {\n				sum -="},
+	{"ended-line-is-not-repriced", "domain/accrual.go", "	if !free && a.LockedRate < 0 && v.BillEnd > v.BillStart {", "	if !free && a.LockedRate < 0 && v.BillEnd < v.BillStart {"},
+	{"late-price-beyond-what-is-posted", "domain/lateprice.go", "				posted := min(line.end, to)", "				posted := to"},
+	{"the-book-beats-the-tenants-price", "domain/sku.go", "			continue\n		}\n		rate, since", "		}\n		rate, since"},
+	{"hold-parts-stay", "domain/ledger.go", "			if p.amount == 0 {", "			if p.amount < 0 {"},
+	{"month-is-not-split", "domain/period.go", "return firstOfNextMonth(t)", "return firstOfNextMonth(t).Add(Day)"},
+
+	// Recovery.
+	{"damaged-snapshot", "commands/snapshots.go", "; !bytes.Equal(sum[:], b[:32]) {", "; len(sum) != 32 {"},
+	{"rebuilt-without-wipe-deadlines", "domain/rebuild.go", "			w.timers.add(s.Deadline, timerWipe, row)", ""},
+	{"rebuilt-without-captures", "domain/rebuild.go", "			w.timers.add(v.BillStart.Add(firstHour), timerCapture, row)", ""},
+	{"rebuilt-without-the-count", "domain/rebuild.go", "			t.captured++", ""},
+	{"rebuilt-without-quotas", "domain/rebuild.go", "		prj.GPUs += gpus\n", ""},
+	{"rebuilt-without-places", "domain/rebuild.go", "			w.vms.row(vi).hostAt = uint32(at)", "			w.vms.row(vi).hostAt = 0 * uint32(at)"},
+	{"snapshot-without-attempts", "domain/snapshotrows.go", "	uintField(c, 10, &s.Attempt)\n", ""},
+	{"snapshot-without-the-condemned", "domain/snapshotrows.go", "	c.bool(15, &s.Condemned)\n", ""},
+	{"snapshot-without-captures", "domain/snapshotrows.go", "	c.bool(15, &v.Captured)\n", ""},
+	{"snapshot-without-journals", "domain/snapshotrows.go", "	c.uvar(19, &h.Acked)\n", ""},
+	{"snapshot-without-command-ids", "domain/snapshot.go", "	msgs(c, 2, &m.entries)\n", ""},
+
+	// The group.
+	{"numbers-in-a-group", "commands/core.go", "Number: c.world.Number + 1 + uint64(i), Body: e}", "Number: c.world.Number + 1, Body: e}"},
+	{"head-stays", "commands/core.go", "	c.world.End(c.head)\n", ""},
+	{"placements-stay", "commands/core.go", "			out.Placements = append(out.Placements, p)", "			out.Placements = append(out.Placements[:0], p)"},
+	{"buffer-in-flight-is-filled-again", "commands/core.go", "	c.open, c.spare = group{}, nil", "	c.open, c.spare = group{}, b"},
+	{"group-without-an-end", "commands/core.go", "	c.head = domain.Head{N: n, Hash: sha256.Sum256(b)}", "	c.head = domain.Head{N: n, Hash: c.head.Hash}"},
+
+	// The fence.
+	{"older-generation", "hostd/journal/fence.go", "	case d.Generation < s.Generation:\n		return s, Stale", "	case d.Generation+1 < s.Generation:\n		return s, Stale"},
+	{"generation-is-not-kept", "hostd/journal/fence.go", "		s.Generation, s.Digest = d.Generation, digest", "		s.Digest = digest"},
+	{"conflict-is-forgotten", "hostd/journal/fence.go", "	case !s.Conflict.IsZero():\n		return s, Conflict\n", ""},
+	{"second-content-is-taken", "hostd/journal/fence.go", "		s.Conflict = digest\n", "		s.Digest = digest\n"},
+
+	// The plan.
+	{"starts-in-a-slot-to-be-wiped", "hostd/plan/plan.go", "		if p.erase[l.Index] {\n			return false\n		}\n", ""},
+	{"starts-beside-another", "hostd/plan/plan.go", "			if holder != v.VM {\n				return false\n			}", "			if holder != v.VM && false {\n				return false\n			}"},
+	{"starts-on-a-used-drive", "hostd/plan/plan.go", "dirty && by != v.VM && !p.erase[l.Index] {", "dirty && by == v.VM && !p.erase[l.Index] {"},
+	{"two-in-one-slot", "hostd/plan/plan.go", "		if p.claims[l.Index] > 1 {", "		if p.claims[l.Index] > 2 {"},
+	{"wiped-under-its-feet", "hostd/plan/plan.go", "		if !leaving {\n			return ", "		if !leaving && false {\n			return "},
+	{"wiped-with-the-vms-data", "hostd/plan/plan.go", "dirty && p.placed[by] > 0 {", "dirty && p.placed[by] > 1 {"},
+	{"wipe-before-the-removal", "hostd/plan/plan.go", "		step.After = append(step.After, at)\n	}\n	if at, again", "	}\n	if at, again"},
+	{"wiped-again", "hostd/plan/plan.go", "	if p.s.Wiped[KeyOf(w)] {", "	if p.s.Wiped[KeyOf(w)] && w.Attempt > 0 {"},
+	{"reboots-for-ever", "hostd/plan/plan.go", "	case exists && o.Boot >= v.Boot && ", "	case exists && o.Boot > v.Boot && "},
+	{"tries-what-was-given-up", "hostd/plan/plan.go", "	case p.s.GivenUp[v.VM] >= v.Boot && v.Boot > 0:", "	case p.s.GivenUp[v.VM] > v.Boot && v.Boot > 0:"},
+	{"known-vm-is-not-removed", "hostd/plan/plan.go", "	for id, slots := range p.s.Known {\n		if p.placed[id] == 0 {", "	for id, slots := range p.s.Known {\n		if p.placed[id] > 1 {"},
+	{"never-stops", "hostd/plan/plan.go", "		if exists && o.Running {\n			step.Op = Stop", "		if exists && !o.Running {\n			step.Op = Stop"},
+	{"on-other-slots", "hostd/plan/plan.go", "	if exists && !sameSlots(o.Slots, slotsOf(v)) {\n		return", "	if exists && len(o.Slots) == 0 {\n		return"},
+}
