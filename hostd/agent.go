@@ -29,9 +29,10 @@ type Agent struct {
 	fence   *journal.Fence
 	maps    mapStore
 
-	inbox mailbox     // the latest placement, from the line
-	done  chan result // of chains
-	looks chan look   // at the hardware
+	inbox mailbox       // the latest placement, from the line
+	done  chan result   // of chains
+	looks chan look     // at the hardware
+	again chan struct{} // somebody wants a look, see LookAgain
 
 	// What follows belongs to the loop.
 	desired    *domain.Desired // admitted by the fence; nil: none
@@ -72,6 +73,7 @@ func New(o Options) (*Agent, error) {
 		inbox:  mailbox{wake: make(chan struct{}, 1)},
 		done:   make(chan result, o.Limits.Parallel),
 		looks:  make(chan look, 1),
+		again:  make(chan struct{}, 1),
 		chains: map[*chain]struct{}{}, holdOff: map[string]time.Time{}, broken: map[uint32]time.Time{},
 	}
 	a.journal, err = journal.Open(journal.Options{Dir: o.Dir, Sign: a.sign, MaxBytes: o.Limits.Journal, NoSync: o.NoSync, Log: o.Log})
@@ -131,6 +133,8 @@ func (a *Agent) loop(ctx context.Context) error {
 			}
 		case l := <-a.looks:
 			a.saw(l)
+		case <-a.again:
+			a.lookSoon()
 		case <-timer.C:
 		}
 		wait, err := a.reconcile(ctx)
@@ -282,15 +286,18 @@ func (a *Agent) accept(p *domain.Placement) error {
 	return nil
 }
 
-// news is what the machine noticed by itself. All but faults is seen anew by
-// observing. A guest can cause any of the others as often as it likes: none of them is
-// a reason to look at the hardware.
+// news is what the machine noticed by itself. All but faults and movements of the
+// hardware is seen anew by observing. A guest can cause any of the others as often as it
+// likes: none of them is a reason to look at the hardware.
 func (a *Agent) news(e machine.Event) error {
-	if e.Kind != machine.DeviceFault {
-		return nil
+	switch e.Kind {
+	case machine.HardwareMoved:
+		a.lookSoon()
+	case machine.DeviceFault:
+		a.lookSoon()
+		return full(a.reportFault(e))
 	}
-	a.lookSoon()
-	return full(a.reportFault(e))
+	return nil
 }
 
 // listen keeps the line to the placements open. It ends with ctx.

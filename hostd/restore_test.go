@@ -221,6 +221,27 @@ func TestLooksHoldNothingUp(t *testing.T) {
 		if n := r.body.looked() - before; n < 1 || n > 2 {
 			t.Errorf("%d looks for faults in five seconds", n)
 		}
+		for what, ask := range map[string]func(){
+			"an operator":            r.agent.LookAgain,
+			"hardware that flutters": func() { r.news <- machine.Event{Kind: machine.HardwareMoved} },
+		} {
+			time.Sleep(2 * time.Minute)
+			before = r.body.looked()
+			for range 1000 {
+				ask()
+			}
+			synctest.Wait()
+			if n := r.body.looked() - before; n != 1 {
+				t.Errorf("%d looks at once for %s", n, what)
+			}
+			for range 60 {
+				ask()
+				time.Sleep(100 * time.Millisecond)
+			}
+			if n := r.body.looked() - before; n != 2 {
+				t.Errorf("%d looks for %s within six seconds", n, what)
+			}
+		}
 	})
 }
 

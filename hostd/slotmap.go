@@ -35,6 +35,15 @@ type look struct {
 // asks for.
 const lookPause = 5 * time.Second
 
+// LookAgain has the host look at its hardware as soon as may be, for an operator who
+// changed it. It may be called from anywhere, as often as one likes.
+func (a *Agent) LookAgain() {
+	select {
+	case a.again <- struct{}{}:
+	default: // it will anyway
+	}
+}
+
 // lookSoon has the next look come as soon as may be.
 func (a *Agent) lookSoon() {
 	at := a.lookedAt.Add(lookPause)
@@ -54,6 +63,7 @@ func (a *Agent) inventory(ctx context.Context) error {
 	now := a.o.Clock()
 	if !a.looking && !now.Before(a.lookAt) {
 		a.looking, a.lookedAt, a.lookAt = true, now, now.Add(a.o.Limits.Discover)
+		a.o.Log.Debug("looking at the hardware")
 		a.working.Go(func() {
 			looking, cancel := context.WithTimeout(ctx, discoverTimeout)
 			defer cancel()

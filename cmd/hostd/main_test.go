@@ -147,7 +147,25 @@ func (f *fleet) take(m streams.ReportMsg) error {
 // process is a hostd that runs.
 type process struct {
 	cmd *exec.Cmd
-	log *strings.Builder
+	log *output
+}
+
+// output is what a program has printed so far.
+type output struct {
+	mu  sync.Mutex
+	all strings.Builder
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.all.Write(b)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.all.String()
 }
 
 func start(t *testing.T, args ...string) *process {
@@ -156,7 +174,7 @@ func start(t *testing.T, args ...string) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &process{cmd: exec.Command(exe, args...), log: new(strings.Builder)}
+	p := &process{cmd: exec.Command(exe, args...), log: new(output)}
 	p.cmd.Env = append(os.Environ(), "HOSTD_BE_THE_PROGRAM=1")
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
 	if err := p.cmd.Start(); err != nil {
@@ -170,6 +188,26 @@ func start(t *testing.T, args ...string) *process {
 		}
 	})
 	return p
+}
+
+// file lists the fleet's hosts, for hostd to enrol and run.
+func (f *fleet) file() string {
+	f.t.Helper()
+	desk, dir := f.desk(), f.t.TempDir()
+	var list []fleetHost
+	for i := range hosts {
+		name := string(rune('a' + i))
+		list = append(list, fleetHost{Dir: filepath.Join(dir, name), Slots: 2, Server: desk.URL, Token: name + "-token"})
+	}
+	b, err := json.Marshal(list)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	path := filepath.Join(dir, "fleet.json")
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		f.t.Fatal(err)
+	}
+	return path
 }
 
 func (f *fleet) await(what string, cond func(id domain.HostID) bool) {
@@ -213,22 +251,7 @@ const hosts = 3
 func TestFleetSurvivesKill(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
-	desk := f.desk()
-	dir := t.TempDir()
-	var list []fleetHost
-	for i := range hosts {
-		name := string(rune('a' + i))
-		list = append(list, fleetHost{Dir: filepath.Join(dir, name), Slots: 2, Server: desk.URL, Token: name + "-token"})
-	}
-	b, err := json.Marshal(list)
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(dir, "fleet.json")
-	if err := os.WriteFile(file, b, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	args := []string{"run", "--machine", "sim", "--fleet", file}
+	args := []string{"run", "--machine", "sim", "--fleet", f.file()}
 
 	first := start(t, args...)
 	f.await("slot maps", func(id domain.HostID) bool { return f.maps[id] != nil })
@@ -268,6 +291,26 @@ func TestFleetSurvivesKill(t *testing.T) {
 	}
 	if err := second.cmd.Wait(); err != nil {
 		t.Errorf("after SIGTERM: %v", err)
+	}
+}
+
+// A SIGHUP has every host look at its hardware again, and ends none.
+func TestHangupLooksAgain(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	p := start(t, "run", "--machine", "sim", "--log-level", "debug", "--fleet", f.file())
+	looks := func() int { return strings.Count(p.log.String(), "looking at the hardware") }
+	f.await("slot maps", func(id domain.HostID) bool { return f.maps[id] != nil })
+	before := looks()
+	if err := p.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	f.await("another look", func(domain.HostID) bool { return looks() >= before+hosts })
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.cmd.Wait(); err != nil {
+		t.Errorf("after SIGHUP and SIGTERM: %v", err)
 	}
 }
 

@@ -9,9 +9,11 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -29,7 +31,7 @@ func runCommand(stderr io.Writer) *cobra.Command {
 	var file string
 	cmd := &cobra.Command{
 		Use:   "run --dir DIR --machine sim|lab|linux",
-		Short: "Run the daemon until SIGINT or SIGTERM; VMs run on",
+		Short: "Run the daemon until SIGINT or SIGTERM; VMs run on. SIGHUP: look at the hardware again",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c := config{Machine: "linux", LogLevel: "info"}
@@ -98,6 +100,9 @@ func serve(ctx context.Context, c config, stderr io.Writer) error {
 }
 
 func serveHost(ctx context.Context, c config, h fleetHost, log *slog.Logger) (err error) {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP) // one that comes early ends nobody
+	defer signal.Stop(hangup)
 	id, err := hostd.LoadIdentity(h.Dir)
 	if errors.Is(err, hostd.ErrNotEnrolled) && h.Token != "" {
 		id, err = enroll(ctx, hostd.EnrollOptions{Server: h.Server, Token: h.Token, Dir: h.Dir})
@@ -138,8 +143,26 @@ func serveHost(ctx context.Context, c config, h fleetHost, log *slog.Logger) (er
 		return err
 	}
 	parts.agent.Store(agent)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	wg.Go(func() { lookAtHangup(ctx, hangup, agent, log) })
 	log.Info("hostd runs", "site", id.Site, "machine", c.Machine, "version", hostd.Version())
 	return agent.Run(ctx)
+}
+
+// lookAtHangup has the agent look at its hardware at every SIGHUP, until ctx ends.
+func lookAtHangup(ctx context.Context, hangup <-chan os.Signal, agent *hostd.Agent, log *slog.Logger) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangup:
+			log.Info("SIGHUP: the hardware is looked at again")
+			agent.LookAgain()
+		}
+	}
 }
 
 // openMachine also returns who says that the host plays dead, for a simulated one.

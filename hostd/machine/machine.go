@@ -104,6 +104,10 @@ const (
 	GuestStopped EventKind = "stopped" // the domain is off: by the guest, or crashed
 	DeviceFault  EventKind = "fault"   // Code says what; Slot set
 	Changed      EventKind = "changed" // something of a VM moved: observe again
+
+	// HardwareMoved: a device came or went, no matter whose: discover again. It may come
+	// as often as hardware, or a guest that resets its own, makes it.
+	HardwareMoved EventKind = "hardware"
 )
 
 // Event is news from the machine.

@@ -41,6 +41,7 @@ type world struct {
 	k     *vfiotest.Kernel
 	lv    *libvirt
 	net   *fakeNetwork
+	news  *fakeUevents
 	links *wiredLinks // nil: the slots have no virtual functions
 	slots []domain.SlotSpec
 	m     *Machine
@@ -62,7 +63,8 @@ func newWorldWith(t *testing.T, slots int, vfs bool) *world {
 	t.Helper()
 	w := &world{
 		t: t, dir: filepath.Join(t.TempDir(), "machine"), root: t.TempDir(), proc: t.TempDir(), tree: pcitest.New(t),
-		net: &fakeNetwork{ports: map[string]network.Port{}},
+		net:  &fakeNetwork{ports: map[string]network.Port{}},
+		news: &fakeUevents{sent: make(chan any)},
 	}
 	w.k = vfiotest.New(t, w.tree)
 	w.k.Before, w.k.After = w.around("sysfs", false), w.around("sysfs", true)
@@ -186,7 +188,7 @@ func (w *world) open() {
 	o, err := Options{
 		Dir: w.dir, Discovery: discovery.Config{Host: "h", Sys: w.tree.Dir, Proc: w.proc, Dev: w.k.Dev},
 		Network: w.net, Wiper: wiper{w}, Hypervisor: w.lv, Bus: w.k, Run: w.run, Emulated: true,
-		DeviceWatch: 5 * time.Millisecond,
+		DeviceWatch: 5 * time.Millisecond, Uevents: w.news.open,
 	}.withDefaults()
 	if err != nil {
 		w.t.Fatal(err)

@@ -150,6 +150,7 @@ func open(ctx context.Context, m *Machine) (_ *Machine, err error) {
 		return nil, fmt.Errorf("linux: does libvirtd run? %w", err)
 	}
 	m.done.Go(func() { m.watchDevices(m.life) })
+	m.done.Go(func() { m.watchUevents(m.life) })
 	m.o.Log.Info("host is up", "dir", m.o.Dir, "vms", len(m.guests.States()))
 	return m, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -73,6 +74,7 @@ type Options struct {
 	Network    Network
 	Sockets    metadata.Sockets
 	Wiper      Wiper
+	Uevents    func() (io.ReadCloser, error) // each Read gives one message; Close ends it
 }
 
 // Hypervisor is libvirt: vm.Host.
@@ -147,6 +149,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Links == nil {
 		o.Links = vfio.Netlink{}
+	}
+	if o.Uevents == nil {
+		o.Uevents = kernelUevents
 	}
 	if o.Probe != "" && !filepath.IsAbs(o.Probe) {
 		return o, fmt.Errorf("linux: the probe %q has to be a whole path", o.Probe)
