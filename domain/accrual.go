@@ -115,8 +115,10 @@ func (w *World) openLine(v *VM, row uint32, at Time) {
 	w.planRunway(t)
 }
 
+func (v *VM) lineOpen() bool { return v.BillStart != 0 && v.BillEnd == 0 }
+
 func (w *World) closeLine(v *VM, at Time, free bool) {
-	if v.BillStart == 0 || v.BillEnd != 0 {
+	if !v.lineOpen() {
 		return
 	}
 	v.BillEnd = max(at, v.BillStart)

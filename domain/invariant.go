@@ -12,60 +12,117 @@ func broken(format string, args ...any) *Error {
 	return &Error{Kind: Internal, Code: "invariant.broken", Message: "internal error", Cause: fmt.Errorf(format, args...)}
 }
 
-// checkDecision holds a decision against the invariants.
+// checkDecision holds a decision against the invariants. What touches no slot, no line
+// and no money costs one look at its type.
 func (w *World) checkDecision(at Time, events []EventBody) *Error {
-	var taken map[SlotID]bool
-	var moved map[Account]Micros
+	d := decisionCheck{w: w, at: at}
 	for _, e := range events {
-		switch e := e.(type) {
-		case *AllocationPlaced:
-			for _, v := range e.VMs {
-				if len(v.Slots) == 0 || len(v.Slots) > 8 || uint32(len(v.Slots)) != e.Shape {
-					return broken("VM %s with %d slots", v.VM, len(v.Slots))
-				}
-				for _, id := range v.Slots {
-					s := w.slots.get(id)
-					if s == nil || s.State != SlotIsAvailable || s.vm != none || taken[id] || w.hosts.row(s.host).ID != v.Host {
-						return broken("slot %s is not free on host %s", id, v.Host) // invariants 1, 2
-					}
-					if taken == nil {
-						taken = make(map[SlotID]bool, 8)
-					}
-					taken[id] = true
-				}
-			}
-		case *SlotWiped:
-			if err := w.checkWiped(e); err != nil {
+		if err := d.check(e); err != nil {
+			return err
+		}
+	}
+	return d.checkMoved()
+}
+
+// decisionCheck is what the events of one decision did before the present one: none of
+// it is applied yet.
+type decisionCheck struct {
+	w        *World
+	at       Time
+	taken    map[SlotID]bool
+	moved    map[Account]Micros
+	released map[AllocationID]bool
+	opened   map[VMID]bool
+	billed   map[[16]byte]Time // posted up to, by VM or tenant
+}
+
+func (d *decisionCheck) check(e EventBody) *Error {
+	switch e := e.(type) {
+	case *AllocationPlaced:
+		return d.checkPlaced(e)
+	case *SlotWiped:
+		return d.w.checkWiped(e)
+	case *LedgerPosted:
+		return d.checkPosted(e)
+	case *VMBillable:
+		return d.checkOpened(e)
+	case *AllocationReleasing:
+		return d.checkClosed(e)
+	case *AllocationReleased:
+		if a := d.w.allocations.get(e.ID); a == nil || a.State < Releasing && !d.released[e.ID] {
+			return broken("allocation %s leaves with its lines open", e.ID) // invariant 6
+		}
+	case *SlotWipeStarted:
+		for i := range e.Slots {
+			if err := d.checkLetGo(e.Slots[i].Slot); err != nil {
 				return err
 			}
-		case *VMBillable:
-			v := w.vms.get(e.VM)
-			if v == nil || v.BillStart != 0 || e.At < v.Placed || e.At > at {
-				return broken("VM %s billed from %s", e.VM, e.At) // invariant 6
-			}
-		case *LedgerPosted:
-			var sum Micros
-			for _, l := range e.Legs {
-				sum = sum.add(l.Amount)
-				if l.Account.Kind == AccountLot || l.Account.Kind == AccountHold {
-					if moved == nil {
-						moved = make(map[Account]Micros, 4)
-					}
-					moved[l.Account] = moved[l.Account].add(l.Amount)
+		}
+	case *SlotQuarantined:
+		return d.checkLetGo(e.Slot)
+	case *SlotRetired:
+		return d.checkLetGo(e.Slot)
+	case *MapAmended:
+		for i := range e.Slots {
+			if s := &e.Slots[i]; s.Change != "kept" {
+				if err := d.checkLetGo(s.ID); err != nil {
+					return err
 				}
-			}
-			if sum != 0 {
-				return broken("transaction %s sums to %d", e.Tx, sum) // invariant 5
 			}
 		}
 	}
-	for a, n := range moved {
+	return nil
+}
+
+// checkPlaced: every slot is free and given away once (invariants 1 and 2).
+func (d *decisionCheck) checkPlaced(e *AllocationPlaced) *Error {
+	w := d.w
+	for _, v := range e.VMs {
+		if len(v.Slots) == 0 || len(v.Slots) > 8 || uint32(len(v.Slots)) != e.Shape {
+			return broken("VM %s with %d slots", v.VM, len(v.Slots))
+		}
+		for _, id := range v.Slots {
+			s := w.slots.get(id)
+			if s == nil || s.State != SlotIsAvailable || s.vm != none || d.taken[id] || w.hosts.row(s.host).ID != v.Host {
+				return broken("slot %s is not free on host %s", id, v.Host)
+			}
+			if d.taken == nil {
+				d.taken = make(map[SlotID]bool, 8)
+			}
+			d.taken[id] = true
+		}
+	}
+	return nil
+}
+
+// checkPosted: a transaction sums to zero (invariant 5). What it moves is added up for
+// checkMoved.
+func (d *decisionCheck) checkPosted(e *LedgerPosted) *Error {
+	var sum Micros
+	for _, l := range e.Legs {
+		sum = sum.add(l.Amount)
+		if l.Account.Kind == AccountLot || l.Account.Kind == AccountHold {
+			if d.moved == nil {
+				d.moved = make(map[Account]Micros, 4)
+			}
+			d.moved[l.Account] = d.moved[l.Account].add(l.Amount)
+		}
+	}
+	if sum != 0 {
+		return broken("transaction %s sums to %d", e.Tx, sum)
+	}
+	return d.checkUsage(e)
+}
+
+// checkMoved: no lot and no hold falls below zero.
+func (d *decisionCheck) checkMoved() *Error {
+	for a, n := range d.moved {
 		var have Micros
 		if a.Kind == AccountLot {
-			if g := w.grants.get(GrantID(a.Ref)); g != nil {
+			if g := d.w.grants.get(GrantID(a.Ref)); g != nil {
 				have = g.Balance
 			}
-		} else if al := w.allocations.get(AllocationID(a.Ref)); al != nil {
+		} else if al := d.w.allocations.get(AllocationID(a.Ref)); al != nil {
 			have = al.Hold
 		}
 		if have.add(n) < 0 {
@@ -103,7 +160,7 @@ func (w *World) checkWiped(e *SlotWiped) *Error {
 // CheckAll recomputes what the world keeps beside its events, and returns the
 // first thing that is not so.
 func (w *World) CheckAll() error {
-	for _, check := range []func() error{w.checkSlots, w.checkFleet, w.checkLedger, w.checkCounts} {
+	for _, check := range []func() error{w.checkSlots, w.checkFleet, w.checkLedger, w.checkLines, w.checkCounts} {
 		if err := check(); err != nil {
 			return err
 		}
@@ -240,7 +297,7 @@ func (w *World) checkCounts() error {
 	}
 	for row := uint32(0); row < w.vms.next; row++ {
 		v := w.vms.row(row)
-		if !v.ID.IsZero() && v.BillStart != 0 && v.BillEnd == 0 {
+		if !v.ID.IsZero() && v.lineOpen() {
 			t := w.allocations.row(v.alloc).tenant
 			lines[t]++
 			if w.tenants.row(t).vms[v.lineAt] != row {

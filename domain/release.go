@@ -41,7 +41,7 @@ func (w *World) release(p *purse, a *Allocation, reason string, end Time, free b
 	byHost := []*SlotWipeStarted{}
 	for _, vi := range a.vms {
 		v := w.vms.row(vi)
-		if v.BillStart != 0 && v.BillEnd == 0 {
+		if v.lineOpen() {
 			if free {
 				p.close(v, v.BillStart)
 			} else {
