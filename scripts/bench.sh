@@ -62,4 +62,5 @@ run "REST, log in memory"        3 -bench . -benchtime 3x ./api/
 run "REST, whole site"           3 -bench REST -benchtime 1x ./cmd/gpuaas/
 run "command to receipt"         3 -bench Receipt -benchtime 1x ./cmd/gpuaas/
 run "host daemon"                3 -bench . -benchtime 1x ./hostd/...
+run "host daemon at idle"        3 -bench IdleHost -benchtime 1x ./cmd/gpuaas/
 exit $failed

@@ -32,7 +32,7 @@ const driveBytes = 4 << 20
 // a kernel over a sysfs tree, libvirt, programs, network, wipe. It outlives machines,
 // as a real one outlives the daemon.
 type world struct {
-	t     *testing.T
+	t     testing.TB
 	dir   string // the machine's
 	root  string // the host's /etc, /run, /var
 	proc  string
@@ -46,6 +46,7 @@ type world struct {
 	slots []domain.SlotSpec
 	m     *Machine
 	run   program.Run
+	watch time.Duration // Options.DeviceWatch
 	wipe  func(slot domain.SlotSpec, w domain.PlacedWipe) ([]domain.DeviceWipe, error)
 
 	mu   sync.Mutex
@@ -56,15 +57,15 @@ type world struct {
 // secret is in the user data and in the tenant's data: it has to be gone at the end.
 const secret = "c4n4ry-of-the-tenant"
 
-func newWorld(t *testing.T, slots int) *world { return newWorldWith(t, slots, false) }
+func newWorld(t testing.TB, slots int) *world { return newWorldWith(t, slots, false) }
 
 // newWorldWith also gives each slot an Ethernet virtual function.
-func newWorldWith(t *testing.T, slots int, vfs bool) *world {
+func newWorldWith(t testing.TB, slots int, vfs bool) *world {
 	t.Helper()
 	w := &world{
 		t: t, dir: filepath.Join(t.TempDir(), "machine"), root: t.TempDir(), proc: t.TempDir(), tree: pcitest.New(t),
-		net:  &fakeNetwork{ports: map[string]network.Port{}},
-		news: &fakeUevents{sent: make(chan any)},
+		net:   &fakeNetwork{ports: map[string]network.Port{}},
+		watch: 5 * time.Millisecond, news: &fakeUevents{sent: make(chan any)},
 	}
 	w.k = vfiotest.New(t, w.tree)
 	w.k.Before, w.k.After = w.around("sysfs", false), w.around("sysfs", true)
@@ -188,7 +189,7 @@ func (w *world) open() {
 	o, err := Options{
 		Dir: w.dir, Discovery: discovery.Config{Host: "h", Sys: w.tree.Dir, Proc: w.proc, Dev: w.k.Dev},
 		Network: w.net, Wiper: wiper{w}, Hypervisor: w.lv, Bus: w.k, Run: w.run, Emulated: true,
-		DeviceWatch: 5 * time.Millisecond, Uevents: w.news.open,
+		DeviceWatch: w.watch, Uevents: w.news.open,
 	}.withDefaults()
 	if err != nil {
 		w.t.Fatal(err)

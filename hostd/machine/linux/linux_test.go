@@ -547,7 +547,7 @@ func TestAliveByLease(t *testing.T) {
 }
 
 // await looks until ok; the test's own deadline ends it.
-func await(t *testing.T, what string, ok func() bool) {
+func await(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
