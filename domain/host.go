@@ -26,6 +26,7 @@ type Host struct {
 	Cordoned bool
 	Draining bool
 	Silent   Time // no heartbeat since; 0: in touch
+	away     gap  // the last time it was silent
 	Faulted  bool // quarantined as a whole
 	LostAt   Time // its power-off was confirmed, nothing ran since; 0 once no VM is left
 	Removed  bool // taken out of the site: only the row is left
@@ -34,10 +35,10 @@ type Host struct {
 	Journal    JournalID // reports recorded so far
 	Acked      uint64
 	ended      []JournalID // journals before it, the newest last: their reports are over
-	slots      []uint32 // rows of slots, by index on the host
-	vms        []uint32 // rows of VMs placed here, in the order of placing
-	rack       uint32   // row of its rack in the placement index
-	dirty      bool     // desired state changed since placements were last taken
+	slots      []uint32    // rows of slots, by index on the host
+	vms        []uint32    // rows of VMs placed here, in the order of placing
+	rack       uint32      // row of its rack in the placement index
+	dirty      bool        // desired state changed since placements were last taken
 }
 
 // proposalID is the digest of the map that waits for approval; zero: none does.
@@ -360,8 +361,10 @@ func (e *HostWentSilent) apply(w *World, _ *Applied) {
 	w.changeHost(e.ID, func(h *Host) { h.Silent = e.Since })
 }
 
-func (e *HostReturned) apply(w *World, _ *Applied) {
-	w.changeHost(e.ID, func(h *Host) { h.Silent = 0 })
+func (e *HostReturned) apply(w *World, x *Applied) {
+	w.changeHost(e.ID, func(h *Host) {
+		h.away, h.Silent = h.away.with(gap{h.Silent, x.At}), 0
+	})
 }
 
 func (e *HostPowerOff) apply(w *World, _ *Applied) {

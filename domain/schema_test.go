@@ -13,7 +13,7 @@ func TestSnapshotSchemaNamesTheEncoding(t *testing.T) {
 	s.launch(f, "a", "gpu-1x", 2)
 	h.boot()
 	s.after(2 * Hour)
-	const schema, want = "gpuaas-world-7", "sha256:de8ea23553dc968a543f1f0d42481f4fe0bf5c5a4457f086bb315a4485d8f5c2"
+	const schema, want = "gpuaas-world-8", "sha256:ff2f65d6316b0dc2cac3590f8940973513566a17e26beabd1a8d18369995bfe2"
 	if got := s.w.Hash().String(); snapshotSchema != schema || got != want {
 		t.Fatalf("the world is encoded as %s under the schema %q, it was %s under %q: change snapshotSchema and this test together", got, snapshotSchema, want, schema)
 	}

@@ -132,6 +132,7 @@ func (h *Host) wire(c *coder) {
 	uintField(c, 23, &h.Features)
 	c.time(24, &h.LostAt)
 	ids(c, 25, &h.ended)
+	c.sub(26, &h.away)
 }
 
 func (s *Slot) wire(c *coder) {

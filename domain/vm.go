@@ -47,7 +47,7 @@ type VMChange struct {
 	Tenant     TenantID     `json:"tenant_id"`
 	VM         VMID         `json:"vm_id"`
 	Boot       uint32       `json:"boot"`
-	At         Time         `json:"at"` // when it happened, clamped
+	At         Time         `json:"at"` // when it happened, as far as that is believed
 	Address    string       `json:"address,omitempty"`
 	Reason     string       `json:"reason,omitempty"`
 	Deadline   Time         `json:"deadline,omitzero"`
@@ -236,12 +236,15 @@ func (w *World) judgeVM(x *Context, host uint32, kind ReportKind, r *VMReport) (
 	if r.Boot != v.Boot {
 		return nil, Errorf(Conflict, "report.stale", "the report is about boot %d, the present one is %d", r.Boot, v.Boot)
 	}
-	at := min(max(r.At, v.Placed), x.At)
+	at := w.claimed(v, kind, r.At, x.At)
 	if len(r.Address) > 64 || len(r.Reason) > 128 {
 		return nil, Errorf(Invalid, "report.too_long", "address or reason too long")
 	}
 	switch kind {
 	case ReportStarted:
+		if v.Started != 0 && v.Started >= min(max(r.At, v.Placed), x.At) {
+			return nil, nil // said before, whatever was believed of it
+		}
 		return w.vmStarted(v, at, x.At), nil
 	case ReportAlive, ReportReady:
 		return w.vmLives(v, kind, r, at), nil
@@ -300,9 +303,6 @@ func wordOr(word, otherwise string) string {
 }
 
 func (w *World) vmStarted(v *VM, at, now Time) []EventBody {
-	if v.Started != 0 && v.Started >= at {
-		return nil
-	}
 	c := w.vmChange(v, at)
 	c.Deadline = now.Add(bootDeadline + Duration(v.n)*perSlotAllowance)
 	events := []EventBody{&VMStarted{c}}

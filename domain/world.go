@@ -39,6 +39,7 @@ type World struct {
 	operators      uint32
 	priceChanged   Time // the latest effective time of any price
 	late           []latePrice
+	outages        []gap                // times in which nobody wrote, the newest
 	calendars      map[string]*calendar // by time zone
 
 	// What follows from the above, kept for speed.

@@ -20,7 +20,8 @@ package domain
 //	   a policy that names the image; the VMs of a host whose power-off is confirmed
 //	   are released by ticks; a tenant that has not
 //	   paid is stopped allocation by allocation in the order of its VMs' rows; a report
-//	   of a journal that ended is refused
+//	   of a journal that ended is refused; usage is held to be posted forward; a
+//	   bill begins no earlier than the host's report of it proves
 const LogicLevel = 2
 
 // StartWriter begins a writer's term, and raises the log to the level of its build:
@@ -85,7 +86,8 @@ func (m *StartWriter) decide(w *World, x *Context) ([]EventBody, *Error) {
 	return []EventBody{e}, nil
 }
 
-func (e *WriterStarted) apply(w *World, _ *Applied) {
+func (e *WriterStarted) apply(w *World, x *Applied) {
 	w.Site, w.Term, w.LogicLevel = w.word(e.Site), e.Term, e.LogicLevel
 	w.extendDeadlines(e.Outage)
+	w.addOutage(gap{x.At.Add(-e.Outage), x.At})
 }

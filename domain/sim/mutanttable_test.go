@@ -68,7 +68,7 @@ var mutants = []mutant{
 	{"ended-journal-goes-on", "domain/report.go", "	case slices.Contains(h.ended, r.Journal):", "	case slices.Contains(h.ended, r.Journal) && r.Number > 1:"},
 	{"report-skipped", "domain/report.go", "r.Number != h.Acked+1, ", "r.Number < h.Acked, "},
 	{"vm-of-another-boot", "domain/vm.go", "	if r.Boot != v.Boot {", "	if r.Boot > v.Boot {"},
-	{"billed-from-the-future", "domain/vm.go", "	at := min(max(r.At, v.Placed), x.At)", "	at := max(r.At, v.Placed)"},
+	{"billed-from-the-future", "domain/claim.go", "	at = min(max(at, v.Placed), now)", "	at = max(at, v.Placed)"},
 	{"removed-while-it-runs", "domain/vm.go", "	if v.State < Releasing {\n		return nil, Errorf(Conflict, \"report.not_releasing\"", "	if v.State < Starting {\n		return nil, Errorf(Conflict, \"report.not_releasing\""},
 	{"ended-with-the-first-vm", "domain/vm.go", "		if other != row && w.vms.row(other).State != Released {", "		if other != row && w.vms.row(other).State < Releasing {"},
 
