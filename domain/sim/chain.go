@@ -96,13 +96,29 @@ func (h *host) begin(steps []plan.Step) {
 		switch first := c.steps[0]; first.Op {
 		case plan.Wipe:
 			c.spec = h.approved.Slots[c.slots[0]]
+			for i := range h.desired.VMs {
+				if v := &h.desired.VMs[i]; v.VM == h.driveAt(c.slots[0]).data {
+					h.s.fail("host %s: a wipe of slot %d is begun, with the data of %s, which is placed", h.name, c.slots[0], v.VM)
+				}
+			}
 		case plan.Disk:
+			h.claimedOnce(first)
 			for _, l := range first.Placed.Leases { // known before it is done
 				h.mem.dirty[h.approved.Slots[l.Index].NVMe.Serial] = first.VM
 			}
 		}
 		h.chains = append(h.chains, c)
 		c.next()
+	}
+}
+
+// claimedOnce: of two VMs that are placed on one slot neither is begun.
+func (h *host) claimedOnce(step plan.Step) {
+	for i := range h.desired.VMs {
+		v := &h.desired.VMs[i]
+		if v.VM != step.VM && slices.ContainsFunc(v.Leases, func(l domain.Lease) bool { return slices.Contains(step.Slots, l.Index) }) {
+			h.s.fail("host %s: %s is begun, and %s is placed on its slot", h.name, step.VM, v.VM)
+		}
 	}
 }
 
@@ -175,6 +191,7 @@ func (h *host) finish(c *chain, step plan.Step, r stepResult) {
 	}
 	if r.code != "" {
 		h.holdOff[c.key] = h.s.now.Add(replan)
+		h.later(domain.Millisecond, "after a failure", h.forgeWipe)
 	}
 }
 

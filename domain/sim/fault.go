@@ -65,7 +65,7 @@ func (f Fault) String() string { return faultNames[f] }
 // strength.
 var rates = [faultCount]uint32{
 	Crash: 150, CrashAppending: 15, SecondWriter: 120, AckLost: 40, AppendLost: 40, AppendLate: 15, TornSnapshot: 200, SnapshotsLost: 100, LogAway: 60, StaleRead: 150, ClockJump: 80, ClockDrift: 500,
-	ReplyLost: 60, PlacementLost: 80, PlacementLate: 100, PlacementTwice: 100, ReportLost: 80, ReportLate: 80, ReportTwice: 80,
+	ReplyLost: 120, PlacementLost: 80, PlacementLate: 100, PlacementTwice: 100, ReportLost: 80, ReportLate: 80, ReportTwice: 80,
 	HostCrash: 300, HostReboot: 120, HostSilent: 200, HostSlow: 100, JournalLost: 200, JournalTorn: 500, StartFails: 40, GuestOff: 150, GuestMute: 80,
 	WipeFails: 60, WipeLies: 60, WipeSlow: 20, DeviceFault: 100, DriveSwap: 100, Rogue: 40, TwoDigests: 20, ProjectorDie: 200,
 }

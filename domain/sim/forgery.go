@@ -42,6 +42,21 @@ func (h *host) forgeries() {
 	}
 }
 
+// forgeWipe asks for a wipe of everything, when something has just failed: what is
+// placed and does not run is not free.
+func (h *host) forgeWipe() {
+	if h.desired == nil || h.approved == nil || h.frozen || h.cut || !h.remembers() || !h.s.dice.happens(Rogue) {
+		return
+	}
+	f := *h.desired
+	f.Generation, f.Wipes = h.fence.Generation+1, nil
+	for i := range h.approved.Slots {
+		f.Wipes = append(f.Wipes, domain.PlacedWipe{Lease: domain.Lease{Slot: h.mem.slotID[uint32(i)], Index: uint32(i), Generation: 97}, Policy: domain.WipeAuto})
+	}
+	h.forged = true
+	h.deliver(&domain.Placement{Desired: f})
+}
+
 // remembers reports whether the host knows of every used drive that it is used: one
 // that lost its journal has only the control plane's word.
 func (h *host) remembers() bool {

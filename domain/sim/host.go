@@ -39,9 +39,10 @@ type host struct {
 	publishing bool
 
 	// Known to nobody but the simulation.
-	highest uint64 // generation that it ever acted on
-	frozen  bool   // it was shown two contents of one generation
-	forged  bool   // it was shown an order that nobody gave: no check may blame it for following
+	well    domain.Time // since when nothing was in its way
+	highest uint64      // generation that it ever acted on
+	frozen  bool        // it was shown two contents of one generation
+	forged  bool        // it was shown an order that nobody gave: no check may blame it for following
 }
 
 func newHost(s *Sim, n int, name string, h *domaintest.Host) *host {
@@ -94,6 +95,7 @@ func (h *host) stop() {
 
 // connect gets the newest placement, as a new subscription does.
 func (h *host) connect() {
+	h.well = max(h.well, h.s.now)
 	h.s.noticed(h)
 	if x := h.s.placements[h.id]; x != nil && !h.cut {
 		h.send(x.placement)
@@ -138,6 +140,9 @@ func (h *host) deliver(x *domain.Placement) {
 		return
 	}
 	h.mem.accept(d)
+	for i := range d.VMs {
+		s.shadow.known[d.VMs[i].VM] = true
+	}
 	h.desired, h.approved = d, h.maps[d.SlotMap]
 	clear(h.holdOff)
 	h.cancel(func(c *chain) bool { return !c.wanted(d) })
@@ -268,7 +273,8 @@ func (h *host) reportVM(v *domain.PlacedVM, o machine.Observed, exists bool) {
 		h.mem.said[key] = true
 		h.report(&domain.Report{Kind: kind, VM: &domain.VMReport{VM: v.VM, Boot: boot, At: at, Address: o.Address}}, func() { delete(h.mem.said, key) })
 	}
-	if exists && o.Boot > 0 {
+	lost := exists && o.Lost && o.Boot == v.Boot && v.Power == domain.PowerOn
+	if exists && o.Boot > 0 && !(lost && h.saidLost(&o)) {
 		since := o.Since
 		if !o.Running {
 			since = 0
@@ -281,6 +287,10 @@ func (h *host) reportVM(v *domain.PlacedVM, o machine.Observed, exists bool) {
 			say(domain.ReportReady, o.Boot, o.Ready)
 		}
 	}
+	if lost {
+		h.reportLost(&o)
+		return
+	}
 	if h.inChain(v.VM) || exists && o.Running {
 		return
 	}
@@ -291,6 +301,23 @@ func (h *host) reportVM(v *domain.PlacedVM, o machine.Observed, exists bool) {
 		say(domain.ReportStopped, v.Boot, 0)
 	}
 }
+
+// reportLost says that a VM went down and nobody meant it to; what is said once a boot
+// is then said again of the same one.
+func (h *host) reportLost(o *machine.Observed) {
+	if h.saidLost(o) {
+		return
+	}
+	h.s.seen.mark(LostVM)
+	for _, kind := range []domain.ReportKind{domain.ReportStarted, domain.ReportAlive, domain.ReportReady, domain.ReportStopped} {
+		delete(h.mem.said, saidKey{o.VM, o.Boot, kind})
+	}
+	before := h.mem.lost[o.VM]
+	h.mem.lost[o.VM] = lostAt{o.Boot, o.Since}
+	h.report(&domain.Report{Kind: domain.ReportStopped, VM: &domain.VMReport{VM: o.VM, Boot: o.Boot, At: o.Since, Reason: o.Cause, Lost: true}}, func() { h.mem.lost[o.VM] = before })
+}
+
+func (h *host) saidLost(o *machine.Observed) bool { return h.mem.lost[o.VM] == lostAt{o.Boot, o.Since} }
 
 // trouble is what may befall a host.
 func (h *host) trouble() {

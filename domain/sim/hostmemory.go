@@ -14,11 +14,18 @@ type memory struct {
 	failed   map[domain.VMID]uint32
 	rebooted map[domain.VMID]uint32
 	said     map[saidKey]bool
+	lost     map[domain.VMID]lostAt
 	wiped    map[plan.WipeKey]bool
 	dirty    map[string]domain.VMID // by drive serial
 	slotID   map[uint32]domain.SlotID
 	faults   []string
 	proposed domain.Digest
+}
+
+// lostAt is the boot of which it was said that it was lost, and when.
+type lostAt struct {
+	boot  uint32
+	since domain.Time
 }
 
 type saidKey struct {
@@ -29,7 +36,7 @@ type saidKey struct {
 
 func newMemory() memory {
 	return memory{
-		known: map[domain.VMID][]uint32{}, failed: map[domain.VMID]uint32{}, rebooted: map[domain.VMID]uint32{}, said: map[saidKey]bool{},
+		known: map[domain.VMID][]uint32{}, failed: map[domain.VMID]uint32{}, rebooted: map[domain.VMID]uint32{}, said: map[saidKey]bool{}, lost: map[domain.VMID]lostAt{},
 		wiped: map[plan.WipeKey]bool{}, dirty: map[string]domain.VMID{}, slotID: map[uint32]domain.SlotID{},
 	}
 }
@@ -39,7 +46,9 @@ func (m *memory) accept(d *domain.Desired) {
 	wanted := map[plan.WipeKey]bool{}
 	for i := range d.Wipes {
 		w := &d.Wipes[i]
-		wanted[plan.KeyOf(w)] = true
+		if len(m.wiped) > 0 {
+			wanted[plan.KeyOf(w)] = true
+		}
 		m.slotID[w.Lease.Index] = w.Lease.Slot
 	}
 	for key := range m.wiped {
@@ -79,6 +88,7 @@ func (m *memory) forget(id domain.VMID) {
 	delete(m.known, id)
 	delete(m.failed, id)
 	delete(m.rebooted, id)
+	delete(m.lost, id)
 	for key := range m.said {
 		if key.vm == id {
 			delete(m.said, key)

@@ -57,6 +57,7 @@ func (m *machineState) powerLoss(now domain.Time) {
 	for _, v := range m.vms {
 		if v.Running {
 			v.Running, v.Since, v.Alive, v.Ready = false, now, 0, 0
+			v.Lost, v.Cause = true, "host.rebooted"
 		}
 	}
 }
@@ -71,6 +72,7 @@ func (h *host) takes(c *chain, step plan.Step) domain.Duration {
 	slow := domain.Duration(1)
 	if d.happens(HostSlow) {
 		slow = 40
+		h.well = h.s.now.Add(domain.Day)
 	}
 	ranges := map[plan.Op][2]domain.Duration{
 		plan.Disk: {domain.Second, 90 * domain.Second}, plan.Seed: {100, domain.Second}, plan.Network: {100, domain.Second}, plan.Start: {domain.Second, 5 * domain.Second},
@@ -175,7 +177,7 @@ func (h *host) startVM(step plan.Step) {
 	if v.Running {
 		return
 	}
-	v.Running, v.Boot = true, step.Boot
+	v.Running, v.Boot, v.Lost, v.Cause = true, step.Boot, false, ""
 	h.bootGuest(v)
 }
 

@@ -29,6 +29,7 @@ const (
 	Restarted
 	Rebooted
 	Unreachable
+	LostVM // its host lost power under it, and starts it again
 	PoweredOff
 	Wiped
 	Quarantined
@@ -57,7 +58,7 @@ const (
 
 var markNames = [markCount]string{
 	"append-unknown", "landed-after-death", "deposed", "settled", "from-snapshot", "snapshot-refused", "full-group", "repeated", "repeated-key", "expired",
-	"gang", "whole-host", "refused", "no-capacity", "no-funds", "past-due", "suspended", "stopped", "restarted", "rebooted", "unreachable", "powered-off",
+	"gang", "whole-host", "refused", "no-capacity", "no-funds", "past-due", "suspended", "stopped", "restarted", "rebooted", "unreachable", "lost-vm", "powered-off",
 	"wiped", "quarantined", "condemned", "rewiped", "late-wipe", "retired", "amended-map", "owed", "discharged", "stale-placement", "conflict-placement", "refused-by-host",
 	"adopted", "renewed-journal", "repeated-report", "refused-report", "late-price", "captured", "accrued", "key-revoked", "quota-hit", "stale",
 }

@@ -90,6 +90,11 @@ func (o *operators) duties() {
 			o.want(&domain.ActOnHost{Host: h.id, Action: domain.HostUncordon})
 		}
 	}
+	for _, t := range s.tenants {
+		if live := t.live(); len(live) > 0 && s.shadow.tenants[t.ID] != domain.TenantActive && r.IntN(8) == 0 { // goodwill: what it used costs less
+			o.want(&domain.PublishPrice{SKU: live[0].sku, Tenant: t.ID, Currency: "USD", Micros: domain.Micros(r.Int64N(200_000)), Effective: s.now.Add(-12 * domain.Hour)})
+		}
+	}
 	for _, slot := range s.shadow.slotList {
 		if slot.state == domain.SlotIsQuarantined && r.IntN(4) == 0 {
 			o.want(&domain.RewipeSlot{Slot: slot.id})
@@ -112,6 +117,15 @@ func (o *operators) credit(t *tenant) {
 		m.Kind, m.Expires = domain.GrantPromotional, o.s.now.Add(between(r, domain.Minute, domain.Day))
 	}
 	o.want(m)
+}
+
+// nudge is a command that a process has at once, before it looks at any deadline.
+func (o *operators) nudge(p *process) {
+	t := pick(o.s.dice.operators, o.s.tenants)
+	n := &op{c: o.s.clients, cmd: domain.Command{Actor: o.s.site.admin, Body: &domain.GrantCredit{Tenant: t.ID, Currency: "USD", Amount: 1, Kind: domain.GrantPaid}}, who: operatorsAre}
+	n.name()
+	cmd := n.cmd
+	p.submit(&request{cmd: &cmd, answer: func(r commands.Reply) { n.answered(cmd.ID, r) }})
 }
 
 func (o *operators) price() {

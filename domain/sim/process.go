@@ -75,7 +75,9 @@ func (p *process) boot() {
 	p.life++
 	*p = process{s: p.s, id: p.id, life: p.life, up: true, drift: p.drift, snapshots: p.snapshots, since: p.s.now,
 		open: &flight{}, next: map[domain.HostID]*domain.Placement{}, silent: map[domain.HostID]bool{}}
-	p.every = 3 + p.s.dice.work.Uint64N(60)
+	if p.every = 8 + p.s.dice.work.Uint64N(60); p.s.dice.work.IntN(5) == 0 {
+		p.every = 1
+	}
 	w := p.recover()
 	p.snapAt = w.Head.N
 	p.core = commands.NewCore(w)
@@ -83,6 +85,9 @@ func (p *process) boot() {
 	r := p.core.Decide(p.clock(), p.system(&domain.StartWriter{Site: siteName, Build: "sim", LogicLevel: commands.LogicLevel}))
 	if r.Err != nil {
 		p.s.fail("a writer cannot start: %v", r.Err)
+	}
+	if p.s.operators != nil && p.s.dice.work.IntN(3) == 0 {
+		p.s.operators.nudge(p)
 	}
 	p.pump()
 }
@@ -121,7 +126,9 @@ func (p *process) trouble() {
 		p.drift = between(d.work, -4*domain.Second, 4*domain.Second)
 		p.die("clock jumped")
 	case d.happens(ClockDrift):
-		p.drift = between(d.work, -2*domain.Second, 2*domain.Second)
+		p.s.operators.nudge(p)
+		p.drift = between(d.work, -4*domain.Second, 4*domain.Second)
+		p.s.operators.nudge(p)
 	}
 	if n := len(p.snapshots); n > 0 && d.happens(TornSnapshot) {
 		b := slices.Clone(p.snapshots[n-1].bytes)
@@ -277,6 +284,9 @@ func (p *process) answer(f *flight) {
 // begin is what a writer does when its term is durable.
 func (p *process) begin() {
 	w := p.core.World()
+	for _, h := range p.s.hosts {
+		h.well = max(h.well, p.s.now)
+	}
 	for _, id := range w.AdmittedHosts() {
 		if x, ok := w.PlacementOf(id); ok {
 			x.From = w.Head

@@ -47,8 +47,9 @@ func (s *Sim) fold(w *domain.World, n uint64) {
 
 // keep writes a snapshot of a commit that is durable; two stay.
 func (p *process) keep(f *flight) {
-	p.s.shadow.states[f.closed.Head.Hash] = domain.DigestOf(f.state)
-	p.snapshots = append(p.snapshots, file{bytes: seal(f.state)})
+	b := seal(f.state)
+	p.s.shadow.states[f.closed.Head.Hash] = domain.Digest(b[:32])
+	p.snapshots = append(p.snapshots, file{bytes: b})
 	if n := len(p.snapshots); n > 2 {
 		p.snapshots = p.snapshots[n-2:]
 	}

@@ -14,6 +14,10 @@ func (h *shadow) remember(e domain.EventBody) {
 		if e.Shape == 8 {
 			seen.mark(WholeHost)
 		}
+	case *domain.AllocationReleasing:
+		for _, v := range h.allocs[e.ID].vms {
+			v.releasing = h.s.now
+		}
 	case *domain.LedgerPosted:
 		for _, l := range e.Legs {
 			h.accounts[l.Account] += l.Amount

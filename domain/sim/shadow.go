@@ -33,6 +33,7 @@ type shadow struct {
 	quotas   map[domain.PolicyScope]int64
 	owed     map[string]bool           // drives whose wipe is owed
 	journals map[domain.JournalID]bool // that reports were recorded of
+	known    map[domain.VMID]bool      // VMs that their host was told of
 	told     map[saidKey]bool          // what hosts said of their VMs
 	money    money
 	compared uint64
@@ -70,7 +71,7 @@ func newShadow(s *Sim) *shadow {
 		view: newView(), s: s, commands: map[domain.CommandID]uint64{}, keys: map[idemKey]idemSeen{}, states: map[domain.Digest]domain.Digest{},
 		erased: map[wipeOf]bool{}, accounts: map[domain.Account]domain.Micros{}, fleet: map[domain.HostID]*hostView{},
 		owners: map[domain.APIKeyID]domain.TenantID{}, revoked: map[domain.APIKeyID]bool{}, projects: map[domain.ProjectID]domain.TenantID{},
-		tenants: map[domain.TenantID]domain.TenantState{}, quotas: map[domain.PolicyScope]int64{}, owed: map[string]bool{}, told: map[saidKey]bool{}, journals: map[domain.JournalID]bool{}, money: newMoney(),
+		tenants: map[domain.TenantID]domain.TenantState{}, quotas: map[domain.PolicyScope]int64{}, owed: map[string]bool{}, told: map[saidKey]bool{}, known: map[domain.VMID]bool{}, journals: map[domain.JournalID]bool{}, money: newMoney(),
 	}
 }
 
@@ -197,6 +198,15 @@ func (h *shadow) check(c *domain.Command, e domain.EventBody) {
 		if h.tenants[e.Tenant] != domain.TenantActive {
 			s.fail("allocation %s of a tenant that is %s is started", e.ID, h.tenants[e.Tenant])
 		}
+	case *domain.VMRemoved: // by a deadline: the host never said so
+		v := h.vms[e.VM]
+		if x := s.hostOf(v.host); c.Actor.Kind == domain.ActorSystem && h.known[v.id] && !x.forged && x.beating() && x.well < v.releasing && s.log.away < v.releasing {
+			s.fail("host %s was asked to remove VM %s at %s and is well since %s, and never said that it did", x.name, v.id, v.releasing, x.well)
+		}
+	case *domain.VMOverdue:
+		if e.Deadline <= h.at {
+			s.fail("VM %s is overdue, and nobody looks again", e.VM)
+		}
 	case *domain.AllocationReleased:
 		for _, v := range h.allocs[e.ID].vms {
 			if v.state != domain.Released {
@@ -241,6 +251,10 @@ func (h *shadow) here(c *domain.Command, e domain.EventBody) {
 		said(e.VMChange, domain.ReportReady)
 	case *domain.VMStopped:
 		said(e.VMChange, domain.ReportStopped)
+	case *domain.VMLost:
+		if where = h.vms[e.VM].host; h.s.hostOf(where).mem.lost[e.VM].boot != e.Boot {
+			h.s.fail("boot %d of VM %s is lost, and its host never said so", e.Boot, e.VM)
+		}
 	case *domain.VMRemoved:
 		where = h.vms[e.VM].host
 	}
@@ -284,7 +298,7 @@ func (h *shadow) checkPlaced(c *domain.Command, e *domain.AllocationPlaced) {
 
 // leaves: a drive that leaves its slot with a tenant's data is owed a wipe.
 func (h *shadow) leaves(serial string, slot domain.SlotID) {
-	if d := h.s.drives[serial]; !d.data.IsZero() && !h.owed[serial] {
+	if d := h.s.drives[serial]; h.vms[d.data] != nil && !h.owed[serial] {
 		h.s.fail("drive %s leaves slot %s with the data of %s, and no wipe of it is owed", serial, slot, d.data)
 	}
 }

@@ -46,9 +46,8 @@ func (t *tenant) act() {
 		t.newKey()
 		return
 	}
-	if s.shadow.tenants[t.ID] != domain.TenantActive && len(live) > 0 && r.IntN(3) == 0 { // what it gives back is not enough
-		t.want(&domain.ActOnAllocation{Allocation: live[0].id, Action: domain.ActionRelease})
-		s.after(domain.Minute, "tenant in need", t.n, func() { t.launch(0) })
+	if s.shadow.tenants[t.ID] != domain.TenantActive && len(live) > 0 && r.IntN(2) == 0 {
+		t.inNeed(live)
 		return
 	}
 	switch n := r.IntN(100); {
@@ -70,6 +69,19 @@ func (t *tenant) act() {
 	default:
 		t.trespass()
 	}
+}
+
+// inNeed is what a tenant without money tries: to start what was stopped, and to launch
+// with what a release gives back.
+func (t *tenant) inNeed(live []*allocView) {
+	for _, a := range live {
+		if a.state == domain.Stopped {
+			t.want(&domain.ActOnAllocation{Allocation: a.id, Action: domain.ActionStart})
+			return
+		}
+	}
+	t.want(&domain.ActOnAllocation{Allocation: live[0].id, Action: domain.ActionRelease})
+	t.s.after(domain.Minute, "tenant in need", t.n, func() { t.launch(0) })
 }
 
 func (t *tenant) want(body domain.CommandBody) { t.s.clients.want(t.n, t.Key, body, nil) }

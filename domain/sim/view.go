@@ -33,17 +33,18 @@ type slotView struct {
 }
 
 type vmView struct {
-	id      domain.VMID
-	alloc   *allocView
-	host    domain.HostID
-	slots   []domain.SlotID
-	state   domain.AllocationState
-	power   domain.Power
-	boot    uint32
-	stops   int         // times it was to be off
-	started domain.Time // billed from
-	ended   domain.Time
-	free    bool
+	id        domain.VMID
+	alloc     *allocView
+	host      domain.HostID
+	slots     []domain.SlotID
+	state     domain.AllocationState
+	power     domain.Power
+	boot      uint32
+	stops     int         // times it was to be off
+	started   domain.Time // billed from
+	ended     domain.Time
+	free      bool
+	releasing domain.Time // since when, by nobody's clock
 }
 
 type allocView struct {
@@ -165,6 +166,10 @@ func (v *view) applyVM(e domain.EventBody) {
 		m := v.vms[e.VM]
 		m.state, m.power, a = domain.Stopped, domain.PowerOff, m.alloc
 		m.stops++
+	case *domain.VMLost:
+		if m := v.vms[e.VM]; m.state == domain.Running {
+			m.state, a = domain.Starting, m.alloc
+		}
 	case *domain.VMRemoved:
 		v.vms[e.VM].state = domain.Released
 	case *domain.VMBillable:
