@@ -147,35 +147,7 @@ type Applied struct {
 	Number uint64 // the event's number
 }
 
-func (e *Event) wire(c *coder) {
-	c.uvar(1, &e.Number)
-	var typ string
-	var v uint8
-	if c.enc {
-		typ, v = e.Body.EventType(), 1
-	}
-	c.str(2, &typ)
-	uintField(c, 3, &v)
-	if c.enc {
-		wireBody(c, 4, e.Body)
-		return
-	}
-	var raw []byte
-	c.bytes(4, &raw)
-	if c.err != nil {
-		return
-	}
-	body, err := newEvent(typ, v)
-	if err != nil {
-		c.fail(fmt.Sprintf("event %d: %v", e.Number, err))
-		return
-	}
-	if c.within(raw, body); c.err != nil {
-		c.err = fmt.Errorf("event %d: %s: %w", e.Number, typ, c.err)
-		return
-	}
-	e.Body = body
-}
+func (e *Event) wire(c *coder) { forms.wireEvent(c, e) }
 
 // MarshalJSON is the form of gpuaas log export and of the event routes.
 func (e Event) MarshalJSON() ([]byte, error) {

@@ -41,7 +41,7 @@ var commandTypes = registry(
 	func() CommandBody { return new(RetireImage) },
 )
 
-// eventTypes lists the events at their newest version.
+// eventTypes lists the events, as structs of their present version (version.go).
 var eventTypes = registry(
 	func() EventBody { return new(WriterStarted) },
 	func() EventBody { return new(OperatorSet) },
@@ -138,31 +138,6 @@ func decodeCommandBody(typ string, raw []byte) (CommandBody, error) {
 		return nil, fmt.Errorf("command %s: %w", typ, err)
 	}
 	return body, nil
-}
-
-// decodeEvent reads one event. An older version goes through its upcasters, pure
-// one-to-one functions; there are none yet: every event is at version 1.
-func decodeEvent(typ string, v uint8, raw []byte) (EventBody, error) {
-	body, err := newEvent(typ, v)
-	if err != nil {
-		return nil, err
-	}
-	if err := decodeMessage(raw, body); err != nil {
-		return nil, fmt.Errorf("%s: %w", typ, err)
-	}
-	return body, nil
-}
-
-// newEvent is an empty event of the type and version.
-func newEvent(typ string, v uint8) (EventBody, error) {
-	make, ok := eventTypes[typ]
-	if !ok {
-		return nil, fmt.Errorf("unknown event type %q: this build is older than the log", clip(typ, 64))
-	}
-	if v != 1 {
-		return nil, fmt.Errorf("event type %q has unknown version %d: this build is older than the log", typ, v)
-	}
-	return make(), nil
 }
 
 // EventSubject is the event's subject in the feed:
