@@ -58,8 +58,8 @@ var mutants = []mutant{
 	{"firmware-changed", "domain/wipe.go", "	case d.Firmware != d.Approved && ", "	case d.Firmware == \"\" && "},
 	{"half-read", "domain/wipe.go", "		if d.BytesRead != d.SizeBytes || ", "		if "},
 	{"sample-of-nothing", "domain/wipe.go", " || d.Sample.IsZero() {", " {"},
-	{"wrong-method", "domain/wipe.go", `d.Method == "" || !strings.HasPrefix(d.Method, prefix) {`, `d.Method == "" && prefix != "" {`},
-	{"nobody-looked-at-the-host", "domain/wipe.go", "	if whole && !kept {", "	if false {"},
+	{"wrong-method", "domain/wipe.go", `d.Method == "" || !strings.HasPrefix(d.Method, prefix) {`, `d.Method == "" && strings.HasPrefix(prefix, "overwrite") {`},
+	{"nobody-looked-at-the-host", "domain/wipe.go", "	if whole && !kept {", "	if whole && !kept && s.Condemned {"},
 	{"two-wipes-of-one-slot", "domain/report.go", "s.State == SlotIsWiping {\n			p.Desired.Wipes", "s.State == SlotIsWiping && s.Attempt == 0 {\n			p.Desired.Wipes"},
 
 	// Reports.
@@ -96,11 +96,11 @@ var mutants = []mutant{
 	{"ended-line-is-not-repriced", "domain/accrual.go", "	if !free && a.LockedRate < 0 && v.BillEnd > v.BillStart {", "	if !free && a.LockedRate < 0 && v.BillEnd < v.BillStart {"},
 	{"late-price-beyond-what-is-posted", "domain/lateprice.go", "				posted := min(line.end, to)", "				posted := to"},
 	{"the-book-beats-the-tenants-price", "domain/sku.go", "			continue\n		}\n		rate, since", "		}\n		rate, since"},
-	{"hold-parts-stay", "domain/ledger.go", "			if p.amount == 0 {", "			if p.amount < 0 {"},
+	{"hold-parts-stay", "domain/ledger.go", "		a.parts = nil\n", ""},
 	{"month-is-not-split", "domain/period.go", "return firstOfNextMonth(t)", "return firstOfNextMonth(t).Add(Day)"},
 
 	// Recovery.
-	{"damaged-snapshot", "commands/snapshots.go", "; !bytes.Equal(sum[:], b[:32]) {", "; len(sum) != 32 {"},
+	{"damaged-snapshot", "commands/snapshots.go", "; !bytes.Equal(sum[:], b[:32]) {", "; !bytes.Equal(sum[:], b[:32]) && len(b) < 64 {"},
 	{"rebuilt-without-captures", "domain/rebuild.go", "			w.timers.add(v.BillStart.Add(firstHour), timerCapture, row)", ""},
 	{"rebuilt-without-the-count", "domain/rebuild.go", "			t.captured++", ""},
 	{"rebuilt-without-quotas", "domain/rebuild.go", "		prj.GPUs += gpus\n", ""},
@@ -129,7 +129,7 @@ var mutants = []mutant{
 	{"starts-on-a-used-drive", "hostd/plan/plan.go", "dirty && by != v.VM && !p.erase[l.Index] {", "dirty && by == v.VM && !p.erase[l.Index] {"},
 	{"two-in-one-slot", "hostd/plan/plan.go", "		if p.claims[l.Index] > 1 {", "		if p.claims[l.Index] > 2 {"},
 	{"wiped-with-the-vms-data", "hostd/plan/plan.go", "dirty && p.placed[by] > 0 {", "dirty && p.placed[by] > 1 {"},
-	{"wipe-before-the-removal", "hostd/plan/plan.go", "		step.After = append(step.After, at)\n	}\n	if at, again", "	}\n	if at, again"},
+	{"wipe-before-the-removal", "hostd/plan/plan.go", "		step.After = append(step.After, at)\n	}\n	if at, again", "		_ = at\n	}\n	if at, again"},
 	{"wiped-again", "hostd/plan/plan.go", "	if p.s.Wiped[KeyOf(w)] {", "	if p.s.Wiped[KeyOf(w)] && w.Attempt > 0 {"},
 	{"reboots-for-ever", "hostd/plan/plan.go", "	case exists && o.Boot >= v.Boot && ", "	case exists && o.Boot > v.Boot && "},
 	{"tries-what-was-given-up", "hostd/plan/plan.go", "	case p.s.GivenUp[v.VM] >= v.Boot && v.Boot > 0:", "	case p.s.GivenUp[v.VM] > v.Boot && v.Boot > 0:"},
