@@ -106,6 +106,14 @@ func (b *Binder) Give(ctx context.Context, s Set) error {
 	if err != nil {
 		return err
 	}
+	if err := b.hand(ctx, devices); err != nil {
+		return err
+	}
+	return b.Prove(ctx, s)
+}
+
+// hand hands functions to vfio-pci.
+func (b *Binder) hand(ctx context.Context, devices []*pci.Device) error {
 	order(devices)
 	// First all overrides: from here on no driver of the host takes any of them,
 	// whatever else is plugged, probed or loaded meanwhile.
@@ -127,7 +135,7 @@ func (b *Binder) Give(ctx context.Context, s Set) error {
 			return err
 		}
 	}
-	return b.Prove(ctx, s)
+	return nil
 }
 
 // release takes a function from its driver, unless that is the wanted one.

@@ -20,6 +20,10 @@ type Kernel interface {
 	// Viable asks vfio whether all members of the group are where a VM can have them.
 	// It is an error if not, and if some process has the group open.
 	Viable(group uint32) error
+	// HotReset resets the bus that the function, in group, is on, for whoever owns all
+	// that is on it: every function there is bound to vfio-pci, in one of groups, and
+	// no process has one of those open. It may block.
+	HotReset(function string, group uint32, groups []uint32) error
 }
 
 // Linux is the kernel of this machine.
@@ -88,6 +92,16 @@ func (w *writes) underway(function string) bool {
 
 // do writes, for the function, and returns when the kernel did or ctx is over.
 func (w *writes) do(ctx context.Context, k Kernel, function, name, value string) error {
+	err := w.run(ctx, function, func() error { return k.Write(name, value) })
+	if err != nil && !errors.Is(err, ErrStuck) {
+		return fmt.Errorf("write %q to %s: %w", value, name, err)
+	}
+	return err
+}
+
+// run has the kernel do something for the function, and returns when it did or ctx is
+// over.
+func (w *writes) run(ctx context.Context, function string, f func() error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -103,7 +117,7 @@ func (w *writes) do(ctx context.Context, k Kernel, function, name, value string)
 	w.mu.Unlock()
 	done := make(chan error, 1)
 	go func() {
-		err := k.Write(name, value)
+		err := f()
 		w.mu.Lock()
 		delete(w.busy, function)
 		w.mu.Unlock()
@@ -111,11 +125,8 @@ func (w *writes) do(ctx context.Context, k Kernel, function, name, value string)
 	}()
 	select {
 	case err := <-done:
-		if err != nil {
-			return fmt.Errorf("write %q to %s: %w", value, name, err)
-		}
-		return nil
+		return err
 	case <-ctx.Done():
-		return fmt.Errorf("write %q to %s: %w", value, name, ctx.Err())
+		return ctx.Err()
 	}
 }

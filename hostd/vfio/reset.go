@@ -40,13 +40,20 @@ func (b *Binder) Reset(ctx context.Context, s Set, a pci.Address, method string)
 	case !slices.Contains(d.Resets, method):
 		return fmt.Errorf("vfio: reset %s by %s: %w: it has %q", a, method, ErrNoReset, strings.Join(d.Resets, " "))
 	}
+	ctx, cancel := context.WithTimeout(ctx, resetWait)
+	defer cancel()
 	if method == ResetBus {
 		if err := b.Private(s, a); err != nil {
 			return err
 		}
+		below, err := b.below(d)
+		if err != nil {
+			return err
+		}
+		if len(below) > 1 {
+			return b.hotReset(ctx, d, below)
+		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, resetWait)
-	defer cancel()
 	set := func(ctx context.Context, methods string) error {
 		return b.writes.do(ctx, b.kernel, a.String(), path.Join(d.Path, "reset_method"), methods+"\n")
 	}
@@ -61,13 +68,58 @@ func (b *Binder) Reset(ctx context.Context, s Set, a pci.Address, method string)
 	if err := b.writes.do(ctx, b.kernel, a.String(), path.Join(d.Path, "reset"), "1\n"); err != nil {
 		return fmt.Errorf("vfio: reset %s by %s: %w", a, method, err)
 	}
-	return b.await(ctx, resetWait, fmt.Sprintf("vfio: %s does not answer after its reset", a), func() (bool, error) {
+	return b.answered(ctx, d)
+}
+
+// hotReset is the bus reset of a function that is not alone on its bus: a GPU with its
+// audio function. The kernel lists the method bus for the first function that it finds
+// on a bus, before it finds the others, and refuses it ever after; vfio does it for
+// whoever owns them all. They are the set's, and stay with vfio-pci.
+func (b *Binder) hotReset(ctx context.Context, d *pci.Device, below []*pci.Device) error {
+	if err := b.hand(ctx, below); err != nil {
+		return err
+	}
+	var groups []uint32
+	for _, o := range below {
+		groups = append(groups, o.Group)
+	}
+	slices.Sort(groups)
+	groups = slices.Compact(groups)
+	err := b.writes.run(ctx, d.Address.String(), func() error { return b.kernel.HotReset(d.Address.String(), d.Group, groups) })
+	if err != nil {
+		return fmt.Errorf("vfio: reset %s by bus: %w", d.Address, err)
+	}
+	return b.answered(ctx, d)
+}
+
+// answered waits until a function that was reset answers.
+func (b *Binder) answered(ctx context.Context, d *pci.Device) error {
+	return b.await(ctx, resetWait, fmt.Sprintf("vfio: %s does not answer after its reset", d.Address), func() (bool, error) {
 		c, err := b.sys.Tree.Bytes(path.Join(d.Path, "config"))
 		if err != nil {
-			return false, fmt.Errorf("vfio: %s is gone after its reset: %w", a, err)
+			return false, fmt.Errorf("vfio: %s is gone after its reset: %w", d.Address, err)
 		}
 		return Answers(c), nil
 	})
+}
+
+// below are the functions, bridges aside, below the bridge above d: d among them.
+func (b *Binder) below(d *pci.Device) (out []*pci.Device, err error) {
+	bridge := d.Above[len(d.Above)-1]
+	all, err := b.sys.Addresses()
+	if err != nil {
+		return nil, fmt.Errorf("vfio: %w", err)
+	}
+	for _, o := range all {
+		other, err := b.sys.Device(o)
+		if err != nil {
+			return nil, fmt.Errorf("vfio: %w", err)
+		}
+		if slices.Contains(other.Above, bridge) && !other.Bridge() {
+			out = append(out, other)
+		}
+	}
+	return out, nil
 }
 
 // Answers says whether config space that was read came from a device: where nobody
@@ -87,18 +139,13 @@ func (b *Binder) Private(s Set, a pci.Address) error {
 	if len(d.Above) == 0 {
 		return fmt.Errorf("vfio: bus reset of %s: it is on a root bus, with others", a)
 	}
-	bridge := d.Above[len(d.Above)-1]
-	all, err := b.sys.Addresses()
+	below, err := b.below(d)
 	if err != nil {
-		return fmt.Errorf("vfio: %w", err)
+		return err
 	}
-	for _, o := range all {
-		other, err := b.sys.Device(o)
-		if err != nil {
-			return fmt.Errorf("vfio: %w", err)
-		}
-		if slices.Contains(other.Above, bridge) && !other.Bridge() && !s.owns(o) {
-			return fmt.Errorf("vfio: bus reset of %s: %s is below the same bridge %s and is not approved with it", a, o, bridge)
+	for _, o := range below {
+		if !s.owns(o.Address) {
+			return fmt.Errorf("vfio: bus reset of %s: %s is below the same bridge %s and is not approved with it", a, o.Address, d.Above[len(d.Above)-1])
 		}
 	}
 	return nil

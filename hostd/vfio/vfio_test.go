@@ -367,13 +367,17 @@ func TestNamespace(t *testing.T) {
 func TestReset(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
-	for _, method := range []string{ResetFLR, ResetBus} {
-		if err := h.b.Reset(t.Context(), h.set, address(t, gpu), method); err != nil {
+	// A GPU with an audio function is not alone on its bus: vfio gets both, and resets it.
+	for _, r := range []struct{ of, method string }{{gpu, ResetFLR}, {gpu, ResetBus}, {drive, ResetBus}} {
+		if err := h.b.Reset(t.Context(), h.set, address(t, r.of), r.method); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if got := strings.Join(h.k.Resets(), ","); got != "flr "+gpu+",bus "+gpu {
+	if got := strings.Join(h.k.Resets(), ","); got != "flr "+gpu+",hot "+gpu+" of [10],bus "+drive {
 		t.Errorf("resets: %s", got)
+	}
+	if got := h.k.Driver(gpu); got != Driver {
+		t.Errorf("the GPU is with %q", got)
 	}
 	if d, err := h.b.sys.Device(address(t, gpu)); err != nil || strings.Join(d.Resets, " ") != "flr bus" {
 		t.Errorf("methods left as %v, %v", d.Resets, err)
@@ -401,7 +405,7 @@ func TestReset(t *testing.T) {
 	if err := h.b.Reset(ctx, h.set, address(t, gpu), ResetFLR); err == nil {
 		t.Error("a device that does not answer was reset")
 	}
-	if n := len(h.k.Resets()); n != 3 {
+	if n := len(h.k.Resets()); n != 4 {
 		t.Errorf("%d resets", n)
 	}
 }

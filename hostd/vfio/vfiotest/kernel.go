@@ -193,7 +193,12 @@ func (k *Kernel) write(name, value string) error {
 		return nil
 	case "drivers_probe":
 		return k.probe(value)
-	case "sriov_numvfs", "sriov_drivers_autoprobe", "reset_method":
+	case "reset_method":
+		if strings.Fields(value)[0] == "bus" && k.siblings(address) > 0 {
+			return fmt.Errorf("%s: %w", name, syscall.EINVAL) // whatever it lists
+		}
+		return k.attribute(address, path.Base(name), value)
+	case "sriov_numvfs", "sriov_drivers_autoprobe":
 		return k.attribute(address, path.Base(name), value)
 	case "reset":
 		method, _, _ := strings.Cut(k.read(address, "reset_method"), " ")
@@ -201,6 +206,43 @@ func (k *Kernel) write(name, value string) error {
 		return nil
 	}
 	return fmt.Errorf("%s: %w", name, syscall.EACCES)
+}
+
+// siblings counts the other functions on the bus of a function.
+func (k *Kernel) siblings(address string) (n int) {
+	entries, err := os.ReadDir(filepath.Join(k.Tree.Dir, "bus/pci/devices"))
+	if err != nil {
+		k.t.Error(err)
+	}
+	for _, e := range entries {
+		if e.Name() != address && path.Dir(k.Tree.Path(e.Name())) == path.Dir(k.Tree.Path(address)) {
+			n++
+		}
+	}
+	return n
+}
+
+// HotReset implements vfio.Kernel.
+func (k *Kernel) HotReset(function string, group uint32, groups []uint32) error {
+	name := k.Tree.Path(function) + "/hot"
+	if k.Before != nil {
+		if err := k.Before(name, ""); err != nil {
+			return err
+		}
+	}
+	k.mu.Lock()
+	for _, g := range groups {
+		if k.open[g] {
+			k.mu.Unlock()
+			return fmt.Errorf("IOMMU group %d: %w", g, syscall.EBUSY)
+		}
+	}
+	k.resets = append(k.resets, fmt.Sprintf("hot %s of %v", function, groups))
+	k.mu.Unlock()
+	if k.After != nil {
+		return k.After(name, "")
+	}
+	return nil
 }
 
 func (k *Kernel) probe(address string) error {
