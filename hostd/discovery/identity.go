@@ -34,6 +34,8 @@ func (l *look) identify(c *candidate, live Facts) (ok bool) {
 		l.book.keep(e)
 	case known:
 		e.Facts, e.From = before.Facts, before.From
+	case c.kind == kindGPU && c.gpu.ByLocation:
+		return false // its place names it, in every boot: there is nothing to ask
 	case c.pci.Driver == vfio && l.c.Prove != nil:
 		proved, err := l.c.Prove(l.ctx, c.pci.Address)
 		if err != nil {

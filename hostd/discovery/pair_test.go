@@ -2,6 +2,7 @@ package discovery_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/gpuaas/gpuaas/domain"
 	"github.com/gpuaas/gpuaas/hostd/discovery"
+	"github.com/gpuaas/gpuaas/hostd/pci"
 	"github.com/gpuaas/gpuaas/hostd/pci/pcitest"
 )
 
@@ -259,6 +261,15 @@ func TestStandIns(t *testing.T) {
 	}
 	if s.NVMe.Serial != "NVMESLOT0" || s.NVMe.SizeBytes == 0 || s.IBVF.Serial != "52:54:00:aa:00:01/vf0" || s.IBVF.GUID != "" || s.IBVF.VFIndex != 0 {
 		t.Errorf("%+v %+v", s.NVMe, s.IBVF)
+	}
+	// In another boot, already handed over: its place is what names it, and nobody has to be asked.
+	h.Bind(a, "vfio-pci")
+	h.Proc("sys/kernel/random/boot_id", "boot-2\n")
+	c.Prove = func(context.Context, pci.Address) (discovery.Facts, error) {
+		return discovery.Facts{}, errors.New("asked")
+	}
+	if m := h.discover(c); len(m.Slots) != 1 || m.Slots[0].GPU.Serial != s.GPU.Serial {
+		t.Errorf("after a boot, at vfio-pci: %s %v", lines(m), m.Unsafe)
 	}
 	h.Write(h.Path(nic)+"/net/eth7/addr_assign_type", "1\n") // made up at random: it will be another one
 	if m := h.discover(c); len(m.Slots) != 1 || m.Slots[0].IBVF.Serial != "" || !strings.Contains(unsafe(m, nic[:8]+"10.0"), "no GUID, MAC") {

@@ -601,17 +601,18 @@ func TestSeize(t *testing.T) {
 // host's drivers, and only that.
 func TestSeizeEarly(t *testing.T) {
 	t.Parallel()
-	w := newWorldWith(t, 4, true)
+	w := newWorldWith(t, 5, true)
 	w.k.Swap(w.slots[1].NVMe.Address, "OTHER")
 	w.k.Reboot()
-	approved := &domain.SlotMap{Slots: slices.Clone(w.slots[:3])}
+	approved := &domain.SlotMap{Slots: slices.Clone(w.slots[:4])}
 	approved.Slots[2].GPU.PCIID = "8086:1533"
+	approved.Slots[3].GPU.SerialFrom = domain.SerialOfDevice // nobody could ask it any more
 	w.m.o.Discovery.Approved = func() *domain.SlotMap { return approved }
 	w.m.seizeEarly(t.Context())
 	if out := w.notGiven(w.slots[:1]); len(out) != 0 {
 		t.Errorf("not with vfio-pci: %v", out)
 	}
-	for slot, want := range map[int]string{1: "nouveau", 2: "nouveau", 3: "nouveau"} {
+	for slot, want := range map[int]string{1: "nouveau", 2: "nouveau", 3: "nouveau", 4: "nouveau"} {
 		if d := w.k.Driver(w.slots[slot].GPU.Address); d != want {
 			t.Errorf("the GPU of slot %d is with %q", slot, d)
 		}
@@ -689,4 +690,42 @@ func TestRealQEMUImg(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.isUp(v)
+}
+
+// Accounts of their own are of no use to VMs that cannot reach their files.
+func TestPassable(t *testing.T) {
+	t.Parallel()
+	m := &Machine{o: Options{Users: vm.Users{First: 70000, Count: 1}}}
+	dir := t.TempDir()
+	closed := filepath.Join(dir, "closed")
+	if err := os.MkdirAll(filepath.Join(closed, "below"), 0o711); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(closed, 0o750); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.passable(filepath.Join(closed, "below")); err == nil || !strings.Contains(err.Error(), "chmod 711 "+closed) {
+		t.Errorf("through a closed folder: %v", err)
+	}
+	if err := m.passable(filepath.Join(dir, "none")); err != nil {
+		t.Errorf("a folder that is not there: %v", err)
+	}
+	m.o.Users = vm.Users{}
+	if err := m.passable(closed); err != nil {
+		t.Errorf("with libvirt's own account: %v", err)
+	}
+}
+
+// A device that the last look did not find is named: nothing is touched, and nothing
+// is said to be wiped.
+func TestWipeOfWhatIsGone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1)
+	gone := w.slots[0]
+	gone.NVMe.Address = ""
+	var f *machine.Fault
+	ev, err := w.m.Wipe(t.Context(), gone, domain.PlacedWipe{})
+	if !errors.As(err, &f) || f.Code != "wipe.device_gone" || f.Component != "nvme" || !strings.Contains(err.Error(), gone.NVMe.Serial) || ev != nil {
+		t.Errorf("%v, %v", ev, err)
+	}
 }

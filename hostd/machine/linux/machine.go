@@ -88,8 +88,10 @@ func open(ctx context.Context, m *Machine) (_ *Machine, err error) {
 	if err := os.MkdirAll(vms, 0o711); err != nil {
 		return nil, fmt.Errorf("linux: %w", err)
 	}
-	if err := m.passable(vms); err != nil {
-		return nil, err
+	for _, dir := range []string{vms, filepath.Join(m.root, libvirtDir)} {
+		if err := m.passable(dir); err != nil {
+			return nil, err
+		}
 	}
 	if m.lock, err = lockDir(m.o.Dir); err != nil {
 		return nil, err
@@ -167,6 +169,10 @@ func lockDir(dir string) (*os.File, error) {
 	return f, nil
 }
 
+// libvirtDir is where libvirt keeps a folder for each VM that runs. Debian's is closed to
+// all accounts but libvirt's own.
+const libvirtDir = "/var/lib/libvirt/qemu"
+
 // passable says whether the VMs' own accounts can reach their files below dir.
 func (m *Machine) passable(dir string) error {
 	if m.o.Users == (vm.Users{}) {
@@ -174,6 +180,9 @@ func (m *Machine) passable(dir string) error {
 	}
 	for at := dir; ; at = filepath.Dir(at) { // ends at the root
 		st, err := os.Stat(at)
+		if errors.Is(err, os.ErrNotExist) && at == dir {
+			return nil // libvirt has its own elsewhere
+		}
 		if err != nil {
 			return fmt.Errorf("linux: %w", err)
 		}

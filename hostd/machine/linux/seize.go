@@ -63,6 +63,9 @@ func (m *Machine) seizeEarly(ctx context.Context) {
 // moved says why the functions at a slot's approved addresses are not the slot's, ""
 // if they look like it.
 func (m *Machine) moved(slot domain.SlotSpec) string {
+	if g := slot.GPU; g.SerialFrom == domain.SerialOfDevice && g.PCISerial == "" {
+		return "only its GPU's own driver says who it is, and has to be asked first"
+	}
 	for _, c := range devices(slot) {
 		ids := map[string]string{c.Address: c.PCIID}
 		for _, f := range c.Functions {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/gpuaas/gpuaas/domain"
@@ -13,8 +14,14 @@ import (
 
 // Wipe erases the slot's devices and proves it. The drive goes to the nvme driver for
 // it, found by address and serial, and everything is with vfio-pci afterwards, however
-// the wipe ended. Faults: slot.in_use while any VM has the slot, drive.other.
+// the wipe ended. Faults: slot.in_use while any VM has the slot, drive.other,
+// wipe.device_gone.
 func (m *Machine) Wipe(ctx context.Context, slot domain.SlotSpec, w domain.PlacedWipe) (evidence []domain.DeviceWipe, err error) {
+	for _, d := range []component{{"gpu", slot.GPU}, {"nvme", slot.NVMe}, {"ib_vf", slot.IBVF}} {
+		if d.Address == "" && d.Serial != "" { // the last look did not find it
+			return nil, &machine.Fault{Code: "wipe.device_gone", Slot: slot.Index, Component: d.component, Scope: "device", Err: fmt.Errorf("the %s %s is not on this host", d.component, d.Serial)}
+		}
+	}
 	set, err := vfio.SetOf(slot)
 	if err != nil {
 		return nil, err
