@@ -35,10 +35,12 @@ type rack struct {
 	cancel context.CancelFunc
 	ended  chan error
 	rewire func(m *domain.SlotMap) // what somebody did to the hardware
-	lookAt chan struct{}
-	news   chan machine.Event
-	killAt int // the call to the machine at which the daemon dies; 0: never
-	kills  int
+	// through is put between the daemon and its machine; nil: nothing is.
+	through func(machine.Machine) machine.Machine
+	lookAt  chan struct{}
+	news    chan machine.Event
+	killAt  int // the call to the machine at which the daemon dies; 0: never
+	kills   int
 }
 
 // newRack must be called in a synctest bubble, so that no test waits for real time.
@@ -72,8 +74,12 @@ func (r *rack) start() {
 		cancel()
 	}}
 	link := &mortalLink{Link: r.site, body: r.body}
+	var m machine.Machine = r.body
+	if r.through != nil {
+		m = r.through(m)
+	}
 	a, err := hostd.New(hostd.Options{
-		Host: r.site.host, Site: "dev", Dir: r.dir, Machine: r.body, Link: link, Signer: r.key, Images: r.images, KeepImages: r.keep, Limits: r.limits, NoSync: true,
+		Host: r.site.host, Site: "dev", Dir: r.dir, Machine: m, Link: link, Signer: r.key, Images: r.images, KeepImages: r.keep, Limits: r.limits, NoSync: true,
 	})
 	if err != nil {
 		r.t.Fatal(err)

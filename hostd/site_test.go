@@ -24,6 +24,7 @@ type site struct {
 
 	mu       sync.Mutex
 	placed   domain.Placement
+	once     *domain.Placement // goes over the line next, instead of placed
 	has      bool
 	watchers map[chan struct{}]struct{}
 	reports  []domain.Report
@@ -57,6 +58,21 @@ func (s *site) place(change func(d *domain.Desired)) {
 	s.tell()
 }
 
+// deliver puts a placement on the line as it is, once. The site's own stays.
+func (s *site) deliver(p *domain.Placement) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.once = p
+	s.tell()
+}
+
+// desired is a copy of the site's own desired state.
+func (s *site) desired() domain.Desired {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.placed.Desired
+}
+
 func (s *site) tell() {
 	for w := range s.watchers {
 		select {
@@ -78,9 +94,14 @@ func (s *site) Placements(ctx context.Context, fn func(*domain.Placement) error)
 	}()
 	for {
 		s.mu.Lock()
-		b, has := domain.EncodePlacement(&s.placed), s.has && !s.away
+		b, has, once := domain.EncodePlacement(&s.placed), s.has && !s.away, s.once
+		s.once = nil
 		s.mu.Unlock()
-		if has {
+		if once != nil {
+			if err := fn(once); err != nil {
+				return err
+			}
+		} else if has {
 			p, err := domain.DecodePlacement(b)
 			if err != nil {
 				return err
