@@ -44,7 +44,7 @@ test-long: setup ## campaigns that go on where they ended: the simulation (FOR=1
 .PHONY: test-lab
 test-lab: build lab-image emuhost-image ## real VMs, and real devices in an emulated host (root; skipped loudly without)
 	scripts/setup.sh lab
-	$(GO) test -tags lab -p 1 -count=1 -timeout 30m -v -run Lab ./hostd/vm/ ./hostd/network/ ./hostd/machine/lab/ ./hostd/emuhost/ ./hostd/wipe/ ./hostd/machine/linux/ ./cmd/gpuaas/
+	scripts/test-lab.sh
 
 .PHONY: bench
 bench: setup ## speed and memory, each beside its limit measured in the same run

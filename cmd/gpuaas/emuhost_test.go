@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,7 +33,11 @@ func TestLabEmulatedHost(t *testing.T) {
 	if why := emuhost.Missing(); why != "" {
 		t.Skip("SKIPPED, no host was booted: " + why)
 	}
-	r := newRacked(t)
+	r := newRacked(t, rackConfig, emuhost.Topology{Ports: []emuhost.Port{
+		{Name: "gpu0", Devices: []emuhost.Device{emuhost.GPU{}}},
+		{Name: "nvme0", Devices: []emuhost.Device{emuhost.NVMe{Serial: rackSerial, MiB: 256, Fill: emuhost.Used(emuhost.UsedGPT)}}},
+		{Name: "nic0", Devices: []emuhost.Device{emuhost.NIC{MAC: "52:54:00:aa:00:01"}}},
+	}})
 	r.enrol()
 	r.drive(true, earlierText)
 	sl := r.approve()
@@ -68,12 +73,15 @@ type racked struct {
 	t     *testing.T
 	ctx   context.Context
 	site  *site
+	conf  string // hostd.yaml
 	host  *emuhost.Host
+	at    emuhost.Options // what the host was booted with
 	hostd *emuhost.Process
 	tools string // folder of the programs that this test builds
 
-	crashAt   string // when hostd logs it, it is killed, once; "": never
-	crashFrom int    // bytes of its log that do not count
+	crashAt   string    // when hostd logs it, it is killed, once; "": never
+	crashFrom int       // bytes of its log that do not count
+	crashTime time.Time // when hostd is killed, once, whatever it does; zero: never
 	crashes   int
 	op        gpuctl
 	began     time.Time
@@ -99,11 +107,11 @@ linux:
 `
 
 // newRacked starts the site and switches the host on.
-func newRacked(t *testing.T) *racked {
+func newRacked(t *testing.T, conf string, topology emuhost.Topology) *racked {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	t.Cleanup(cancel)
-	r := &racked{t: t, ctx: ctx, tools: t.TempDir(), began: time.Now()}
+	r := &racked{t: t, ctx: ctx, tools: t.TempDir(), began: time.Now(), conf: conf, at: emuhost.Options{Dir: t.TempDir(), Topology: topology}}
 	build := exec.CommandContext(ctx, "go", "build", "-o", r.tools+"/", "github.com/gpuaas/gpuaas/cmd/gpuctl", "github.com/gpuaas/gpuaas/cmd/hostd")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0") // hostd runs with another system's libraries
 	if out, err := build.CombinedOutput(); err != nil {
@@ -116,15 +124,10 @@ func newRacked(t *testing.T) *racked {
 	r.site = newSite(t, "dev", "--bare", "--images", images, "--nats-advertise", emuhost.Gateway, "--log-level", "warn")
 	r.op = gpuctl{r, r.site.operator().key}
 	r.step("site")
-	var err error
-	r.host, err = emuhost.Boot(ctx, emuhost.Options{Dir: t.TempDir(), Topology: emuhost.Topology{Ports: []emuhost.Port{
-		{Name: "gpu0", Devices: []emuhost.Device{emuhost.GPU{}}},
-		{Name: "nvme0", Devices: []emuhost.Device{emuhost.NVMe{Serial: rackSerial, MiB: 256, Fill: emuhost.Used(emuhost.UsedGPT)}}},
-		{Name: "nic0", Devices: []emuhost.Device{emuhost.NIC{MAC: "52:54:00:aa:00:01"}}},
-	}}})
-	if err != nil {
-		t.Fatal(err)
+	if len(topology.Ports) > 3 {
+		r.at.MemoryMiB = 2048
 	}
+	r.boot()
 	t.Cleanup(func() {
 		if t.Failed() {
 			r.explain()
@@ -133,8 +136,18 @@ func newRacked(t *testing.T) *racked {
 			t.Error(err)
 		}
 	})
-	r.step("host on")
 	return r
+}
+
+// boot switches the host on, with the devices of r.at.
+func (r *racked) boot() {
+	r.t.Helper()
+	host, err := emuhost.Boot(r.ctx, r.at)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.host = host
+	r.step("host on")
 }
 
 // step says how long it took since the one before.
@@ -181,17 +194,21 @@ func (r *racked) until(what string, f func() error) {
 	}
 }
 
-// enrol makes the host ready as deploy/hostd/README.md says, exchanges a one-time
-// token and starts hostd.
-func (r *racked) enrol() {
+// services starts what systemd would have started at boot.
+func (r *racked) services() {
 	r.t.Helper()
 	for _, s := range []string{emuhost.Libvirt, emuhost.OpenVSwitch} {
 		if err := r.host.Service(r.ctx, s); err != nil {
 			r.t.Fatal(err)
 		}
 	}
+}
+
+// prepare makes the host ready as deploy/hostd/README.md says.
+func (r *racked) prepare() {
+	r.t.Helper()
 	settings := filepath.Join(r.tools, "hostd.yaml")
-	if err := os.WriteFile(settings, []byte(rackConfig), 0o644); err != nil {
+	if err := os.WriteFile(settings, []byte(r.conf), 0o644); err != nil {
 		r.t.Fatal(err)
 	}
 	const conf = "../../deploy/hostd/"
@@ -205,7 +222,19 @@ func (r *racked) enrol() {
 		}
 	}
 	r.step("host prepared")
+}
 
+// enrol prepares the host, and has it join the site.
+func (r *racked) enrol() {
+	r.t.Helper()
+	r.prepare()
+	r.join()
+}
+
+// join exchanges a one-time token and starts hostd.
+func (r *racked) join() {
+	r.t.Helper()
+	r.services()
 	var made client.Host
 	r.op.json(&made, "hosts", "add", rackName, "--rack", "r1", "--leaf", "l1", "--spine", "s1")
 	server := strings.Replace(r.site.address(), "127.0.0.1", emuhost.Gateway, 1)
@@ -321,15 +350,23 @@ func (r *racked) crash() {
 // crashWhen has mayCrash kill hostd when it next logs something.
 func (r *racked) crashWhen(cue string) { r.crashAt, r.crashFrom = cue, len(r.hostd.Stderr()) }
 
-// mayCrash kills hostd at its cue, and starts the next one.
+// crashSoon has mayCrash kill hostd some time in the next seconds.
+func (r *racked) crashSoon(rng *rand.Rand) {
+	after := time.Duration(rng.IntN(4000)) * time.Millisecond
+	r.t.Logf("hostd will be killed after %v", after)
+	r.crashFrom, r.crashTime = len(r.hostd.Stderr()), time.Now().Add(after)
+}
+
+// mayCrash kills hostd at its cue, or when its time has come, and starts the next one.
 func (r *racked) mayCrash() {
 	r.t.Helper()
-	if r.crashAt == "" || !bytes.Contains(r.hostd.Stderr()[r.crashFrom:], []byte(r.crashAt)) {
+	cued := r.crashAt != "" && bytes.Contains(r.hostd.Stderr()[r.crashFrom:], []byte(r.crashAt))
+	if !cued && (r.crashTime.IsZero() || time.Now().Before(r.crashTime)) {
 		return
 	}
 	r.crash()
 	r.t.Logf("kill -9 of hostd, whose last words were %s", r.hostd.Stderr()[r.crashFrom:])
-	r.crashAt = ""
+	r.crashAt, r.crashTime = "", time.Time{}
 	r.startHostd()
 }
 

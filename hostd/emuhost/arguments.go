@@ -45,16 +45,19 @@ func (h *Host) arguments() ([]string, error) {
 	return args, nil
 }
 
-// processors are two cores; with two NUMA nodes one on each, and a PCI root for each.
+// processors are the cores; with two NUMA nodes half of them on each, and a PCI root
+// for each.
 func (h *Host) processors() []string {
+	cores := h.o.Topology.Cores
 	if h.o.Topology.Nodes < 2 {
-		return []string{"-smp", "2"}
+		return []string{"-smp", strconv.Itoa(cores)}
 	}
-	args := []string{"-smp", "2,sockets=2,cores=1"}
+	half := cores / 2
+	args := []string{"-smp", fmt.Sprintf("%d,sockets=2,cores=%d", cores, half)}
 	for n := range 2 {
 		args = append(args,
 			"-object", fmt.Sprintf("memory-backend-ram,id=memory%d,size=%dM", n, h.o.MemoryMiB/2),
-			"-numa", fmt.Sprintf("node,nodeid=%d,cpus=%d,memdev=memory%d", n, n, n),
+			"-numa", fmt.Sprintf("node,nodeid=%d,cpus=%d-%d,memdev=memory%d", n, n*half, (n+1)*half-1, n),
 			"-device", fmt.Sprintf("pxb-pcie,id=root%d,bus_nr=%d,numa_node=%d,bus=pcie.0", n, 0x40*(n+1), n))
 	}
 	return args

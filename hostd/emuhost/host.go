@@ -76,7 +76,8 @@ func (h *Host) PowerOn(ctx context.Context) error {
 
 // A processor that QEMU emulates misses its timer now and then and stands still: seen
 // in one of some fifty boots, on cores with four times as much to do as they can. A
-// host that has not come up within bootLimit is switched off and on again.
+// host that has not come up within bootLimit is switched off and on again, after a
+// restart too.
 const (
 	bootLimit = 2 * time.Minute
 	bootTries = 3
@@ -140,7 +141,14 @@ func (h *Host) restart(ctx context.Context, act func() error) error {
 	if err := act(); err != nil {
 		return err
 	}
-	return h.booted(ctx, before)
+	within, cancel := context.WithTimeout(ctx, bootLimit)
+	defer cancel()
+	err := h.booted(within, before)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	h.PowerCut() // see bootLimit
+	return h.PowerOn(ctx)
 }
 
 // booted waits until the agent says hello in another boot than before.

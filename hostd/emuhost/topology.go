@@ -9,7 +9,8 @@ import (
 
 // Topology is what hangs on which bus of the host.
 type Topology struct {
-	Nodes int // NUMA nodes, each with half of the memory and one core when there are two; zero is one
+	Nodes int // NUMA nodes, each with half of the memory and of the cores when there are two; zero is one
+	Cores int // of the host; zero is two
 	Ports []Port
 }
 
@@ -85,6 +86,12 @@ func Faulty() Topology {
 func (t *Topology) validate() error {
 	if t.Nodes < 0 || t.Nodes > 2 {
 		return errors.New("emuhost: a host has one NUMA node or two")
+	}
+	if t.Cores == 0 {
+		t.Cores = 2
+	}
+	if t.Cores < 0 || t.Cores > 8 || t.Nodes == 2 && t.Cores%2 != 0 {
+		return errors.New("emuhost: a host has up to eight cores, as many on each NUMA node")
 	}
 	names, serials := map[string]bool{}, map[string]bool{}
 	for _, p := range t.Ports {

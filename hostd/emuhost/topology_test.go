@@ -27,6 +27,7 @@ func TestTopologyRefusals(t *testing.T) {
 		{"a serial twice", Topology{Ports: []Port{drive("A", 1), {Name: "b", Devices: []Device{NVMe{Serial: "A", MiB: 1}}}}}},
 		{"a serial that is a path", Topology{Ports: []Port{drive("../A", 1)}}},
 		{"a serial of 21 characters", Topology{Ports: []Port{drive(strings.Repeat("A", 21), 1)}}},
+		{"an odd core for two nodes", Topology{Nodes: 2, Cores: 3, Ports: []Port{drive("A", 1)}}},
 		{"an empty drive", Topology{Ports: []Port{drive("A", 0)}}},
 	} {
 		if err := c.t.validate(); err == nil {
@@ -42,7 +43,7 @@ func TestTopologyRefusals(t *testing.T) {
 
 func TestArguments(t *testing.T) {
 	t.Parallel()
-	h := &Host{o: Options{Dir: t.TempDir(), MemoryMiB: 1024, Topology: Topology{Nodes: 2, Ports: []Port{
+	h := &Host{o: Options{Dir: t.TempDir(), MemoryMiB: 1024, Topology: Topology{Nodes: 2, Cores: 4, Ports: []Port{
 		{Name: "both", Node: 1, Devices: []Device{GPU{}, Audio{}}},
 		{Name: "shared", Shared: true, Devices: []Device{GPU{}, Display{}}},
 		{Name: "drive", Devices: []Device{NVMe{Serial: "S", MiB: 1, VFs: 2}}},
@@ -61,7 +62,7 @@ func TestArguments(t *testing.T) {
 		"nvme,serial=B,drive=bad.drive,logical_block_size=4096,physical_block_size=4096,id=bad,bus=bad.port,addr=0.0",
 		"file=blkdebug:" + h.path("fail.cfg") + ":" + h.path("B.raw") + ",if=none,format=raw,discard=unmap,detect-zeroes=unmap,id=bad.drive",
 		"pcie-root-port,id=big.port,chassis=5,slot=5,bus=root0,pref64-reserve=128M",
-		"node,nodeid=1,cpus=1,memdev=memory1",
+		"4,sockets=2,cores=2", "node,nodeid=1,cpus=2-3,memdev=memory1",
 	} {
 		if !slices.Contains(args, want) {
 			t.Errorf("no %q in %q", want, args)
