@@ -68,6 +68,7 @@ type Limits struct {
 	Resend    time.Duration // of reports that nobody acknowledged, doubled up to 32 times, 15 s
 	Parallel  int           // chains of steps at once, 16
 	Grace     time.Duration // for a guest to power off, 60 s
+	Patience  time.Duration // with devices that a VM of before lacks, after a boot of the host, 2 min
 	Journal   int64         // bytes of the journal's file, 16 MiB
 	Deadlines map[plan.Op]time.Duration
 }
@@ -111,6 +112,7 @@ func (o *Options) complete() error {
 		{&l.Backoff, time.Second},
 		{&l.Resend, 15 * time.Second},
 		{&l.Grace, time.Minute},
+		{&l.Patience, 2 * time.Minute},
 	} {
 		if *d.of <= 0 {
 			*d.of = d.value

@@ -146,11 +146,8 @@ func (a *Agent) reportBroken(broken map[uint32]defect) error {
 
 // A VM that was here before is not given up because its devices are not all there:
 // a host that has just booted shows them one after the other, and what is given up may
-// cost the tenant its data. So long it waits, and so often is looked.
-const (
-	brokenPatience = 2 * time.Minute
-	brokenLook     = 15 * time.Second
-)
+// cost the tenant its data. It waits for Limits.Patience, and so often is looked.
+const brokenLook = 15 * time.Second
 
 // awaitWhole remembers since when slots are broken, and has them looked at again.
 func (a *Agent) awaitWhole(broken map[uint32]defect) {
@@ -162,7 +159,7 @@ func (a *Agent) awaitWhole(broken map[uint32]defect) {
 			since = now
 			a.broken[slot] = now
 		}
-		if at := a.lookedAt.Add(brokenLook); now.Sub(since) < brokenPatience && at.Before(a.lookAt) {
+		if at := a.lookedAt.Add(brokenLook); now.Sub(since) < a.o.Limits.Patience && at.Before(a.lookAt) {
 			a.lookAt = at
 		}
 	}
@@ -174,7 +171,7 @@ func (a *Agent) patient(c *chain) bool {
 	now := a.o.Clock()
 	return !c.was.VM.IsZero() && slices.ContainsFunc(c.slots, func(slot uint32) bool {
 		since, broken := a.broken[slot]
-		return broken && now.Sub(since) < brokenPatience
+		return broken && now.Sub(since) < a.o.Limits.Patience
 	})
 }
 

@@ -21,6 +21,7 @@ import (
 // own. Guests start directly: that they boot from their drives is shown elsewhere.
 const faultConfig = `dir: ` + hostDir + `
 machine: linux
+device_patience: 20s
 linux:
   uplink: uplink
   emulated: true

@@ -25,7 +25,8 @@ type config struct {
 
 	Linux linuxConfig `yaml:"linux"`
 
-	ImageCacheBytes int64 `yaml:"image_cache_bytes"`
+	ImageCacheBytes int64         `yaml:"image_cache_bytes"`
+	DevicePatience  time.Duration `yaml:"device_patience"` // how long a VM of before waits for its devices after a boot of the host
 }
 
 type simConfig struct {

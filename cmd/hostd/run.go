@@ -126,7 +126,7 @@ func serveHost(ctx context.Context, c config, h fleetHost, log *slog.Logger) (er
 		return err
 	}
 	defer link.Close()
-	o := hostd.Options{Host: id.Host, Site: id.Site, Dir: h.Dir, Machine: m, Link: link, Signer: signer, Log: log, NoSync: c.Machine == "sim"}
+	o := hostd.Options{Host: id.Host, Site: id.Site, Dir: h.Dir, Machine: m, Link: link, Signer: signer, Log: log, NoSync: c.Machine == "sim", Limits: hostd.Limits{Patience: c.DevicePatience}}
 	if silent != nil {
 		o.Link = hostd.Mute(link, silent)
 	}
