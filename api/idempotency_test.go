@@ -89,6 +89,10 @@ func (p *parties) changed(name string, n int, a *attempt) {
 		act(host + "/uncordon")
 	case name == "POST /v1/hosts/{h}/uncordon":
 		act(host + "/cordon")
+	case name == "POST /v1/hosts/{h}/confirm-power-off": // once a host: a repeat changes nothing
+		h := p.host(fmt.Sprintf("dead-%d", n), 1)
+		p.system(&domain.ActOnHost{Host: h.id, Action: domain.HostSilent, Since: domain.TimeOf(time.Now())})
+		a.ids = map[string]string{"h": h.id.String()}
 	case name == "DELETE /v1/hosts/{h}":
 		a.ids = map[string]string{"h": p.want(201, p.admin, "POST", "/v1/hosts", fmt.Sprintf(`{"name":"gone-%d"}`, n)).get("id")}
 	case name == "POST /v1/slots/{s}/quarantine":

@@ -235,7 +235,7 @@ func TestWhatIsReadIsWhatWasAnswered(t *testing.T) {
 	made = s.want(201, s.admin, "POST", "/v1/skus", `{"name":"gpu-8x","shape":8,"gpu_class":"sim-gpu"}`)
 	compare(made, made.header.Get("Location"))
 	made = s.want(201, s.admin, "POST", "/v1/hosts", `{"name":"h2","rack":"r","leaf":"l","spine":"s"}`)
-	compare(made, made.header.Get("Location"), "enrolment_token")
+	compare(made, made.header.Get("Location"), "enrolment_token", "health")
 	for _, name := range []string{"gpu-1x", sku} {
 		made = s.want(201, ten.owner, "POST", "/v1/projects/"+ten.project+"/allocations", fmt.Sprintf(`{"sku":%q,"count":2,"lock_price":true,"expires_at":"2999-01-01T00:00:00Z"}`, name))
 		compare(made, made.header.Get("Location"))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 
@@ -23,7 +24,8 @@ type fakeHost struct {
 	shared     bool
 	failing    []Reset // resets that fail
 	becomes    string  // fingerprint after a reset
-	done       []Reset
+	mu         sync.Mutex
+	done       []Reset // with mu: devices are reset side by side
 	vf         VFState
 	vfStuck    bool
 	remnants   []Remnant
@@ -44,6 +46,8 @@ func (f *fakeHost) Clear(context.Context, domain.Lease) ([]Remnant, error) {
 }
 
 func (f *fakeHost) Fingerprint(_ context.Context, address string) (string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if f.becomes != "" && len(f.done) > 0 {
 		return f.becomes, nil
 	}
@@ -57,6 +61,8 @@ func (f *fakeHost) Reset(_ context.Context, _ string, r Reset) error {
 	if slices.Contains(f.failing, r) {
 		return unix.ETIMEDOUT
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.done = append(f.done, r)
 	return nil
 }
