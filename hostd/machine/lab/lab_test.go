@@ -401,7 +401,7 @@ func TestLabKill(t *testing.T) {
 	h.nothingLeft()
 	h.seen = nil
 	h.open()
-	h.wants(v, false, true, 2) // lost: to be started into the boot that was cut off
+	h.wants(v, false, true, 1) // lost in the boot that was cut off
 	h.up(v)
 	h.wants(v, true, true, 2)
 	h.must(h.m.Remove(h.ctx, v.VM))
