@@ -48,7 +48,7 @@ type Closed struct {
 	At         domain.Time
 	Commit     []byte
 	Decisions  uint32
-	Placements []*domain.Placement // of hosts whose desired state changed
+	Placements []*domain.PlacementDraft // of hosts whose desired state changed
 }
 
 // NewCore goes on from a folded world.
@@ -128,9 +128,8 @@ func (c *Core) Close() Closed {
 	c.world.End(c.head)
 	out := Closed{Head: c.head, At: c.open.at, Commit: b, Decisions: c.open.decisions}
 	for _, id := range c.world.TakeDirtyHosts() {
-		if p, ok := c.world.PlacementOf(id); ok {
-			p.From = c.head
-			out.Placements = append(out.Placements, p)
+		if p, ok := c.world.DraftPlacement(id); ok {
+			out.Placements = append(out.Placements, p.From(c.head))
 		}
 	}
 	c.open, c.spare = group{}, nil

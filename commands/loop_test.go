@@ -225,9 +225,12 @@ func TestFairQueue(t *testing.T) {
 	var wg sync.WaitGroup
 	var full atomic.Int64
 	var last atomic.Uint64
-	for i := range 3000 {
+	sent := 0
+	submit := func() {
+		name := fmt.Sprintf("p%d", sent)
+		sent++
 		wg.Go(func() {
-			reply := r.Submit(context.Background(), command(flood.Key, &domain.CreateProject{Tenant: flood.ID, Name: fmt.Sprintf("p%d", i)}))
+			reply := r.Submit(context.Background(), command(flood.Key, &domain.CreateProject{Tenant: flood.ID, Name: name}))
 			switch {
 			case reply.Err == nil:
 				for n := last.Load(); reply.N > n && !last.CompareAndSwap(n, reply.N); n = last.Load() {
@@ -237,12 +240,22 @@ func TestFairQueue(t *testing.T) {
 			}
 		})
 	}
-	eventually(t, "the lane is full", func() bool { return full.Load() > 0 && r.QueueLen() == 1024 })
+	waiting := func(n int) func() bool {
+		return func() bool {
+			for range n - r.QueueLen() { // the loop takes some of them into the group that waits
+				submit()
+			}
+			return r.QueueLen() == n
+		}
+	}
+	eventually(t, "the lane is full", waiting(1024))
 	done := make(chan commands.Reply, 1)
 	go func() {
 		done <- r.Submit(context.Background(), command(calm.Key, &domain.CreateProject{Tenant: calm.ID, Name: "mine"}))
 	}()
-	eventually(t, "the other tenant waits too", func() bool { return r.QueueLen() == 1025 })
+	eventually(t, "the other tenant waits too", waiting(1025))
+	submit()
+	eventually(t, "one more of the flood is refused", func() bool { return full.Load() > 0 })
 	close(gate)
 	reply := <-done
 	if reply.Err != nil {

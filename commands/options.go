@@ -20,7 +20,7 @@ type Log interface {
 // Publisher sends placements to hosts. Offer must not block; of two placements of
 // one host only the later one matters.
 type Publisher interface {
-	Offer([]*domain.Placement)
+	Offer([]*domain.PlacementDraft)
 }
 
 // Options are what a loop is made of.

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"runtime/debug"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/gpuaas/gpuaas/domain"
 )
 
@@ -49,53 +51,70 @@ func Recover(ctx context.Context, log LogReader, snaps *Snapshots, progress *Fol
 	return w, nil
 }
 
-// FoldLog applies the log's commits after w's head. Reading, hashing and decoding
-// run beside applying.
+// FoldLog applies the log's commits after w's head. Reading with hashing, decoding
+// and applying run beside each other.
 func FoldLog(ctx context.Context, log LogReader, w *domain.World) error {
 	return fold(ctx, log, w, nil)
 }
 
 func fold(ctx context.Context, log LogReader, w *domain.World, progress *FoldProgress) error {
+	// Decoded commits live for milliseconds: collecting less often is most of the
+	// speed there is to gain, and start-up is when memory is not needed elsewhere.
+	defer debug.SetGCPercent(debug.SetGCPercent(400))
+	group, ctx := errgroup.WithContext(ctx)
+	type read struct {
+		seq  uint64
+		b    []byte
+		hash domain.Digest
+	}
+	hashed := make(chan read, foldAhead)
+	from := log.Seq(w.Head.N + 1)
+	group.Go(func() error {
+		defer close(hashed)
+		return log.Read(ctx, from, func(seq uint64, b []byte) error {
+			return send(ctx, hashed, read{seq, b, sha256.Sum256(b)})
+		})
+	})
 	type decoded struct {
 		c    *domain.Commit
 		hash domain.Digest
 	}
-	// Decoded commits live for milliseconds: collecting less often is most of the
-	// speed there is to gain, and start-up is when memory is not needed elsewhere.
-	defer debug.SetGCPercent(debug.SetGCPercent(400))
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	ahead := make(chan decoded, foldAhead)
-	readErr := make(chan error, 1)
-	from := log.Seq(w.Head.N + 1)
-	go func() {
+	group.Go(func() error {
 		defer close(ahead)
-		readErr <- log.Read(ctx, from, func(seq uint64, b []byte) error {
-			c, err := domain.DecodeCommitEvents(b)
+		for r := range hashed {
+			c, err := domain.DecodeCommitEvents(r.b)
 			if err != nil {
-				return fmt.Errorf("message %d: %w", seq, err)
+				return fmt.Errorf("message %d: %w", r.seq, err)
 			}
-			select {
-			case ahead <- decoded{c, sha256.Sum256(b)}:
-				return nil
-			case <-ctx.Done():
-				return ctx.Err()
+			if err := send(ctx, ahead, decoded{c, r.hash}); err != nil {
+				return err
 			}
-		})
-	}()
-	for d := range ahead {
-		if err := w.ApplyCommit(d.c, d.hash); err != nil {
-			cancel()
-			for range ahead { // let the reader end
-			}
-			<-readErr
-			return err
 		}
-		events := 0
-		for i := range d.c.Decisions {
-			events += len(d.c.Decisions[i].Events)
+		return nil
+	})
+	group.Go(func() error {
+		for d := range ahead {
+			if err := w.ApplyCommit(d.c, d.hash); err != nil {
+				return err
+			}
+			events := 0
+			for i := range d.c.Decisions {
+				events += len(d.c.Decisions[i].Events)
+			}
+			progress.reached(d.c.N, events)
 		}
-		progress.reached(d.c.N, events)
+		return nil
+	})
+	return group.Wait()
+}
+
+// send hands v on, unless the fold has ended.
+func send[T any](ctx context.Context, to chan<- T, v T) error {
+	select {
+	case to <- v:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	return <-readErr
 }

@@ -178,8 +178,9 @@ func (e *AllocationPlaced) apply(w *World, x *Applied) {
 		vi, v := w.vms.add(pv.VM)
 		hi := w.hosts.find(pv.Host)
 		*v = VM{ID: pv.VM, alloc: ai, host: hi, index: uint16(i), n: uint8(len(pv.Slots)), State: Provisioning, Power: PowerOn, Boot: 1, Placed: x.At, Deadline: e.Deadline}
+		on := w.slotsOf(pv.Host)
 		for k := range pv.Slots {
-			row := w.slots.find(pv.Slots[k])
+			row := on.find(pv.Slots[k])
 			s := w.slots.row(row)
 			s.State, s.vm, s.seed, s.Attempt, s.Dirty = SlotIsReserved, vi, e.Seed, 0, true
 			s.Generation++

@@ -1,5 +1,7 @@
 package domain
 
+import "hash/maphash"
+
 // Idempotency: what was accepted, remembered for a while, so that a repeat gets
 // the recorded outcome and writes nothing. Refusals are not remembered: a refused
 // command is simply decided again.
@@ -28,7 +30,10 @@ type commandMinute struct {
 	ids     index
 }
 
-func (m *commandMinute) hashOf(entry uint32) uint64 { return idHash(m.entries[entry].id) }
+func (m *commandMinute) hashOf(entry uint32) uint64 { return commandHash(m.entries[entry].id) }
+
+// commandHash is seeded: unlike all other ids, a client may choose a command's.
+func commandHash(id CommandID) uint64 { return maphash.Bytes(nameSeed, id[:]) }
 
 type commandEntry struct {
 	id  CommandID
@@ -66,7 +71,7 @@ func (c *commandWindow) find(id CommandID) (Position, bool) {
 	if m == nil {
 		return Position{}, false
 	}
-	for p := m.ids.probe(idHash(id)); ; p.next() {
+	for p := m.ids.probe(commandHash(id)); ; p.next() {
 		i := p.row()
 		if i == none {
 			return Position{}, false
@@ -80,7 +85,7 @@ func (c *commandWindow) find(id CommandID) (Position, bool) {
 func (c *commandWindow) add(id CommandID, pos Position) {
 	m := c.minute(id, true)
 	m.entries = append(m.entries, commandEntry{id, pos})
-	m.ids.add(idHash(id), uint32(len(m.entries)-1), m.hashOf)
+	m.ids.add(commandHash(id), uint32(len(m.entries)-1), m.hashOf)
 }
 
 // forget drops the minutes that no accepted id can fall into any more.

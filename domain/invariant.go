@@ -1,6 +1,9 @@
 package domain
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // The invariants that are functions of world and events. checkDecision looks at
 // them incrementally before anything is applied or appended: a decision that would
@@ -29,7 +32,7 @@ func (w *World) checkDecision(at Time, events []EventBody) *Error {
 type decisionCheck struct {
 	w        *World
 	at       Time
-	taken    map[SlotID]bool
+	taken    []uint32 // slots
 	moved    map[Account]Micros
 	released map[AllocationID]bool
 	opened   map[VMID]bool
@@ -77,19 +80,18 @@ func (d *decisionCheck) check(e EventBody) *Error {
 // checkPlaced: every slot is free and given away once (invariants 1 and 2).
 func (d *decisionCheck) checkPlaced(e *AllocationPlaced) *Error {
 	w := d.w
+	d.taken = slices.Grow(d.taken, len(e.VMs)*int(min(e.Shape, 8)))
 	for _, v := range e.VMs {
 		if len(v.Slots) == 0 || len(v.Slots) > 8 || uint32(len(v.Slots)) != e.Shape {
 			return broken("VM %s with %d slots", v.VM, len(v.Slots))
 		}
+		on := w.slotsOf(v.Host)
 		for _, id := range v.Slots {
-			s := w.slots.get(id)
-			if s == nil || s.State != SlotIsAvailable || s.vm != none || d.taken[id] || w.hosts.row(s.host).ID != v.Host {
+			row := on.find(id)
+			if row == none || w.slots.row(row).State != SlotIsAvailable || w.slots.row(row).vm != none || slices.Contains(d.taken, row) {
 				return broken("slot %s is not free on host %s", id, v.Host)
 			}
-			if d.taken == nil {
-				d.taken = make(map[SlotID]bool, 8)
-			}
-			d.taken[id] = true
+			d.taken = append(d.taken, row)
 		}
 	}
 	return nil

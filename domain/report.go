@@ -244,39 +244,95 @@ func (w *World) TakeDirtyHosts() []HostID {
 	return out
 }
 
-// PlacementOf is the placement of a host as the world has it. Its place in the
-// log is filled in by the caller, who knows what is durable.
+// PlacementDraft is a host's placement as the world has it, without what costs most
+// and needs no world: whoever publishes it makes the nonces and addresses, and only
+// for the newest draft of a host. It is not safe for concurrent use.
+type PlacementDraft struct {
+	placement Placement
+	seeds     [][16]byte // of the leases' nonces: the VMs' first, then the wipes'
+}
+
+// Host is the host that is placed on.
+func (d *PlacementDraft) Host() HostID { return d.placement.Desired.Host }
+
+// From says which commit the placement follows from: the caller knows what is durable.
+func (d *PlacementDraft) From(h Head) *PlacementDraft {
+	d.placement.From = h
+	return d
+}
+
+// lease is the slot's lease; its nonce follows.
+func (d *PlacementDraft) lease(s *Slot) Lease {
+	d.seeds = append(d.seeds, s.seed)
+	return Lease{Slot: s.ID, Index: uint32(s.Index), Generation: s.Generation}
+}
+
+// Placement finishes the draft.
+func (d *PlacementDraft) Placement() *Placement {
+	p := &d.placement
+	finish := func(l *Lease) {
+		l.Nonce = leaseNonce(d.seeds[0], l.Slot, l.Generation)
+		d.seeds = d.seeds[1:]
+	}
+	if len(d.seeds) == 0 {
+		return p // finished, or nothing to finish
+	}
+	for i := range p.Desired.VMs {
+		v := &p.Desired.VMs[i]
+		v.MAC = macOf(v.VM)
+		for k := range v.Leases {
+			finish(&v.Leases[k])
+		}
+	}
+	for i := range p.Desired.Wipes {
+		finish(&p.Desired.Wipes[i].Lease)
+	}
+	return p
+}
+
+// PlacementOf is the placement of a host as the world has it. Its place in the log is
+// filled in by the caller, who knows what is durable.
 func (w *World) PlacementOf(id HostID) (*Placement, bool) {
+	d, ok := w.DraftPlacement(id)
+	if !ok {
+		return nil, false
+	}
+	return d.Placement(), true
+}
+
+// DraftPlacement is PlacementOf, not finished.
+func (w *World) DraftPlacement(id HostID) (*PlacementDraft, bool) {
 	hi := w.hosts.find(id)
 	if hi == none {
 		return nil, false
 	}
 	h := w.hosts.row(hi)
-	p := &Placement{Journal: h.Journal, Acked: h.Acked, Desired: Desired{
+	d := &PlacementDraft{seeds: make([][16]byte, 0, len(h.slots)), placement: Placement{Journal: h.Journal, Acked: h.Acked, Desired: Desired{
 		Site: w.Site, Epoch: w.Epoch, Host: id, Generation: h.Generation, SlotMap: h.MapID,
 		VMs: make([]PlacedVM, 0, len(h.vms)),
-	}}
+	}}}
+	p := &d.placement
 	for _, row := range h.vms {
 		v := w.vms.row(row)
 		a := w.allocations.row(v.alloc)
 		pv := PlacedVM{
 			VM: v.ID, Allocation: a.ID, Tenant: a.Tenant, Hostname: a.Name, Power: v.Power, Boot: v.Boot, Image: a.Image,
-			ImageHash: a.ImageHash, Private: a.PrivateImage, Features: a.Features, UserData: a.UserData, MAC: macOf(v.ID), Leases: make([]Lease, v.n),
+			ImageHash: a.ImageHash, Private: a.PrivateImage, Features: a.Features, UserData: a.UserData, Leases: make([]Lease, v.n),
 		}
 		if len(a.vms) > 1 {
 			pv.Hostname = hostnameOf(a.Name, int(v.index))
 		}
 		for i := range pv.Leases {
-			pv.Leases[i] = w.slots.row(v.slots[i]).lease()
+			pv.Leases[i] = d.lease(w.slots.row(v.slots[i]))
 		}
 		p.Desired.VMs = append(p.Desired.VMs, pv)
 	}
 	for _, row := range h.slots {
 		if s := w.slots.row(row); s.State == SlotIsWiping {
-			p.Desired.Wipes = append(p.Desired.Wipes, PlacedWipe{Lease: s.lease(), Attempt: s.Attempt, Policy: s.Policy})
+			p.Desired.Wipes = append(p.Desired.Wipes, PlacedWipe{Lease: d.lease(s), Attempt: s.Attempt, Policy: s.Policy})
 		}
 	}
-	return p, true
+	return d, true
 }
 
 // hostnameOf is the host name of the i-th VM of a gang, within 63 characters.

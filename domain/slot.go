@@ -81,6 +81,36 @@ func (s *Slot) lease() Lease {
 	return Lease{Slot: s.ID, Index: uint32(s.Index), Generation: s.Generation, Nonce: leaseNonce(s.seed, s.ID, s.Generation)}
 }
 
+// slotsOf are the slots of one host, to be found in order: they lie side by side, which
+// saves what a look into the index of all slots costs.
+func (w *World) slotsOf(host HostID) slotFinder {
+	if h := w.hosts.get(host); h != nil {
+		return slotFinder{w: w, rows: h.slots}
+	}
+	return slotFinder{}
+}
+
+type slotFinder struct {
+	w    *World
+	rows []uint32
+	at   int // behind the last one found
+}
+
+// find returns the slot's row, or none if it is not on the host.
+func (f *slotFinder) find(id SlotID) uint32 {
+	for range f.rows {
+		if f.at >= len(f.rows) {
+			f.at = 0
+		}
+		row := f.rows[f.at]
+		f.at++
+		if f.w.slots.row(row).ID == id {
+			return row
+		}
+	}
+	return none
+}
+
 // touchHostSlots keeps the placement and the placement index true after slots of
 // the host changed.
 func (w *World) touchHostSlots(id HostID) {

@@ -133,7 +133,7 @@ func wireTable[K ~[16]byte, V any, P interface {
 	for size*3 < int(head.next)*4 {
 		size *= 2
 	}
-	t.ids = index{slots: make([]uint32, size)}
+	t.ids.resize(size, nil)
 	for len(t.chunks)*tableChunk < int(t.next) {
 		t.chunks = append(t.chunks, make([]V, tableChunk))
 	}
@@ -261,7 +261,7 @@ func (m *commandMinute) wire(c *coder) {
 	msgs(c, 2, &m.entries)
 	if !c.enc {
 		for i := range m.entries {
-			m.ids.add(idHash(m.entries[i].id), uint32(i), m.hashOf)
+			m.ids.add(commandHash(m.entries[i].id), uint32(i), m.hashOf)
 		}
 	}
 }

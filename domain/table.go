@@ -80,54 +80,101 @@ func (t *table[K, V, P]) remove(id K) {
 }
 
 // index finds rows by a hash of something they contain: a table of row numbers
-// with open addressing, so that an entry costs 4 bytes and not a copy of its key.
+// with open addressing, so that an entry costs 8 bytes and not a copy of its key.
 // It holds nothing that does not follow from the rows, and its inner order reaches
 // nothing: two folds may lay it out differently.
 type index struct {
-	slots []uint32 // row + 1, 0: empty; a power of two
-	n     uint32
+	slots  []uint32 // row + 1, 0: empty; a power of two
+	hashes []uint32 // of the rows in slots, unless lean
+	n      uint32
+	// lean costs 4 bytes an entry: no hash is kept, so that growing and removing read
+	// the rows, each of them a cache miss. For what is many and seldom added.
+	lean bool
 }
+
+// mixed spreads a hash over the 32 bits that an index uses of it.
+func mixed(h uint64) uint32 { return uint32(h * 0x9e3779b97f4a7c15 >> 32) }
 
 // probe walks the rows that may have hash h, and ends with none.
 func (x *index) probe(h uint64) probe {
 	if len(x.slots) == 0 {
 		return probe{slots: emptyIndex}
 	}
-	return probe{slots: x.slots, at: h * 0x9e3779b97f4a7c15 >> 20 & uint64(len(x.slots)-1)}
+	p := probe{slots: x.slots, hashes: x.hashes, hash: mixed(h)}
+	p.at = p.hash & uint32(len(x.slots)-1)
+	p.skip()
+	return p
 }
 
 var emptyIndex = []uint32{0}
 
 type probe struct {
-	slots []uint32
-	at    uint64
+	slots, hashes []uint32
+	hash, at      uint32
 }
 
 func (p *probe) row() uint32 { return p.slots[p.at] - 1 }
-func (p *probe) next()       { p.at = (p.at + 1) & uint64(len(p.slots)-1) }
+
+func (p *probe) next() {
+	p.step()
+	p.skip()
+}
+
+func (p *probe) step() { p.at = (p.at + 1) & uint32(len(p.slots)-1) }
+
+// skip passes the rows whose hash is known to be another one.
+func (p *probe) skip() {
+	for p.hashes != nil && p.slots[p.at] != 0 && p.hashes[p.at] != p.hash {
+		p.step()
+	}
+}
 
 // add enters a row. hashOf tells the hash of rows that are entered already, for
-// when the index grows.
+// when a lean index grows.
 func (x *index) add(h uint64, row uint32, hashOf func(uint32) uint64) {
 	if uint64(x.n+1)*4 > uint64(len(x.slots))*3 {
-		old := x.slots
-		x.slots = make([]uint32, max(16, 2*len(old)))
-		for _, s := range old {
-			if s != 0 {
-				x.put(hashOf(s-1), s)
-			}
-		}
+		x.resize(max(16, 2*len(x.slots)), hashOf)
 	}
-	x.put(h, row+1)
+	x.put(mixed(h), row+1)
 	x.n++
 }
 
-func (x *index) put(h uint64, s uint32) {
-	p := x.probe(h)
-	for p.slots[p.at] != 0 {
-		p.next()
+// resize gives the index room for size slots, a power of two.
+func (x *index) resize(size int, hashOf func(uint32) uint64) {
+	old := *x
+	x.slots = make([]uint32, size)
+	if !x.lean {
+		x.hashes = make([]uint32, size)
 	}
-	p.slots[p.at] = s
+	for i, s := range old.slots {
+		if s != 0 {
+			x.put(old.hashAt(uint32(i), hashOf), s)
+		}
+	}
+}
+
+// hashAt is the mixed hash of the row in a slot.
+func (x *index) hashAt(at uint32, hashOf func(uint32) uint64) uint32 {
+	if x.lean {
+		return mixed(hashOf(x.slots[at] - 1))
+	}
+	return x.hashes[at]
+}
+
+func (x *index) put(hash, s uint32) {
+	mask := uint32(len(x.slots) - 1)
+	at := hash & mask
+	for x.slots[at] != 0 {
+		at = (at + 1) & mask
+	}
+	x.set(at, hash, s)
+}
+
+func (x *index) set(at, hash, s uint32) {
+	x.slots[at] = s
+	if !x.lean {
+		x.hashes[at] = hash
+	}
 }
 
 // remove takes a row out, and moves those behind it that could no longer be found.
@@ -140,11 +187,11 @@ func (x *index) remove(h uint64, row uint32, hashOf func(uint32) uint64) {
 		p.next()
 	}
 	hole := p.at
-	mask := uint64(len(x.slots) - 1)
-	for p.next(); x.slots[p.at] != 0; p.next() {
-		home := x.probe(hashOf(x.slots[p.at] - 1))
-		if (p.at-home.at)&mask >= (p.at-hole)&mask {
-			x.slots[hole] = x.slots[p.at]
+	mask := uint32(len(x.slots) - 1)
+	for p.step(); x.slots[p.at] != 0; p.step() {
+		hash := x.hashAt(p.at, hashOf)
+		if (p.at-hash)&mask >= (p.at-hole)&mask {
+			x.set(hole, hash, x.slots[p.at])
 			hole = p.at
 		}
 	}

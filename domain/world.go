@@ -63,7 +63,7 @@ type World struct {
 
 // NewWorld is the world before the first commit.
 func NewWorld() *World {
-	return &World{
+	w := &World{
 		Epoch:          1,
 		projectMembers: map[projectMember]ProjectRole{},
 		policies:       map[policyAt]*policyRow{},
@@ -79,6 +79,8 @@ func NewWorld() *World {
 		imageNames:     map[imageName]ImageID{},
 		imageCounts:    map[ProjectID]int{},
 	}
+	w.slots.ids.lean, w.devices.lean = true, true
+	return w
 }
 
 // Begin opens a commit: what is applied from now on happens at `at`.

@@ -21,7 +21,7 @@ type Placer struct {
 	Log      *slog.Logger
 
 	mu   sync.Mutex
-	next map[domain.HostID]*domain.Placement
+	next map[domain.HostID]*domain.PlacementDraft
 	wake chan struct{}
 }
 
@@ -35,15 +35,15 @@ const (
 
 // NewPlacer makes a placer; Run starts it.
 func NewPlacer(publish func(ctx context.Context, host domain.HostID, data []byte) error, obsolete func(error) bool, log *slog.Logger) *Placer {
-	return &Placer{Publish: publish, Obsolete: obsolete, Log: log, next: map[domain.HostID]*domain.Placement{}, wake: make(chan struct{}, placerWorkers)}
+	return &Placer{Publish: publish, Obsolete: obsolete, Log: log, next: map[domain.HostID]*domain.PlacementDraft{}, wake: make(chan struct{}, placerWorkers)}
 }
 
 // Offer hands placements over. It does not block: of two placements of one host
 // only the later one is kept, so what waits is bounded by the number of hosts.
-func (p *Placer) Offer(ps []*domain.Placement) {
+func (p *Placer) Offer(ps []*domain.PlacementDraft) {
 	p.mu.Lock()
 	for _, x := range ps {
-		p.next[x.Desired.Host] = x
+		p.next[x.Host()] = x
 	}
 	p.mu.Unlock()
 	for range min(len(ps), placerWorkers) {
@@ -57,12 +57,11 @@ func (p *Placer) Offer(ps []*domain.Placement) {
 
 // OfferAll hands over the placements of every admitted host.
 func (p *Placer) OfferAll(ctx context.Context, loop Loop) error {
-	var all []*domain.Placement
+	var all []*domain.PlacementDraft
 	_, err := loop.Query(ctx, domain.System, func(w *domain.World, _ domain.Time) {
 		for _, id := range w.AdmittedHosts() {
-			if x, ok := w.PlacementOf(id); ok {
-				x.From = w.Head
-				all = append(all, x)
+			if x, ok := w.DraftPlacement(id); ok {
+				all = append(all, x.From(w.Head))
 			}
 		}
 	})
@@ -102,7 +101,7 @@ func (p *Placer) Run(ctx context.Context) {
 	wg.Wait()
 }
 
-func (p *Placer) take() *domain.Placement {
+func (p *Placer) take() *domain.PlacementDraft {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for id, x := range p.next {
@@ -114,7 +113,8 @@ func (p *Placer) take() *domain.Placement {
 
 // publish sends one placement; one that failed waits again, unless a newer one of
 // the same host came meanwhile.
-func (p *Placer) publish(ctx context.Context, x *domain.Placement) {
+func (p *Placer) publish(ctx context.Context, draft *domain.PlacementDraft) {
+	x := draft.Placement()
 	attempt, cancel := context.WithTimeout(ctx, 5*time.Second)
 	err := p.Publish(attempt, x.Desired.Host, domain.EncodePlacement(x))
 	cancel()
@@ -130,8 +130,8 @@ func (p *Placer) publish(ctx context.Context, x *domain.Placement) {
 	case <-time.After(200 * time.Millisecond):
 	}
 	p.mu.Lock()
-	if p.next[x.Desired.Host] == nil {
-		p.next[x.Desired.Host] = x
+	if p.next[draft.Host()] == nil {
+		p.next[draft.Host()] = draft
 	}
 	p.mu.Unlock()
 	select {

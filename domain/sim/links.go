@@ -12,9 +12,9 @@ type published struct {
 }
 
 // offer hands placements to the process's placer, which keeps the newest of a host.
-func (p *process) offer(all []*domain.Placement) {
+func (p *process) offer(all []*domain.PlacementDraft) {
 	for _, x := range all {
-		id := x.Desired.Host
+		id := x.Host()
 		waits := p.next[id] != nil
 		p.next[id] = x
 		if !waits {
@@ -25,7 +25,7 @@ func (p *process) offer(all []*domain.Placement) {
 
 // publish is streams.Placements.Publish: it never takes a host back.
 func (p *process) publish(id domain.HostID) {
-	s, x := p.s, p.next[id]
+	s, x := p.s, p.next[id].Placement()
 	p.next[id] = nil
 	digest := x.Desired.Digest()
 	if have := s.placements[id]; have != nil {

@@ -114,7 +114,7 @@ var mutants = []mutant{
 	// The group.
 	{"numbers-in-a-group", "commands/core.go", "Number: c.world.Number + 1 + uint64(i), Body: e}", "Number: c.world.Number + 1, Body: e}"},
 	{"head-stays", "commands/core.go", "	c.world.End(c.head)\n", ""},
-	{"placements-stay", "commands/core.go", "			out.Placements = append(out.Placements, p)", "			out.Placements = append(out.Placements[:0], p)"},
+	{"placements-stay", "commands/core.go", "			out.Placements = append(out.Placements, p.From(c.head))", "			out.Placements = append(out.Placements[:0], p.From(c.head))"},
 	{"buffer-in-flight-is-filled-again", "commands/core.go", "	c.open, c.spare = group{}, nil", "	c.open, c.spare = group{}, b"},
 	{"group-without-an-end", "commands/core.go", "	c.head = domain.Head{N: n, Hash: sha256.Sum256(b)}", "	c.head = domain.Head{N: n, Hash: c.head.Hash}"},
 

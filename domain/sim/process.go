@@ -26,7 +26,7 @@ type process struct {
 	snapAt    uint64
 	every     uint64 // commits between snapshots
 	snapshots []file // on its disk, newest last
-	next      map[domain.HostID]*domain.Placement
+	next      map[domain.HostID]*domain.PlacementDraft
 	silent    map[domain.HostID]bool
 	since     domain.Time // start of this life
 }
@@ -74,7 +74,7 @@ func (p *process) boot() {
 	}
 	p.life++
 	*p = process{s: p.s, id: p.id, life: p.life, up: true, drift: p.drift, snapshots: p.snapshots, since: p.s.now,
-		open: &flight{}, next: map[domain.HostID]*domain.Placement{}, silent: map[domain.HostID]bool{}}
+		open: &flight{}, next: map[domain.HostID]*domain.PlacementDraft{}, silent: map[domain.HostID]bool{}}
 	if p.every = 8 + p.s.dice.work.Uint64N(60); p.s.dice.work.IntN(5) == 0 {
 		p.every = 1
 	}
@@ -288,9 +288,8 @@ func (p *process) begin() {
 		h.well = max(h.well, p.s.now)
 	}
 	for _, id := range w.AdmittedHosts() {
-		if x, ok := w.PlacementOf(id); ok {
-			x.From = w.Head
-			p.offer([]*domain.Placement{x})
+		if x, ok := w.DraftPlacement(id); ok {
+			p.offer([]*domain.PlacementDraft{x.From(w.Head)})
 		}
 	}
 	p.later(silentAfter+domain.Second, "liveness", p.lookForHosts)
