@@ -8,13 +8,14 @@ import (
 // A host is a server with GPUs. It is enrolled by an operator, proposes a slot
 // map, and does what its placement says.
 
+// Location is where a host stands: what placement keeps together or apart.
+type Location struct{ Rack, Leaf, Spine string }
+
 // Host is a host's state.
 type Host struct {
-	ID      HostID
-	Name    string
-	Rack    string
-	Leaf    string
-	Spine   string
+	ID   HostID
+	Name string
+	*Location
 	TokenID Digest   // hash of the one-time enrolment token; zero once used
 	NATSKey string   // public nkey
 	SignKey [32]byte // Ed25519 public key its reports are signed with
@@ -123,7 +124,7 @@ func (m *EnrollHost) decide(w *World, x *Context) ([]EventBody, *Error) {
 
 func (e *HostEnrolled) apply(w *World, _ *Applied) {
 	i, h := w.hosts.add(e.ID)
-	*h = Host{ID: e.ID, Name: strings.Clone(e.Name), Rack: w.word(e.Rack), Leaf: w.word(e.Leaf), Spine: w.word(e.Spine), TokenID: e.TokenID}
+	*h = Host{ID: e.ID, Name: strings.Clone(e.Name), Location: w.location(Location{e.Rack, e.Leaf, e.Spine}), TokenID: e.TokenID}
 	w.indexHost(i)
 	w.fleet.addHost(w, i)
 }

@@ -59,7 +59,7 @@ func (w *World) rebuildFleet() {
 		}
 	}
 	for row, h := range w.hosts.rows() {
-		h.Rack, h.Leaf, h.Spine, h.GPUClass = w.word(h.Rack), w.word(h.Leaf), w.word(h.Spine), w.word(h.GPUClass)
+		h.Location, h.GPUClass = w.location(*h.Location), w.word(h.GPUClass)
 		if !h.Removed {
 			w.indexHost(row)
 		}

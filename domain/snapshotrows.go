@@ -110,6 +110,9 @@ func (g *Grant) wire(c *coder) {
 func (h *Host) wire(c *coder) {
 	idField(c, 1, &h.ID)
 	c.str(2, &h.Name)
+	if !c.enc {
+		h.Location = new(Location)
+	}
 	c.str(3, &h.Rack)
 	c.str(4, &h.Leaf)
 	c.str(5, &h.Spine)

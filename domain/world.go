@@ -56,6 +56,7 @@ type World struct {
 	imageCounts  map[ProjectID]int // live images
 	siteImages   bool              // the site ever had one
 	words        map[string]string
+	locations    map[Location]*Location
 	fleet        fleet
 	timers       timers
 	dirtyHosts   []uint32
@@ -75,11 +76,12 @@ func NewWorld() *World {
 		skuNames:       map[string]SKUID{},
 		keyByHash:      map[Digest]APIKeyID{},
 		words:          map[string]string{},
+		locations:      map[Location]*Location{},
 		dutyOf:         map[uint64]WipeDutyID{},
 		imageNames:     map[imageName]ImageID{},
 		imageCounts:    map[ProjectID]int{},
 	}
-	w.slots.ids.lean, w.devices.lean = true, true
+	w.slots.ids.lean, w.devices.lean, w.hostNames.lean, w.hostTokens.lean = true, true, true, true
 	return w
 }
 
@@ -168,6 +170,16 @@ func (w *World) word(s string) string {
 	s = strings.Clone(s)
 	w.words[s] = s
 	return s
+}
+
+// location is the one copy of l that all hosts of its rack share.
+func (w *World) location(l Location) *Location {
+	if have, ok := w.locations[l]; ok {
+		return have
+	}
+	own := &Location{w.word(l.Rack), w.word(l.Leaf), w.word(l.Spine)}
+	w.locations[*own] = own
+	return own
 }
 
 func (t *Tenant) key() TenantID         { return t.ID }

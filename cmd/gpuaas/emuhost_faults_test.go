@@ -99,11 +99,28 @@ func TestLabFaultyHost(t *testing.T) {
 	}
 	alpha.release("first")
 	r.becomes(kept.ID, "available")
+	r.crashSoon(rng)
+	beta.rent("third", "s3cret-gamma")
+	r.crashSoon(rng)
+	beta.release("third")
+	r.becomes(kept.ID, "available")
 	for !r.crashTime.IsZero() {
 		r.mayCrash()
-		time.Sleep(rackPoll) // until it has come
+		time.Sleep(rackPoll) // until the last of them has come
 	}
-	for _, s := range []string{"s3cret-alpha"} {
+
+	// A drive is pulled: nobody gets its slot.
+	if err := r.host.Unplug(r.ctx, r.portOf(kept)); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.becomes(kept.ID, "quarantined"); got.Component != "nvme" {
+		t.Errorf("quarantined for %s: %s", got.Component, got.Reason)
+	}
+	if out, code := beta.try("allocations", "create", "fourth", "--sku", "gpu-1x", "--image", "bare"); code == 0 || !strings.Contains(out, "capacity.exhausted") {
+		t.Errorf("a launch with no good slot left: exit code %d: %s", code, out)
+	}
+	r.step("drive pulled, quarantined")
+	for _, s := range []string{"s3cret-alpha", "s3cret-gamma"} {
 		if found := r.files(s); found != "" {
 			t.Errorf("%s is still in %s", s, found)
 		}
@@ -324,4 +341,16 @@ func (r *racked) powerCycle(alpha, beta renter, slots map[string]slot, a, b clie
 func (te renter) release(name string) {
 	te.r.t.Helper()
 	te.run("allocations", "release", name, "--yes")
+}
+
+// portOf is the port of the host with the slot's drive.
+func (r *racked) portOf(s slot) string {
+	r.t.Helper()
+	for _, p := range r.at.Topology.Ports {
+		if n, ok := p.Devices[0].(emuhost.NVMe); ok && n.Serial == s.NVMe.Serial {
+			return p.Name
+		}
+	}
+	r.t.Fatalf("no port has the drive %s", s.NVMe.Serial)
+	return ""
 }

@@ -271,7 +271,8 @@ func (r *racked) alive() {
 	r.t.Helper()
 	select {
 	case <-r.hostd.Done():
-		r.t.Fatalf("hostd ended: %s", r.hostd.Stderr())
+		kernel, _ := r.host.Run(r.ctx, "sh", "-c", "dmesg | tail -n 30; free -m")
+		r.t.Fatalf("hostd ended: %v\n%s\nkernel:\n%s", r.hostd.Wait(r.ctx), r.hostd.Stderr(), kernel)
 	default:
 	}
 }
