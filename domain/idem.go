@@ -92,6 +92,7 @@ func (c *commandWindow) add(id CommandID, pos Position) {
 func (c *commandWindow) forget(now Time) {
 	oldest := int64(now.Add(-CommandWindow)) / int64(Minute)
 	for len(c.minutes) > 0 && c.minutes[0].minute < oldest {
+		c.minutes[0] = nil // or the array below would hold it
 		c.minutes = c.minutes[1:]
 	}
 }
