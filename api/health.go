@@ -19,6 +19,7 @@ func (s *Server) registerPlain(e *echo.Echo) {
 type Readiness struct {
 	Ready   bool     `json:"ready"`
 	Reasons []string `json:"reasons"`
+	Role    string   `json:"role,omitempty"` // writer or standby
 }
 
 func (s *Server) readyz(ec echo.Context) error {
@@ -27,6 +28,9 @@ func (s *Server) readyz(ec echo.Context) error {
 		r.Reasons = append(r.Reasons, s.o.Ready(ec.Request().Context())...)
 	}
 	r.Ready = len(r.Reasons) == 0
+	if s.o.Role != nil {
+		r.Role = s.o.Role()
+	}
 	status := http.StatusOK
 	if !r.Ready {
 		status = http.StatusServiceUnavailable

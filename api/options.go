@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"log/slog"
 	"time"
@@ -125,11 +126,21 @@ type Options struct {
 	// Heartbeats is nil where nobody listens to hosts.
 	Heartbeats Heartbeats
 
+	// Writers is nil where this process always decides. PeerTLS is how the process that
+	// does is asked; nil: as the machine trusts.
+	Writers Writers
+	PeerTLS *tls.Config
+	// Folded waits for the world that Decider's questions are answered from; nil: it
+	// has everything.
+	Folded Waiter
+
 	NATSURL string // what an enrolled host connects to
 	NATSCA  string // who signed its certificate, PEM; "": whom the host trusts anyway
 
 	// Ready says what keeps the site from serving, in words; nothing: it is ready.
 	Ready func(ctx context.Context) []string
+	// Role is this process's part in the site, for /readyz. Nil: it is not said.
+	Role func() string
 	// Version is shown in the OpenAPI document.
 	Version string
 

@@ -122,6 +122,11 @@ func (c *call) query(f func(w *domain.World, at domain.Time) *domain.Error) *dom
 	if err != nil {
 		return err
 	}
+	if least > 0 && c.s.o.Folded != nil {
+		if werr := c.s.o.Folded.WaitFor(c.ctx(), least); werr != nil {
+			return domain.AsError(werr)
+		}
+	}
 	var n uint64
 	if n, err = c.ask(c.actor(), f); err != nil {
 		return err

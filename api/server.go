@@ -19,7 +19,8 @@ type Server struct {
 	enrolments *limiter
 	cursors    *cursors
 	streams    streamSlots
-	skus       sync.Map // domain.SKUID to its name
+	forward    *forwarder // nil: this process always decides
+	skus       sync.Map   // domain.SKUID to its name
 	stop       chan struct{}
 	stopped    sync.Once
 }
@@ -48,11 +49,22 @@ func New(o Options) (*Server, http.Handler) {
 	s.api.UseMiddleware(s.authenticate)
 	s.register()
 	s.registerPlain(e)
-	return s, e
+	if o.Writers == nil {
+		return s, e
+	}
+	s.forward = newForwarder(s, e, o.PeerTLS)
+	return s, s.forward
 }
 
 // Close ends every event stream, so that a listener can shut down.
-func (s *Server) Close() { s.stopped.Do(func() { close(s.stop) }) }
+func (s *Server) Close() {
+	s.stopped.Do(func() {
+		close(s.stop)
+		if s.forward != nil {
+			s.forward.hop.CloseIdleConnections()
+		}
+	})
+}
 
 // HTTPServer is a listener's server with every bound set.
 func HTTPServer(h http.Handler) *http.Server {

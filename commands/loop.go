@@ -23,6 +23,7 @@ type Loop struct {
 	done    chan struct{}
 	started chan struct{}
 	err     error
+	clean   bool // it ended because it was told to
 
 	wall0  time.Time // wall and monotonic clock at the last look
 	snapAt uint64
@@ -120,8 +121,8 @@ func (l *Loop) wait(ctx context.Context, it *item, system bool, tenant domain.Te
 // fails (an error: the process must end).
 func (l *Loop) Run(ctx context.Context) error {
 	err := l.run(ctx)
-	l.err = err
-	if l.err == nil {
+	l.err, l.clean = err, err == nil
+	if l.clean {
 		l.err = errors.New("stopped")
 	}
 	for _, it := range l.q.close() {
@@ -155,11 +156,11 @@ func (l *Loop) run(ctx context.Context) error {
 		if inFlight == nil && !l.core.Empty() {
 			inFlight, open = l.close(open), &pending{}
 			appends <- inFlight
-		} else if inFlight == nil && len(open.replies) > 0 {
+		} else if inFlight == nil && len(open.replies) > 0 && l.live() {
 			l.answer(open) // nothing new was decided: what they read is durable
 			open.replies = open.replies[:0]
 		}
-		if len(batch) == 0 && started && !l.core.Full() {
+		if len(batch) == 0 && started && !l.core.Full() && len(open.replies) < maxUnanswered {
 			batch = l.q.pop(nil, domain.MaxCommitDecisions)
 		}
 		if len(batch) > 0 && !l.core.Full() {
@@ -188,7 +189,7 @@ func (l *Loop) run(ctx context.Context) error {
 			l.lastSnapshot()
 			return nil
 		}
-		due := l.arm(timer, started)
+		due := l.arm(timer, started, inFlight == nil && len(open.replies) > 0)
 		if due && started && l.still == nil && !l.core.Full() {
 			if progressed, err := l.tick(open); err != nil {
 				return l.giveUp(err, inFlight, open)
@@ -211,6 +212,26 @@ func (l *Loop) run(ctx context.Context) error {
 		case <-l.stopping(ctx, inFlight):
 		}
 	}
+}
+
+// maxUnanswered bounds the answers that wait in a group, for its commit or for the
+// claim.
+const maxUnanswered = 4096
+
+// live reports whether what was only read may be answered.
+func (l *Loop) live() bool { return l.o.Live == nil || l.o.Live() }
+
+// World is the world after a clean end of Run: all of it is durable. Nil while it
+// runs and after a failure.
+func (l *Loop) World() *domain.World {
+	select {
+	case <-l.done:
+		if l.clean {
+			return l.core.World()
+		}
+	default:
+	}
+	return nil
 }
 
 // stopping wakes the loop when ctx ends and nothing is in flight.

@@ -41,6 +41,10 @@ type Options struct {
 	// Gate refuses tenants' commands while it returns an error: the disk is nearly
 	// full, the read models are too far behind, the log's configuration has drifted.
 	Gate func() *domain.Error
+	// Live reports whether this process surely is the only writer. While it is not, a
+	// group that appends nothing (refusals, questions) waits with its answers. Nil:
+	// always.
+	Live func() bool
 	// AppendTimeout is how long the site may be without its log before the process
 	// gives up. Default 30 s.
 	AppendTimeout time.Duration

@@ -23,14 +23,20 @@ func (l *Loop) now() (time.Time, error) {
 	return t, nil
 }
 
+// liveLook is how often a loop whose answers wait for the claim looks again.
+const liveLook = 10 * time.Millisecond
+
 // arm sets the timer to the world's next deadline and reports whether it is due.
-func (l *Loop) arm(timer *time.Timer, started bool) bool {
+func (l *Loop) arm(timer *time.Timer, started, unanswered bool) bool {
 	wait := time.Hour
 	due := false
 	if next := l.core.World().NextDeadline(); started && next != 0 {
 		if wait = next.Std().Sub(l.o.Clock()); wait <= 0 {
 			due, wait = true, time.Hour
 		}
+	}
+	if unanswered {
+		wait = min(wait, liveLook)
 	}
 	timer.Reset(max(wait, time.Millisecond))
 	return due

@@ -247,7 +247,7 @@ func TestClaim(t *testing.T) {
 	each(t, func(t *testing.T, s *streamstest.Site) {
 		ctx := streamstest.Context(t)
 		open := func(owner string) *streams.Claim {
-			c, err := streams.OpenClaim(s.Dial(server.Runtime), s.Names, owner, 600*time.Millisecond)
+			c, err := streams.OpenClaim(streams.ClaimOptions{Dial: s.Dial(server.Runtime), Site: s.Names, Me: streams.Holder{Name: owner}, TTL: 600 * time.Millisecond})
 			if err != nil {
 				t.Fatal(err)
 			}

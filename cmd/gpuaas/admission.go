@@ -46,7 +46,7 @@ func (s *site) watchDrift(ctx context.Context) error {
 			why = domain.Errorf(domain.Unavailable, "site.drift", "the site has stopped writing: its streams are not configured as they must be, an operator has to look at it")
 		}
 		s.setGate("drift", why)
-		s.loop.Hold(why)
+		s.member.hold(why)
 	})
 	return nil
 }

@@ -19,28 +19,31 @@ import (
 // config is what an operator sets: in a file, then in the environment (GPUAAS_...),
 // then by flags; the later wins.
 type config struct {
-	Site        string `koanf:"site"`
-	Region      string `koanf:"region"`
-	CRNPrefix   string `koanf:"crn-prefix"`
-	DataDir     string `koanf:"data-dir"`
-	Listen      string `koanf:"listen"`
-	TLSCert     string `koanf:"tls-cert"`
-	TLSKey      string `koanf:"tls-key"`
-	NATSListen  string `koanf:"nats-listen"`
-	NATSName    string `koanf:"nats-advertise"`
-	NATSTLSCert string `koanf:"nats-tls-cert"`
-	NATSTLSKey  string `koanf:"nats-tls-key"`
-	NATSURL     string `koanf:"nats-url"`
-	NATSCreds   string `koanf:"nats-creds"`
-	NATSCA      string `koanf:"nats-ca"`
-	Replicas    int    `koanf:"replicas"`
-	DatabaseURL string `koanf:"database-url"`
-	Images      string `koanf:"images"`
-	LogLevel    string `koanf:"log-level"`
-	MinFree     int    `koanf:"min-free-percent"`
-	MaxLag      uint64 `koanf:"max-projector-lag"`
-	Silent      int    `koanf:"host-silent-seconds"`
-	Snapshot    uint64 `koanf:"snapshot-every"`
+	Site         string `koanf:"site"`
+	Region       string `koanf:"region"`
+	CRNPrefix    string `koanf:"crn-prefix"`
+	DataDir      string `koanf:"data-dir"`
+	Listen       string `koanf:"listen"`
+	TLSCert      string `koanf:"tls-cert"`
+	TLSKey       string `koanf:"tls-key"`
+	AdvertiseURL string `koanf:"advertise-url"`
+	PeerCA       string `koanf:"peer-ca"`
+	ClaimMS      int    `koanf:"claim-milliseconds"`
+	NATSListen   string `koanf:"nats-listen"`
+	NATSName     string `koanf:"nats-advertise"`
+	NATSTLSCert  string `koanf:"nats-tls-cert"`
+	NATSTLSKey   string `koanf:"nats-tls-key"`
+	NATSURL      string `koanf:"nats-url"`
+	NATSCreds    string `koanf:"nats-creds"`
+	NATSCA       string `koanf:"nats-ca"`
+	Replicas     int    `koanf:"replicas"`
+	DatabaseURL  string `koanf:"database-url"`
+	Images       string `koanf:"images"`
+	LogLevel     string `koanf:"log-level"`
+	MinFree      int    `koanf:"min-free-percent"`
+	MaxLag       uint64 `koanf:"max-projector-lag"`
+	Silent       int    `koanf:"host-silent-seconds"`
+	Snapshot     uint64 `koanf:"snapshot-every"`
 
 	InsecurePlain bool `koanf:"insecure-plain"`
 }
@@ -54,6 +57,9 @@ func configFlags(f *pflag.FlagSet) {
 	f.String("listen", "127.0.0.1:8080", "address of the API")
 	f.String("tls-cert", "", "certificate chain of the API (PEM); empty serves plain HTTP")
 	f.String("tls-key", "", "private key of --tls-cert (PEM); both are read again when they change")
+	f.String("advertise-url", "", "where the other processes of the site reach this one's API; empty is --listen")
+	f.String("peer-ca", "", "who signed the certificates of the site's other processes (PEM); empty is whom the machine trusts")
+	f.Int("claim-milliseconds", 2000, "how long a writer that is not heard of stays the writer")
 	f.String("nats-listen", "127.0.0.1:0", "address of the embedded NATS server; port 0 takes a free one and keeps it")
 	f.String("nats-advertise", "", "name or address, and port if it is another, that hosts connect to; empty is nats-listen")
 	f.String("nats-tls-cert", "", "certificate chain of the embedded NATS server (PEM); empty speaks plain TCP")

@@ -23,7 +23,7 @@ func (s *site) refuseAhead(ctx context.Context) error {
 	}
 	end, _, _ := s.commits.Last(ctx)
 	advice := lostTailAdvice
-	if s.loop != nil {
+	if s.member != nil {
 		advice = "stop this site and bring the newest log back"
 	}
 	return fmt.Errorf("the log ends at commit %d, but the read models show commit %d: %w: %s, or drop the database if the log is right", s.commits.NumberAt(end), shown.N, err, advice)
@@ -47,6 +47,10 @@ func (s *site) refuseLostTail(ctx context.Context, end uint64) error {
 			s.log.Error("the site starts without its read models", "err", err)
 		}
 	}
+	return patiently(ctx, func() error { return s.refuseFeedAhead(ctx, end) })
+}
+
+func (s *site) refuseFeedAhead(ctx context.Context, end uint64) error {
 	last, err := s.feed.Last(ctx)
 	if err != nil || last == 0 {
 		return err

@@ -6,14 +6,17 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/gpuaas/gpuaas/streams"
 	"github.com/gpuaas/gpuaas/streams/server"
@@ -42,11 +45,32 @@ func (s *site) openNATS(ctx context.Context) (err error) {
 		return fmt.Errorf("NATS at %s: %w", s.natsURL, err)
 	}
 	defer admin.Close()
-	drifts, err := streams.Setup(ctx, admin, s.streamConfig())
-	if err != nil {
+	var drifts []streams.Drift
+	if err := patiently(ctx, func() (err error) {
+		drifts, err = streams.Setup(ctx, admin, s.streamConfig())
+		return err
+	}); err != nil {
 		return err
 	}
 	return refuseDrift(drifts)
+}
+
+// patiently asks again, until ctx ends, what a cluster cannot answer while one of its
+// streams chooses a leader.
+func patiently(ctx context.Context, f func() error) error {
+	for { // ends with ctx or an answer
+		err := f()
+		var api *jetstream.APIError
+		if err == nil || !errors.Is(err, nats.ErrNoResponders) && !errors.Is(err, jetstream.ErrNoStreamResponse) &&
+			!(errors.As(err, &api) && api.Code == http.StatusServiceUnavailable) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }
 
 // startNATS runs the embedded server. Hosts are told an address at which they can
@@ -99,7 +123,18 @@ func (s *site) startNATS(ctx context.Context) error {
 	return nil
 }
 
-// readCA is the text of the file in nats-ca, "" without one.
+// peerTLS trusts the certificates of the site's other processes; without a file, as
+// the machine does.
+func peerTLS(path string) (*tls.Config, error) {
+	text, err := readCA(path)
+	if err != nil {
+		return nil, fmt.Errorf("peer-ca: %w", err)
+	}
+	pool, err := poolOf(text)
+	return &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: pool}, err
+}
+
+// readCA is the text of a file of certificates, "" without one.
 func readCA(path string) (string, error) {
 	if path == "" {
 		return "", nil

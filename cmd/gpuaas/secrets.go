@@ -89,9 +89,8 @@ func derive(secret [32]byte, purpose string) (key [32]byte) {
 // admin.key. A site that has an operator is left alone; a lost file is written
 // again as long as the bootstrap key is not revoked.
 func (s *site) bootstrap(ctx context.Context) error {
-	token := api.KeySecret(derive(s.secret, "api"), fixedID("bootstrap"))
-	path := filepath.Join(s.cfg.DataDir, "admin.key")
-	if _, ok := s.loop.Directory().Caller(domain.DigestOf([]byte(token)), domain.TimeOf(s.clock())); !ok {
+	token := s.adminKey()
+	if !s.adminKeyWorks() {
 		operators := 0
 		if _, err := s.loop.Query(ctx, domain.System, func(w *domain.World, _ domain.Time) { operators = w.Operators() }); err != nil {
 			return err
@@ -107,8 +106,21 @@ func (s *site) bootstrap(ctx context.Context) error {
 			return r.Err
 		}
 	}
-	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		return writeFile(path, []byte(token+"\n"))
+	return s.keepAdminKey()
+}
+
+func (s *site) adminKey() string { return api.KeySecret(derive(s.secret, "api"), fixedID("bootstrap")) }
+
+func (s *site) adminKeyWorks() bool {
+	_, ok := s.member.Caller(domain.DigestOf([]byte(s.adminKey())), domain.TimeOf(s.clock()))
+	return ok
+}
+
+// keepAdminKey writes the file, if it is lost and the key works.
+func (s *site) keepAdminKey() error {
+	path := filepath.Join(s.cfg.DataDir, "admin.key")
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) && s.adminKeyWorks() {
+		return writeFile(path, []byte(s.adminKey()+"\n"))
 	}
 	return nil
 }
@@ -126,5 +138,5 @@ func (s *site) submit(ctx context.Context, body domain.CommandBody) commands.Rep
 	var e domain.Entropy
 	_, _ = rand.Read(e[:])
 	cmd.ID = commands.NewCommandID(s.clock(), e)
-	return s.loop.Submit(ctx, cmd)
+	return s.member.Submit(ctx, cmd)
 }

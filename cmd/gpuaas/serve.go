@@ -84,10 +84,10 @@ func (s *site) serveAPI(ctx context.Context) error {
 	cursors := derive(s.secret, "read cursors")
 	srv, handler := api.New(api.Options{
 		Site: s.cfg.Site, Region: s.cfg.Region, Vendor: s.cfg.CRNPrefix, Secret: derive(s.secret, "api"),
-		Decider: s.loop, Callers: s.loop.Directory(), History: history{s.commits},
+		Decider: s.member, Callers: s.member, Writers: s.member, Folded: s.member, PeerTLS: s.peerTLS, History: history{s.commits},
 		Reads: s.reads.store.Reader(cursors[:]), Wait: s.reads.projector,
 		Feed: feed{s.feed, s.names}, Vault: s.vault, Audit: audit{s.audit}, Consoles: consoles{s.requests},
-		Hosts: hostCredentials{s}, Heartbeats: s.live, Images: s.images, NATSURL: s.natsURL, NATSCA: s.natsCA, Ready: s.notReady, Version: build(),
+		Hosts: hostCredentials{s}, Heartbeats: s.live, Images: s.images, NATSURL: s.natsURL, NATSCA: s.natsCA, Ready: s.notReady, Role: s.member.role, Version: build(),
 		Registry: s.reg, Slog: s.log.With("part", "api"), Clock: s.clock,
 	})
 	return s.front.serve(ctx, handler, srv.Close)
@@ -95,13 +95,15 @@ func (s *site) serveAPI(ctx context.Context) error {
 
 // notReady says what keeps the site from serving.
 func (s *site) notReady(context.Context) (why []string) {
-	select {
-	case <-s.loop.Started():
-		if err := s.loop.Err(); err != nil {
-			why = append(why, "the decision loop has ended")
+	if l := s.member.writer(); l != nil {
+		select {
+		case <-l.Started():
+			if err := l.Err(); err != nil {
+				why = append(why, "the decision loop has ended")
+			}
+		default:
+			why = append(why, "the writer's term has not begun")
 		}
-	default:
-		why = append(why, "the writer's term has not begun")
 	}
 	if e := s.gate.Load(); e != nil {
 		why = append(why, e.Message)
@@ -119,10 +121,34 @@ func (s *site) registerMetrics() {
 	gauge := func(name, help string, f func() float64) {
 		s.reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f))
 	}
-	gauge("gpuaas_queue_commands", "Commands that wait for their decision.", func() float64 { return float64(s.loop.QueueLen()) })
+	gauge("gpuaas_queue_commands", "Commands that wait for their decision.", func() float64 {
+		if l := s.member.writer(); l != nil {
+			return float64(l.QueueLen())
+		}
+		return 0
+	})
+	gauge("gpuaas_writer", "1 in the process that decides, 0 in one that stands by.", func() float64 {
+		if s.member.writer() != nil {
+			return 1
+		}
+		return 0
+	})
+	gauge("gpuaas_standbys", "Processes that stand by, as the one that decides knows them.", func() float64 {
+		if s.member.writer() == nil {
+			return 0
+		}
+		return float64(len(s.peers.standing()))
+	})
+	gauge("gpuaas_standby_commit", "The commit that a standby has folded; 0 in the process that decides.", func() float64 {
+		l, standby, _, _ := s.member.part()
+		if l != nil {
+			return 0
+		}
+		return float64(standby.Head().N)
+	})
 	gauge("gpuaas_placements_backlog", "Hosts whose placement waits to be published.", func() float64 { return float64(s.placer.Backlog()) })
 	gauge("gpuaas_feed_position", "Number of the newest event in the feed.", func() float64 { return float64(s.fanout.Position()) })
-	gauge("gpuaas_hosts", "Admitted hosts.", func() float64 { return float64(len(s.loop.Directory().Hosts())) })
+	gauge("gpuaas_hosts", "Admitted hosts.", func() float64 { return float64(len(s.member.hosts())) })
 	gauge("gpuaas_hosts_silent", "Hosts without heartbeats.", func() float64 { return float64(s.live.SilentHosts()) })
 	gauge("gpuaas_hosts_problem", "Hosts whose last heartbeat names a problem.", func() float64 { n, _ := s.live.Problems(); return float64(n) })
 	gauge("gpuaas_hosts_backlog_reports", "Reports in the hosts' journals that the site has not acknowledged.", func() float64 { _, n := s.live.Problems(); return float64(n) })
@@ -153,7 +179,7 @@ func (f fleetCollector) Collect(ch chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	var c domain.Counts
-	if _, err := f.s.loop.Query(ctx, domain.System, func(w *domain.World, _ domain.Time) { c = w.Count() }); err != nil {
+	if _, err := f.s.member.Query(ctx, domain.System, func(w *domain.World, _ domain.Time) { c = w.Count() }); err != nil {
 		return
 	}
 	for state, n := range c.SlotStates {
@@ -293,7 +319,7 @@ func (h hostCredentials) Revoke(ctx context.Context, _ domain.HostID, natsPublic
 // may have ended between the one and the other.
 func (h hostCredentials) revokeRemoved(ctx context.Context) {
 	var keys []string
-	if _, err := h.s.loop.Query(ctx, domain.System, func(w *domain.World, _ domain.Time) { keys = w.RemovedHostKeys() }); err != nil {
+	if _, err := h.s.member.Query(ctx, domain.System, func(w *domain.World, _ domain.Time) { keys = w.RemovedHostKeys() }); err != nil {
 		return // the site stops
 	}
 	for _, key := range keys {

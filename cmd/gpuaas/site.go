@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -37,7 +38,7 @@ type site struct {
 	natsCA   string // who signed its certificate, PEM; "": whom a machine trusts anyway
 	dial     func(server.Role) streams.Dial
 	commits  *streams.Log
-	loop     *commands.Loop
+	loop     *commands.Loop // nil until this process writes: the writer's parts only
 	snaps    *commands.Snapshots
 	placer   *processes.Placer
 	live     *processes.Liveness
@@ -48,6 +49,9 @@ type site struct {
 	requests *streams.Requests
 	images   *imagestore.Store
 	reads    *readModels
+	member   *member        // this process's part in the site
+	claim    *streams.Claim // on being the writer
+	peers    peers
 
 	hostConsumer func(ctx context.Context, host domain.HostID) error
 
@@ -55,11 +59,12 @@ type site struct {
 	gates     sync.Mutex
 	why       map[string]*domain.Error
 	started   time.Time
-	foldedTo  uint64      // the commit the log ended at when this process started
+	foldedTo  uint64      // the commit the log ended at when this process began to write
 	provenAll domain.Time // until when the term before it shows the hosts alive; 0: not known
 	closers   []func()
 	front     *front
 	natsCert  *certificate // nil: plain TCP, or an external cluster
+	peerTLS   *tls.Config  // how the site's other processes are asked
 	children  []*child
 }
 
@@ -82,10 +87,18 @@ func openSite(ctx context.Context, cfg config, f *front, log *slog.Logger) (s *s
 	if s.secret, err = siteSecret(cfg.DataDir); err != nil {
 		return nil, err
 	}
+	if s.peerTLS, err = peerTLS(cfg.PeerCA); err != nil {
+		return nil, err
+	}
 	if err := s.openNATS(ctx); err != nil {
 		return nil, err
 	}
-	if s.commits, err = streams.OpenLog(ctx, streams.LogConfig{Dial: s.dial(server.Runtime), Site: s.names, OnError: func(err error) { log.Warn("log connection", "err", err) }}); err != nil {
+	opening, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if err := patiently(opening, func() (err error) {
+		s.commits, err = streams.OpenLog(opening, streams.LogConfig{Dial: s.dial(server.Runtime), Site: s.names, OnError: func(err error) { log.Warn("log connection", "err", err) }})
+		return err
+	}); err != nil {
 		return nil, fmt.Errorf("open the log: %w", err)
 	}
 	s.closers = append(s.closers, s.commits.Close)
@@ -98,7 +111,10 @@ func openSite(ctx context.Context, cfg config, f *front, log *slog.Logger) (s *s
 	if err := s.openStreams(); err != nil {
 		return nil, err
 	}
-	return s, s.refuseWrongSecret(ctx)
+	if err := s.openPlacements(); err != nil {
+		return nil, err
+	}
+	return s, patiently(opening, func() error { return s.refuseWrongSecret(opening) })
 }
 
 func (s *site) openStreams() (err error) {
@@ -147,58 +163,58 @@ func (s *site) run(ctx context.Context, ready func(context.Context) error) error
 	}
 	progress := commands.NewFoldProgress(s.reg, end.Head.N)
 	s.front.fold.Store(progress)
-	world, err := commands.Recover(ctx, s.commits, s.snaps, progress, s.log)
-	if err != nil {
+	var world *domain.World
+	if err := patiently(ctx, func() (err error) {
+		world, err = commands.Recover(ctx, s.commits, s.snaps, progress, s.log)
+		return err
+	}); err != nil {
 		return fmt.Errorf("fold the log: %w", err)
 	}
 	if err := s.refuseLostTail(ctx, world.Head.N); err != nil {
 		return err
 	}
-	s.foldedTo = world.Head.N
 	s.log.Info("log folded", "commit", world.Head.N, "events", world.Number, "took", progress.Took().Round(time.Millisecond))
-	if s.provenAll, err = s.provenBefore(ctx, world); err != nil {
-		return fmt.Errorf("the term before: %w", err)
-	}
-	if err := s.newLoop(ctx, world); err != nil {
+	if err := s.become(world); err != nil {
 		return err
 	}
-	// Parts that serve stop first; the loop stops when nobody asks any more, and what
-	// it answered is durable.
-	serving, stopServing := context.WithCancelCause(ctx)
-	defer stopServing(nil)
-	deciding, stopDeciding := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopDeciding()
-	var parts, deciders sync.WaitGroup
-	done := make(chan struct{})
+	// What serves goes on while the writer hands over, and stops last.
+	working, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopServing()
+	var parts, snapshots sync.WaitGroup
 	part := func(name string, f func(context.Context) error) {
 		parts.Go(func() {
 			if err := f(serving); err != nil && serving.Err() == nil {
-				stopServing(fmt.Errorf("%s: %w", name, err))
+				fail(fmt.Errorf("%s: %w", name, err))
 			}
 		})
 	}
-	deciders.Go(func() {
-		if err := s.loop.Run(deciding); err != nil {
-			stopServing(fmt.Errorf("decision loop: %w", err))
-		}
-	})
-	deciders.Go(func() { s.snaps.Run(done) })
+	done := make(chan struct{})
+	snapshots.Go(func() { s.snaps.Run(done) })
 	s.startParts(part)
-	err = s.whenStarted(serving, part, ready)
-	if err == nil {
-		<-serving.Done()
-	}
-	if cause := context.Cause(serving); cause != nil && !errors.Is(cause, context.Canceled) {
+	var said sync.Once
+	err = s.turn(working, fail, part, func(ctx context.Context) (err error) {
+		said.Do(func() {
+			if ready != nil {
+				err = ready(ctx)
+			}
+		})
+		return err
+	})
+	if cause := context.Cause(working); cause != nil && !errors.Is(cause, context.Canceled) {
 		err = cause
 	}
-	s.stopChildren()
-	stopServing(nil)
+	stopServing()
 	parts.Wait()
-	stopDeciding()
 	close(done)
-	deciders.Wait()
+	snapshots.Wait()
 	return err
 }
+
+// partFunc starts a part of the site that runs until its context ends. Its error
+// ends the process.
+type partFunc = func(name string, f func(context.Context) error)
 
 func logger(level string) (*slog.Logger, error) {
 	var l slog.Level

@@ -82,7 +82,8 @@ func (l *Liveness) Last(host domain.HostID) (domain.Time, domain.Heartbeat) {
 	return 0, domain.Heartbeat{}
 }
 
-// Run checks until ctx ends. At the start every host has the full time to be heard.
+// Run checks until ctx ends. At the start every host has the full time to be heard,
+// also one that was heard by this process while it stood by.
 func (l *Liveness) Run(ctx context.Context) {
 	if l.SilentAfter == 0 {
 		l.SilentAfter = 15 * time.Second
@@ -108,7 +109,8 @@ func (l *Liveness) learn(ctx context.Context) {
 		defer l.mu.Unlock()
 		w.Identities(func(domain.APIKey) {}, func(domain.Member) {}, func(h *domain.Host) {
 			if h.NATSKey != "" {
-				l.get(h.ID, now).silent = h.Silent != 0
+				b := l.get(h.ID, now)
+				b.last, b.silent = now, h.Silent != 0
 			}
 		})
 	})

@@ -1,0 +1,251 @@
+package api
+
+import (
+	"bytes"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/gpuaas/gpuaas/domain"
+)
+
+// Of the processes of a site one decides. The others answer reads, and hand what
+// changes something to it: the request as it came, with its key, one hop at most.
+
+// Writers knows which process decides.
+type Writers interface {
+	// Decide reports whether this process decides. Then it goes on doing so until
+	// done is called.
+	Decide() (done func(), ok bool)
+	// Elsewhere is where another process that decides serves its API; nil if none is
+	// known.
+	Elsewhere() *url.URL
+}
+
+const (
+	// hopHeader marks a request that was handed on once.
+	hopHeader = "Gpuaas-Forwarded"
+	// forwardPatience is how long a request waits for a process that decides: a little
+	// longer than a failover takes.
+	forwardPatience = 4 * time.Second
+	// forwardPause is the pause between two looks for one.
+	forwardPause = 5 * time.Millisecond
+	// maxForwards bounds the requests that are handed on at once.
+	maxForwards = 2048
+)
+
+// forwarder stands before the routes of a server.
+type forwarder struct {
+	s     *Server
+	next  http.Handler
+	hop   *http.Transport
+	slots chan struct{}
+	count *prometheus.CounterVec
+}
+
+func newForwarder(s *Server, next http.Handler, peers *tls.Config) *forwarder {
+	f := &forwarder{s: s, next: next, slots: make(chan struct{}, maxForwards), hop: &http.Transport{
+		DialContext:     (&net.Dialer{Timeout: time.Second}).DialContext,
+		TLSClientConfig: peers, TLSHandshakeTimeout: 2 * time.Second, DisableCompression: true,
+		MaxIdleConnsPerHost: 64, IdleConnTimeout: 30 * time.Second, ForceAttemptHTTP2: true,
+	}, count: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "gpuaas_http_forwarded_total", Help: "Requests that another process was asked to decide, by what came of it."}, []string{"outcome"})}
+	s.o.Registry.MustRegister(f.count)
+	return f
+}
+
+// decides reports whether a request is for the process that decides: it changes
+// something, or asks about an upload, whose bytes are there.
+func decides(r *http.Request) bool {
+	if !strings.HasPrefix(r.URL.Path, "/v1/") {
+		return false
+	}
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions:
+		return strings.HasPrefix(r.URL.Path, "/v1/uploads/")
+	}
+	return true
+}
+
+// ServeHTTP implements http.Handler.
+func (f *forwarder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !decides(r) {
+		f.next.ServeHTTP(w, r)
+		return
+	}
+	if done, ok := f.s.o.Writers.Decide(); ok {
+		defer done()
+		f.next.ServeHTTP(w, r)
+		return
+	}
+	id := requestID(r.Header.Get("X-Request-Id"), f.s.o.Clock())
+	r.Header.Set("X-Request-Id", id)
+	if r.Header.Get(hopHeader) != "" {
+		f.refuse(w, r, "hop", errNotWriter())
+		return
+	}
+	select {
+	case f.slots <- struct{}{}:
+		defer func() { <-f.slots }()
+	default:
+		f.refuse(w, r, "full", errNotWriter())
+		return
+	}
+	var body []byte
+	if !rawBody(r) {
+		var err *domain.Error
+		if body, err = wholeBody(w, r); err != nil {
+			f.refuse(w, r, "body", err)
+			return
+		}
+	}
+	f.handOn(w, r, body)
+}
+
+// handOn looks for a process that decides, and asks it, until one has answered: as
+// often as the request surely was not decided, or says itself that a repeat does no
+// harm.
+func (f *forwarder) handOn(w http.ResponseWriter, r *http.Request, body []byte) {
+	tick := time.NewTicker(forwardPause)
+	defer tick.Stop()
+	last := errNotWriter()
+	for deadline := time.Now().Add(forwardPatience); time.Now().Before(deadline); {
+		if done, ok := f.s.o.Writers.Decide(); ok { // this process, by now
+			defer done()
+			if !rawBody(r) {
+				r.Body = io.NopCloser(bytes.NewReader(body))
+			}
+			f.count.WithLabelValues("own").Inc()
+			f.next.ServeHTTP(w, r)
+			return
+		}
+		if to := f.s.o.Writers.Elsewhere(); to != nil {
+			res, err := f.ask(r, to, body)
+			switch {
+			case err == nil:
+				f.count.WithLabelValues("answered").Inc()
+				pass(w, res)
+				return
+			case r.Context().Err() != nil:
+				panic(http.ErrAbortHandler) // nobody listens any more
+			case !notSent(err) && !repeatable(r):
+				f.refuse(w, r, "unknown", errOutcomeUnknown())
+				return
+			case !notSent(err):
+				last = errOutcomeUnknown()
+			}
+			if rawBody(r) {
+				break // what was read of it is gone
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-r.Context().Done():
+			panic(http.ErrAbortHandler)
+		}
+	}
+	f.refuse(w, r, "none", last)
+}
+
+// errUndecided is the answer of a process that says that it did not decide.
+var errUndecided = errors.New("not decided there")
+
+// ask hands the request to one process.
+func (f *forwarder) ask(r *http.Request, to *url.URL, body []byte) (*http.Response, error) {
+	out := r.Clone(r.Context())
+	out.URL.Scheme, out.URL.Host, out.Host, out.RequestURI = to.Scheme, to.Host, to.Host, ""
+	for _, name := range []string{"Connection", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Proxy-Connection", "Expect"} {
+		out.Header.Del(name)
+	}
+	out.Header.Set(hopHeader, "1")
+	if !rawBody(r) {
+		out.Body, out.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+		out.TransferEncoding = nil
+		if len(body) == 0 {
+			out.Body = http.NoBody
+		}
+	}
+	res, err := f.hop.RoundTrip(out)
+	if err != nil || res.StatusCode != http.StatusServiceUnavailable {
+		return res, err
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(res.Body, 64<<10))
+	if err != nil {
+		return nil, err
+	}
+	var p Problem
+	if json.Unmarshal(b, &p) == nil && (p.Code == "not_writer" || p.Code == "site.stopping" || p.Code == "site.starting") {
+		return nil, errUndecided
+	}
+	res.Body = io.NopCloser(bytes.NewReader(b))
+	return res, nil
+}
+
+// notSent reports whether the request surely was not decided.
+func notSent(err error) bool {
+	var op *net.OpError
+	return errors.Is(err, errUndecided) || errors.As(err, &op) && op.Op == "dial"
+}
+
+// repeatable reports whether the site knows a repeat of the request.
+func repeatable(r *http.Request) bool {
+	return r.Header.Get("Idempotency-Key") != "" || r.Header.Get("Command-Id") != "" || r.Method == http.MethodGet || r.Method == http.MethodHead
+}
+
+// pass hands an answer back.
+func pass(w http.ResponseWriter, res *http.Response) {
+	defer res.Body.Close()
+	for name, values := range res.Header {
+		if name != "Connection" && name != "Keep-Alive" && name != "Date" {
+			w.Header()[name] = values
+		}
+	}
+	w.WriteHeader(res.StatusCode)
+	_, _ = io.Copy(w, res.Body)
+}
+
+// wholeBody reads a request's body within its bounds of size and time.
+func wholeBody(w http.ResponseWriter, r *http.Request) ([]byte, *domain.Error) {
+	if r.ContentLength == 0 {
+		return nil, nil
+	}
+	rc := http.NewResponseController(w)
+	_ = rc.SetReadDeadline(time.Now().Add(bodyTimeout)) // a recorder in a test has none
+	b, err := io.ReadAll(io.LimitReader(r.Body, maxBodyBytes+1))
+	_ = rc.SetReadDeadline(time.Time{})
+	switch {
+	case err != nil:
+		return nil, domain.Errorf(domain.Invalid, "request.malformed", "the body ended early")
+	case len(b) > maxBodyBytes:
+		return nil, errTooLarge()
+	}
+	return b, nil
+}
+
+func errNotWriter() *domain.Error {
+	return domain.Errorf(domain.Unavailable, "not_writer", "no process of the site decides now: try again")
+}
+
+func errOutcomeUnknown() *domain.Error {
+	return domain.Errorf(domain.Unavailable, "outcome.unknown", "the outcome is not known: repeat the request with the same Idempotency-Key")
+}
+
+func (f *forwarder) refuse(w http.ResponseWriter, r *http.Request, outcome string, err *domain.Error) {
+	f.count.WithLabelValues(outcome).Inc()
+	p := problemOf(err, r.Header.Get("X-Request-Id"))
+	for name, values := range p.GetHeaders() {
+		w.Header()[name] = values
+	}
+	w.Header().Set("Content-Type", p.ContentType(""))
+	w.Header().Set("X-Request-Id", p.RequestID)
+	w.WriteHeader(p.Status)
+	_ = writeJSON(w, p)
+}

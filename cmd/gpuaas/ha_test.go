@@ -1,0 +1,316 @@
+package main_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/gpuaas/gpuaas/streams/server"
+	"github.com/gpuaas/gpuaas/streams/streamstest"
+)
+
+// These tests run several control-plane processes on one NATS: one server, or three.
+
+var haRounds = flag.Int("ha.rounds", 1, "how often each writer is killed, and how often it hands over")
+
+// cluster is a site with three processes.
+type cluster struct {
+	t       *testing.T
+	nats    *streamstest.Site
+	members []*site
+	tenants []string // a tenant has at most 1000 live credits
+}
+
+func newCluster(t *testing.T, replicas int) *cluster {
+	t.Helper()
+	c := &cluster{t: t, nats: streamstest.New(t, replicas)}
+	urls := make([]string, len(c.nats.Servers))
+	for i, s := range c.nats.Servers {
+		urls[i] = s.ClientURL()
+	}
+	db := newDatabase(t)
+	args := []string{
+		"serve", "--site", string(c.nats.Names), "--log-level", "info", "--nats-url", strings.Join(urls, ","), "--replicas", fmt.Sprint(replicas),
+		"--nats-creds", filepath.Dir(c.nats.Trust.CredsFile(server.Admin)), "--database-url", db.url,
+	}
+	for i := range 3 {
+		s := &site{t: t, dir: dataDir(t), args: args}
+		t.Cleanup(s.gone)
+		if i > 0 { // the site's secret is every process's
+			secret, err := os.ReadFile(filepath.Join(c.members[0].dir, "site.secret"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(s.dir, "site.secret"), secret, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.start()
+		c.members = append(c.members, s)
+	}
+	t.Cleanup(func() {
+		for i, m := range c.members {
+			if t.Failed() {
+				t.Logf("process %d said:\n%s", i, m.out.tail())
+			}
+		}
+	})
+	for i := range 3 + *haRounds {
+		c.tenants = append(c.tenants, c.members[0].newTenant(fmt.Sprintf("acme%d", i), 0).id)
+	}
+	return c
+}
+
+// role is what a process says of itself; "" when it does not answer.
+func (c *cluster) role(i int) string {
+	res, err := httpClient.Get(c.members[i].address() + "/readyz")
+	if err != nil {
+		return ""
+	}
+	defer res.Body.Close()
+	var r struct {
+		Role string `json:"role"`
+	}
+	_ = json.NewDecoder(res.Body).Decode(&r)
+	return r.Role
+}
+
+// writer is the process that decides.
+func (c *cluster) writer() (w int) {
+	c.t.Helper()
+	eventually(c.t, limit, "one writer", func() error {
+		var writers []int
+		for i := range c.members {
+			if c.role(i) == "writer" {
+				writers = append(writers, i)
+			}
+		}
+		if len(writers) != 1 {
+			return fmt.Errorf("%v write", writers)
+		}
+		w = writers[0]
+		return nil
+	})
+	return w
+}
+
+// load grants one micro after another, each until it is acknowledged, through all
+// processes in turn.
+type load struct {
+	c       *cluster
+	stop    chan struct{}
+	wg      sync.WaitGroup
+	acked   atomic.Int64
+	retried atomic.Int64
+	bad     atomic.Pointer[string] // an answer that is neither success nor a reason to try again
+
+	mu   sync.Mutex
+	acks []time.Time
+	head uint64
+}
+
+func (c *cluster) load(workers int) *load {
+	l := &load{c: c, stop: make(chan struct{})}
+	for w := range workers {
+		l.wg.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-l.stop:
+					return
+				default:
+					l.grant(c.tenants[(w+i)%len(c.tenants)], w+i, fmt.Sprintf("w%d-%d-%d", w, i, time.Now().UnixNano()))
+				}
+			}
+		})
+	}
+	return l
+}
+
+// grant asks until it is answered; from says which process is asked first.
+func (l *load) grant(tenant string, from int, key string) {
+	op := l.c.members[0].operator()
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	for try, deadline := 0, time.Now().Add(limit); time.Now().Before(deadline); try++ {
+		status, seq, body, err := l.c.post((from+try)%len(l.c.members), op.key, "/v1/tenants/"+tenant+"/credits", obj{"currency": "USD", "amount_micros": 1, "kind": "paid"}, key)
+		switch {
+		case err == nil && status == 201:
+			now := time.Now()
+			l.acked.Add(1)
+			l.mu.Lock()
+			l.acks, l.head = append(l.acks, now), max(l.head, seq)
+			l.mu.Unlock()
+			return
+		case err == nil && status != 503:
+			text := fmt.Sprintf("status %d: %s", status, body)
+			l.bad.Store(&text)
+			return
+		}
+		l.retried.Add(1)
+		<-tick.C
+	}
+	text := "no answer to " + key
+	l.bad.Store(&text)
+}
+
+func (c *cluster) post(i int, key, path string, body any, idempotency string) (status int, seq uint64, answer []byte, err error) {
+	b, err := json.Marshal(body)
+	if err != nil {
+		return 0, 0, nil, err
+	}
+	r, err := http.NewRequest("POST", c.members[i].address()+path, bytes.NewReader(b))
+	if err != nil {
+		return 0, 0, nil, err
+	}
+	r.Header.Set("Authorization", "Bearer "+key)
+	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("Idempotency-Key", idempotency)
+	res, err := httpClient.Do(r)
+	if err != nil {
+		return 0, 0, nil, err
+	}
+	defer res.Body.Close()
+	_, _ = fmt.Sscan(res.Header.Get("Log-Sequence"), &seq)
+	answer, err = io.ReadAll(res.Body)
+	return res.StatusCode, seq, answer, err
+}
+
+// more waits for so many further acknowledgements.
+func (l *load) more(n int64) {
+	l.c.t.Helper()
+	want := l.acked.Load() + n
+	eventually(l.c.t, limit, "commands are answered", func() error {
+		if bad := l.bad.Load(); bad != nil {
+			l.c.t.Fatal(*bad)
+		}
+		return errNo(l.acked.Load() >= want, fmt.Sprintf("%d of %d", l.acked.Load(), want))
+	})
+}
+
+// end stops the load; every command is answered then.
+func (l *load) end() {
+	l.c.t.Helper()
+	close(l.stop)
+	l.wg.Wait()
+	if bad := l.bad.Load(); bad != nil {
+		l.c.t.Fatal(*bad)
+	}
+}
+
+// gap is the longest time without an acknowledgement after a moment.
+func (l *load) gap(after time.Time) (longest time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	last := after
+	for _, at := range l.acks {
+		if at.After(after) {
+			longest, last = max(longest, at.Sub(last)), at
+		}
+	}
+	return longest
+}
+
+// same wants every process that runs to show exactly what was acknowledged.
+func (c *cluster) same(l *load) {
+	c.t.Helper()
+	op := c.members[0].operator()
+	for i, m := range c.members {
+		var micros, credits int64
+		for _, te := range c.tenants {
+			var b balance
+			caller{m, op.key}.get(fmt.Sprintf("/v1/tenants/%s/balance?currency=USD&at_least=%d", te, l.head), &b)
+			micros += b.Available
+			credits += int64(len(list[json.RawMessage](caller{m, op.key}, fmt.Sprintf("/v1/tenants/%s/credits?at_least=%d", te, l.head))))
+		}
+		if want := l.acked.Load(); micros != want || credits != want {
+			c.t.Errorf("process %d shows %d micros in %d credits, %d of one micro were acknowledged", i, micros, credits, want)
+		}
+	}
+}
+
+// TestFailover kills the writer under load, and lets it hand over, on one NATS
+// server and on three: nothing that was acknowledged is lost or done twice, and
+// standbys show it.
+func TestFailover(t *testing.T) {
+	t.Parallel()
+	for _, replicas := range []int{1, 3} {
+		t.Run(fmt.Sprintf("R%d", replicas), func(t *testing.T) {
+			t.Parallel()
+			if replicas == 1 && testing.Short() {
+				t.Skip("three replicas are enough for a short run")
+			}
+			c := newCluster(t, replicas)
+			l := c.load(4)
+			var killed, handed []time.Duration
+			for range *haRounds {
+				l.more(50)
+				w := c.writer()
+				at := time.Now()
+				c.members[w].kill()
+				l.more(50)
+				killed = append(killed, l.gap(at))
+				c.members[w].start()
+
+				w = c.writer()
+				l.more(50)
+				before := l.retried.Load()
+				at = time.Now()
+				if err := c.members[w].cmd.Process.Signal(syscall.SIGTERM); err != nil {
+					t.Fatal(err)
+				}
+				if code := c.members[w].ended(t, limit); code != 0 {
+					t.Fatalf("exit code %d after SIGTERM:\n%s", code, c.members[w].out.tail())
+				}
+				l.more(50)
+				handed = append(handed, l.gap(at))
+				if n := len(handed); handed[n-1] > time.Second || killed[n-1] > 2*time.Second {
+					t.Logf("round %d, killed %v, at %v handed over %v; the old writer said:\n%s", n, killed[n-1], at, handed[n-1], c.members[w].out.tail())
+					for i, m := range c.members {
+						t.Logf("process %d said:\n%s", i, m.out.tail())
+					}
+				}
+				t.Logf("%d requests were repeated in the hand-over", l.retried.Load()-before)
+				c.members[w].start()
+			}
+			l.end()
+			c.same(l)
+			slices.Sort(killed)
+			slices.Sort(handed)
+			t.Logf("%d acknowledged, %d repeated; gap after kill -9: median %v, longest %v; after SIGTERM: median %v, longest %v", l.acked.Load(), l.retried.Load(),
+				killed[len(killed)/2], killed[len(killed)-1], handed[len(handed)/2], handed[len(handed)-1])
+			c.verified()
+		})
+	}
+}
+
+// verified decides the whole log again.
+func (c *cluster) verified() {
+	c.t.Helper()
+	m := c.members[0]
+	out, stderr, code := tool(c.t, append([]string{"log", "verify", "--data-dir", m.dir}, natsArgs(m.args)...)...)
+	if code != 0 {
+		c.t.Errorf("log verify: %s%s", out, stderr)
+	}
+}
+
+// natsArgs are the arguments of a start that say where the log is.
+func natsArgs(args []string) (out []string) {
+	for i, a := range args[:len(args)-1] {
+		if slices.Contains([]string{"--site", "--nats-url", "--nats-creds", "--replicas"}, a) {
+			out = append(out, a, args[i+1])
+		}
+	}
+	return out
+}
