@@ -100,7 +100,7 @@ func (s *site) serveHellos(ctx context.Context) error {
 	return s.requests.ServeCommands(ctx, func(_ context.Context, b []byte) ([]byte, error) {
 		var h hello
 		if err := json.Unmarshal(b, &h); err != nil || h.Name == "" {
-			return nil, domain.Errorf(domain.Invalid, "hello.malformed", "want who stands by, as JSON")
+			return nil, domain.Errorf(domain.Invalid, "request.malformed", "want who stands by, as JSON")
 		}
 		s.peers.note(h, time.Now())
 		return encodeJSON(s.hello()), nil
