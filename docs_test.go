@@ -246,6 +246,7 @@ var madeOfParts = []string{
 	"image.backing_file", "image.external_data", "image.encrypted", "image.corrupt", // hostd/image says them first
 	"route.not_found", "request.method", "request.not_acceptable", "invariant.broken", "internal",
 	"site.starting", // before there is a server
+	"not_writer",
 }
 
 // TestProblemCodesAreDocumented: every code a caller can get is in docs/api.md, and

@@ -57,7 +57,10 @@ func newForwarder(s *Server, next http.Handler, peers *tls.Config) *forwarder {
 		TLSClientConfig: peers, TLSHandshakeTimeout: 2 * time.Second, DisableCompression: true,
 		MaxIdleConnsPerHost: 64, IdleConnTimeout: 30 * time.Second, ForceAttemptHTTP2: true,
 	}, count: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "gpuaas_http_forwarded_total", Help: "Requests that another process was asked to decide, by what came of it."}, []string{"outcome"})}
-	s.o.Registry.MustRegister(f.count)
+	for _, outcome := range []string{"answered", "own", "none", "unknown", "hop", "full", "body"} {
+		f.count.WithLabelValues(outcome)
+	}
+	f.count = register(s.o.Registry, f.count)
 	return f
 }
 
