@@ -204,3 +204,24 @@ func TestLostAtTheFirstLevel(t *testing.T) {
 		t.Errorf("%+v", events)
 	}
 }
+
+// A guest's word of a boot that was stopped meanwhile does not make it run.
+func TestWordOfAStoppedGuest(t *testing.T) {
+	t.Parallel()
+	s, h, f, id, _ := running(t)
+	s.must(f.key, &ActOnAllocation{Allocation: id, Action: ActionReboot})
+	s.must(f.key, &ActOnAllocation{Allocation: id, Action: ActionStop})
+	v := h.placement().Desired.VMs[0]
+	for _, kind := range []ReportKind{ReportStarted, ReportStopped, ReportAlive, ReportReady} {
+		h.vm(kind, v, s.now)
+	}
+	if a := s.w.allocations.get(id); a.State != Stopped {
+		t.Fatalf("it is %s", a.State)
+	}
+	s.must(f.key, &ActOnAllocation{Allocation: id, Action: ActionStart})
+	h.boot()
+	if a := s.w.allocations.get(id); a.State != Running {
+		t.Fatalf("it is %s", a.State)
+	}
+	s.replays()
+}

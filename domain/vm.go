@@ -325,6 +325,9 @@ func (w *World) vmLives(v *VM, kind ReportKind, r *VMReport, at Time) (events []
 		b.Reason, b.Address = string(kind), ""
 		events = append(events, &VMBillable{b})
 	}
+	if v.State == Stopped && w.LogicLevel >= 2 {
+		return events // said before it was stopped, and heard after: it starts with another boot
+	}
 	if kind == ReportAlive {
 		if !v.Alive || v.Address != r.Address {
 			events = append(events, &VMAlive{c})

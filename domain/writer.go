@@ -21,7 +21,8 @@ package domain
 //	   are released by ticks; a tenant that has not
 //	   paid is stopped allocation by allocation in the order of its VMs' rows; a report
 //	   of a journal that ended is refused; usage is held to be posted forward; a
-//	   bill begins no earlier than the host's report of it proves
+//	   bill begins no earlier than the host's report of it proves; what a stopped VM
+//	   said before it was stopped does not make it run
 const LogicLevel = 2
 
 // StartWriter begins a writer's term, and raises the log to the level of its build:
