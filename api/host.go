@@ -47,7 +47,7 @@ type HostHealth struct {
 
 type createHost struct {
 	_     struct{} `json:"-" additionalProperties:"false"`
-	Name  string   `json:"name" minLength:"1" maxLength:"63" pattern:"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$" example:"r1-h07"`
+	Name  string   `json:"name" minLength:"1" maxLength:"63" pattern:"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$" patternDescription:"lower-case letters, digits and inner hyphens" example:"r1-h07"`
 	Rack  string   `json:"rack,omitempty" maxLength:"63" example:"r1"`
 	Leaf  string   `json:"leaf,omitempty" maxLength:"63"`
 	Spine string   `json:"spine,omitempty" maxLength:"63"`

@@ -32,8 +32,8 @@ type Image struct {
 
 type registerImage struct {
 	_            struct{} `json:"-" additionalProperties:"false"`
-	Name         string   `json:"name" minLength:"1" maxLength:"63" pattern:"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$" example:"ubuntu-24-04"`
-	Version      string   `json:"version,omitempty" maxLength:"63" pattern:"^[a-zA-Z0-9._-]+$" doc:"Left out: the beginning of the digest"`
+	Name         string   `json:"name" minLength:"1" maxLength:"63" pattern:"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$" patternDescription:"lower-case letters, digits and inner hyphens" example:"ubuntu-24-04"`
+	Version      string   `json:"version,omitempty" maxLength:"63" pattern:"^[a-zA-Z0-9._-]+$" patternDescription:"letters, digits, dots, underscores and hyphens" doc:"Left out: the beginning of the digest"`
 	UploadID     string   `json:"upload_id,omitempty" maxLength:"64" doc:"Of your complete upload. Left out: the digest of an image that can be launched here already"`
 	Digest       string   `json:"digest,omitempty" maxLength:"71" example:"sha256:..."`
 	MinDiskBytes int64    `json:"min_disk_bytes,omitempty" minimum:"0" doc:"More than the image itself fills; left out: that"`

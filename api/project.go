@@ -17,7 +17,7 @@ type Project struct {
 
 type createProject struct {
 	_    struct{} `json:"-" additionalProperties:"false"`
-	Name string   `json:"name" minLength:"1" maxLength:"63" pattern:"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$" example:"research"`
+	Name string   `json:"name" minLength:"1" maxLength:"63" pattern:"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$" patternDescription:"lower-case letters, digits and inner hyphens" example:"research"`
 }
 
 type setProjectMember struct {

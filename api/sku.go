@@ -34,7 +34,7 @@ type Price struct {
 
 type createSKU struct {
 	_        struct{} `json:"-" additionalProperties:"false"`
-	Name     string   `json:"name" minLength:"1" maxLength:"63" pattern:"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$" example:"gpu-1x"`
+	Name     string   `json:"name" minLength:"1" maxLength:"63" pattern:"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$" patternDescription:"lower-case letters, digits and inner hyphens" example:"gpu-1x"`
 	Shape    uint32   `json:"shape" enum:"1,2,4,8"`
 	GPUClass string   `json:"gpu_class,omitempty" maxLength:"63" example:"h100-sxm5-80gb"`
 	Features []string `json:"features,omitempty" maxItems:"4" enum:"secure_boot,vtpm,sev-snp,tdx" doc:"What its VMs have beyond the plain, on hosts that offer it"`

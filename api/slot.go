@@ -40,7 +40,7 @@ type Slot struct {
 
 type quarantineSlot struct {
 	_      struct{} `json:"-" additionalProperties:"false"`
-	Reason string   `json:"reason" minLength:"1" maxLength:"63" pattern:"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$" example:"fan-noise"`
+	Reason string   `json:"reason" minLength:"1" maxLength:"63" pattern:"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$" patternDescription:"lower-case letters, digits and inner hyphens" example:"fan-noise"`
 }
 
 func (s *Server) slotRoutes() {

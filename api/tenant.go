@@ -28,7 +28,7 @@ type Tenant struct {
 
 type createTenant struct {
 	_          struct{} `json:"-" additionalProperties:"false"`
-	Name       string   `json:"name" minLength:"1" maxLength:"63" pattern:"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$" example:"acme"`
+	Name       string   `json:"name" minLength:"1" maxLength:"63" pattern:"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$" patternDescription:"lower-case letters, digits and inner hyphens" example:"acme"`
 	Currency   string   `json:"currency,omitempty" minLength:"3" maxLength:"3" example:"USD" default:"USD" doc:"ISO 4217; never changes"`
 	CreditLine int64    `json:"credit_line_micros,omitempty" minimum:"0"`
 	Zone       string   `json:"billing_time_zone,omitempty" maxLength:"64" example:"America/New_York" default:"UTC" doc:"IANA name: its months are the billing periods; never changes"`

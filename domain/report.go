@@ -174,7 +174,7 @@ func (w *World) judgeFault(hi uint32, f *FaultReport) ([]EventBody, *Error) {
 // release the VMs, a few allocations each.
 func (w *World) decidePowerOff(x *Context, h *Host) ([]EventBody, *Error) {
 	if h.Silent == 0 {
-		return nil, Errorf(Conflict, "host.in_touch", "the host still sends heartbeats: power it off first")
+		return nil, Errorf(Conflict, "host.in_touch", "the host is not silent: power it off first, and wait until it is")
 	}
 	events := []EventBody{&HostPowerOff{HostChange{ID: h.ID, Since: h.Silent}}}
 	if w.LogicLevel >= 2 {

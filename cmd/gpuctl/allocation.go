@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/crypto/ssh"
 
 	"github.com/gpuaas/gpuaas/client"
 )
@@ -31,6 +32,11 @@ var allocationColumns = []column[client.Allocation]{
 	{name: "CRN", wide: true, cell: func(x client.Allocation) string { return x.CRN }},
 }
 
+var allocationStates = []string{
+	client.Pending, client.Provisioning, client.Starting, client.Running, client.Stopping, client.Stopped,
+	client.Releasing, client.Released, client.Failed, client.Silent,
+}
+
 func (a *app) allocations() *cobra.Command {
 	var all bool
 	var state string
@@ -38,6 +44,9 @@ func (a *app) allocations() *cobra.Command {
 	list.Flags().BoolVarP(&all, "all", "a", false, "also those that are gone, as -o json does")
 	list.Flags().StringVar(&state, "state", "", "only those in this state, or in one of several: running,stopped")
 	listing(a, list, allocationColumns, func(ctx cx, c *client.Client, o ...client.ListOption) (iter.Seq2[client.Allocation, error], error) {
+		if err := oneOf("--state", state, allocationStates); err != nil {
+			return nil, err
+		}
 		project, err := a.projectID(quiet(ctx))
 		if err != nil {
 			return nil, err
@@ -47,16 +56,7 @@ func (a *app) allocations() *cobra.Command {
 		}
 		return c.Allocations(ctx, project, "", append(o, client.OnlyLive())...), nil
 	})
-	get := &cobra.Command{
-		Use: "get NAME", Short: "Show one", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			id, err := a.allocationID(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			return one(a, cmd.Context(), allocationColumns, func(ctx cx, c *client.Client) (*client.Allocation, error) { return c.Allocation(ctx, id) })
-		},
-	}
+	get := getCommand(a, "get NAME", "Show one", allocationColumns, a.allocationID, (*client.Client).Allocation)
 	return group("allocations", "Virtual machines with GPUs", []string{"allocation", "alloc"}, a.launch(), list, get,
 		a.act("stop NAME", "Stop: the slots and their disks are kept, and billed", client.Stopped, false, (*client.Client).StopAllocation),
 		a.act("start NAME", "Start again", client.Running, false, (*client.Client).StartAllocation),
@@ -140,9 +140,13 @@ func (f *launchFlags) read(a *app) (err error) {
 			return usage("--ssh-key-file %s: this is a private key: give its .pub", name)
 		}
 		for line := range strings.Lines(string(b)) {
-			if line = strings.TrimSpace(line); line != "" && line[0] != '#' {
-				f.n.SSHKeys = append(f.n.SSHKeys, line)
+			if line = strings.TrimSpace(line); line == "" || line[0] == '#' {
+				continue
 			}
+			if _, _, _, _, err := ssh.ParseAuthorizedKey([]byte(line)); err != nil {
+				return usage("--ssh-key-file %s: %q is no public key: want lines like those of ~/.ssh/id_ed25519.pub", name, clip(line))
+			}
+			f.n.SSHKeys = append(f.n.SSHKeys, line)
 		}
 	}
 	if f.dataFile != "" {
@@ -165,6 +169,9 @@ func (f *launchFlags) read(a *app) (err error) {
 	if f.n.Count < 1 {
 		return usage("--count: want 1 or more")
 	}
+	if err := f.wait.check(); err != nil {
+		return err
+	}
 	f.n.ExpiresAt, err = parseWhen("--expires", f.expires)
 	return err
 }
@@ -176,6 +183,9 @@ func (a *app) act(use, short, state string, destroys bool, do func(*client.Clien
 	c := &cobra.Command{
 		Use: use, Short: short, Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := w.check(); err != nil {
+				return err
+			}
 			id, err := a.allocationID(cmd.Context(), args[0])
 			if err != nil {
 				return err

@@ -1,8 +1,12 @@
 package main
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -23,12 +27,17 @@ type newKeyFlags struct{ expires, file string }
 
 func (f *newKeyFlags) add(c *cobra.Command) {
 	c.Flags().StringVar(&f.expires, "expires", "", "a time, or how long from now: 720h")
-	c.Flags().StringVar(&f.file, "to-file", "", "write the secret to this file, mode 0600, and do not show it")
+	c.Flags().StringVar(&f.file, "to-file", "", "write the secret to this new file, mode 0600, and do not show it")
 }
 
 func (a *app) createKey(cmd *cobra.Command, n client.NewAPIKey, f newKeyFlags, request func(cx, *client.Client, client.NewAPIKey) (*client.APIKey, error)) (err error) {
 	if n.ExpiresAt, err = parseWhen("--expires", f.expires); err != nil {
 		return err
+	}
+	if n.UserID != "" {
+		if _, err := userID(n.UserID); err != nil {
+			return err
+		}
 	}
 	if f.file == "" {
 		return one(a, cmd.Context(), keyColumns, func(ctx cx, c *client.Client) (*client.APIKey, error) {
@@ -43,12 +52,31 @@ func (a *app) createKey(cmd *cobra.Command, n client.NewAPIKey, f newKeyFlags, r
 	if err != nil {
 		return err
 	}
+	// Before the request: a secret that cannot be written is lost.
+	file, err := os.OpenFile(f.file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return usage("--to-file %s: it is there, and may hold another key: choose another name", f.file)
+	}
+	if err != nil {
+		return usage("--to-file: %v", err)
+	}
 	k, err := request(cmd.Context(), c, n)
 	if err != nil {
+		_ = file.Close()
+		_ = os.Remove(f.file)
 		return err
 	}
-	if err := writePrivate(f.file, []byte(k.Secret+"\n")); err != nil {
-		return fmt.Errorf("key %s was made, but its secret could not be written: %w", k.ID, err)
+	_, err = file.WriteString(k.Secret + "\n")
+	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
+		return &failure{exitFailed, fmt.Sprintf("the secret of key %s could not be written: %v", k.ID, err), "revoke it, and create another: gpuctl keys revoke " + k.ID}
+	}
+	if a.json() {
+		k.Secret = ""
+		b, err := json.Marshal(k)
+		if err != nil {
+			return err
+		}
+		return a.writeJSON(b)
 	}
 	fmt.Fprintln(a.out, clean(k.ID))
 	return nil

@@ -93,6 +93,9 @@ func (a *app) allocationEvents() *cobra.Command {
 var errEnough = errors.New("enough")
 
 func (a *app) showEvents(ctx cx, f eventFlags, selects []client.Select) error {
+	if f.limit < 0 {
+		return usage("--limit: want 0 or more")
+	}
 	if len(f.types) > 0 {
 		selects = append(selects, client.OfTypes(f.types...))
 	}
@@ -115,8 +118,8 @@ func (a *app) showEvents(ctx cx, f eventFlags, selects []client.Select) error {
 		}
 		return nil
 	}, selects...)
-	if errors.Is(err, errEnough) || ctx.Err() != nil { // ^C is how following ends
-		return nil
+	if errors.Is(err, errEnough) || ctx.Err() != nil {
+		return nil //nolint:nilerr // ^C is how following ends
 	}
 	return err
 }

@@ -67,7 +67,7 @@ func failureOf(err error) *failure {
 	case strings.HasPrefix(err.Error(), "unknown command"):
 		return &failure{exitUsage, strings.ReplaceAll(strings.SplitN(err.Error(), "\n", 2)[0], `"`, "'"), "see gpuctl --help"}
 	case strings.HasPrefix(err.Error(), "required flag"):
-		return &failure{exitUsage, err.Error(), ""}
+		return &failure{exitUsage, err.Error(), "see --help"}
 	}
 	return &failure{exitFailed, err.Error(), ""}
 }
@@ -75,9 +75,15 @@ func failureOf(err error) *failure {
 // problemFailure says what the site said, with code and request id.
 func problemFailure(p *client.Problem) *failure {
 	message := p.Detail
+	if p.Code == "request.invalid" && len(p.Errors) > 0 { // then it only says: see errors
+		message = ""
+	}
 	for _, e := range p.Errors {
-		if !strings.Contains(message, e.Message) {
-			message += fmt.Sprintf(" [%s: %s]", strings.TrimPrefix(e.Field, "body."), e.Message)
+		switch wrong := strings.TrimPrefix(e.Field, "body.") + ": " + e.Message; {
+		case message == "":
+			message = wrong
+		case !strings.Contains(message, e.Message):
+			message += " [" + wrong + "]"
 		}
 	}
 	message += " (" + p.Code
@@ -96,7 +102,7 @@ func exitOf(p *client.Problem) int {
 	switch {
 	case p.Status == http.StatusPaymentRequired || p.Code == "quota.exceeded" || p.Code == "capacity.exhausted" || p.Code == "credit.too_many":
 		return exitExhausted
-	case p.Status == http.StatusNotFound:
+	case p.Status == http.StatusNotFound || strings.HasSuffix(p.Code, ".not_found"): // what a body names may be what is missing
 		return exitNotFound
 	case p.Status == http.StatusUnauthorized || p.Status == http.StatusForbidden:
 		return exitRefused
@@ -119,6 +125,10 @@ var hints = map[int]string{
 var hintOfCode = map[string]string{
 	"auth.invalid_key":        "gpuctl login with a valid key",
 	"allocation.not_found":    "see gpuctl allocations list",
+	"tenant.not_found":        "see gpuctl tenants list",
+	"key.not_found":           "see gpuctl keys list",
+	"user.not_found":          "see gpuctl members list",
+	"wipe_duty.not_found":     "see gpuctl wipe-duties list",
 	"project.not_found":       "see gpuctl projects list",
 	"sku.not_found":           "see gpuctl offers",
 	"host.not_found":          "see gpuctl hosts list",
@@ -128,10 +138,8 @@ var hintOfCode = map[string]string{
 	"funds.insufficient":      "see gpuctl balance",
 	"host.wrong_digest":       "the proposal has changed: see gpuctl hosts slot-map",
 	"route.not_found":         "is the site older than this gpuctl?",
-	"allocation.name_taken":   "choose another name, or release that one",
 	"allocation.wrong_state":  "see gpuctl allocations get",
 	"read_model.behind":       "the site's read model is catching up: try again",
-	"idempotency.conflict":    "use a new key",
 	"console.tenant_only":     "use a key of the tenant",
 	"auth.platform_only":      "ask one of those who run the site",
 	"auth.role_too_low":       "gpuctl whoami says what this key stands for",
@@ -140,15 +148,13 @@ var hintOfCode = map[string]string{
 	"policy.image":            "gpuctl policies effective says which images are allowed",
 	"tenant.past_due":         "see gpuctl balance",
 	"tenant.suspended":        "see gpuctl balance",
-	"image.not_found":         "leave --image out for the default one",
+	"image.not_found":         "see gpuctl images list, and --own",
+	"upload.not_found":        "begin again without --resume",
+	"host.has_slots":          "gpuctl slots retire HOST/INDEX --reason WORD for each",
+	"policy.unknown":          "see gpuctl policies effective --keys",
 	"request.unknown_field":   "is the site older than this gpuctl?",
 	"host.no_proposal":        "start hostd on it first",
-	"slot.not_quarantined":    "only a quarantined slot is wiped again",
-	"user.elsewhere":          "a user belongs to one tenant",
-	"operator.last":           "make another operator first",
-	"tenant.last_owner":       "make another owner first",
 	"stream.too_many":         "close other gpuctl events -f",
 	"tenant.required":         "give --tenant or --project",
-	"host.in_touch":           "it is not silent: drain it instead",
 	"idempotency.key_invalid": "1 to 255 printable characters",
 }

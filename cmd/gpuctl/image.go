@@ -33,7 +33,7 @@ var imageColumns = []column[client.Image]{
 }
 
 func (a *app) images() *cobra.Command {
-	return group("images", "What drives are filled with: the site's images, and a project's own", []string{"image"}, a.imageList(), a.imageUpload(), a.imageRetire())
+	return group("images", "What drives are filled with: the site's images, and a project's own", []string{"image"}, a.imageList(), a.imageGet(), a.imageUpload(), a.imageCancel(), a.imageRetire())
 }
 
 // imageOwner is the project whose images are meant, empty for the site's.
@@ -85,7 +85,11 @@ func (a *app) imageUpload() *cobra.Command {
 				return err
 			}
 			n.UploadID = u.ID
-			return one(a, cmd.Context(), imageColumns, func(ctx cx, c *client.Client) (*client.Image, error) { return c.RegisterImage(ctx, project, n) })
+			err = one(a, cmd.Context(), imageColumns, func(ctx cx, c *client.Client) (*client.Image, error) { return c.RegisterImage(ctx, project, n) })
+			if err != nil {
+				a.kept(u.ID)
+			}
+			return err
 		},
 	}
 	f := c.Flags()
@@ -124,9 +128,13 @@ func (a *app) sendImage(ctx context.Context, project, resume string, f *os.File)
 	}
 	var refused *client.Problem
 	if err != nil && !(errors.As(err, &refused) && strings.HasPrefix(refused.Code, "image.")) {
-		fmt.Fprintf(a.err, "gpuctl: what has come is kept: go on with --resume %s\n", clean(id))
+		a.kept(id)
 	}
 	return done, err
+}
+
+func (a *app) kept(upload string) {
+	fmt.Fprintf(a.err, "gpuctl: what has come is kept: go on with --resume %s\n", clean(upload))
 }
 
 // progress draws a bar, where somebody looks.
@@ -144,6 +152,31 @@ func bar(offset, size int64) string {
 		full = int(offset * width / size)
 	}
 	return fmt.Sprintf("[%s%s] %s of %s", strings.Repeat("=", full), strings.Repeat(" ", width-full), bytesOf(uint64(offset)), bytesOf(uint64(size)))
+}
+
+func (a *app) imageGet() *cobra.Command {
+	var site bool
+	c := getCommand(a, "get IMAGE", "Show an image; IMAGE is an id or NAME:VERSION", imageColumns, func(ctx cx, arg string) (string, error) {
+		return a.imageID(ctx, arg, site)
+	}, (*client.Client).Image)
+	c.Flags().BoolVar(&site, "site", false, "one of the site's")
+	return c
+}
+
+func (a *app) imageCancel() *cobra.Command {
+	return &cobra.Command{
+		Use: "cancel UPLOAD", Short: "Give up an upload that broke off, upl_...; what has come of it is removed", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			if err := c.AbortUpload(cmd.Context(), args[0]); err != nil {
+				return err
+			}
+			return a.says(args[0], "cancelled")
+		},
+	}
 }
 
 func (a *app) imageRetire() *cobra.Command {

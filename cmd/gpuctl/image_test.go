@@ -65,8 +65,10 @@ func (s *fakeSite) registerImage(r *http.Request, b map[string]any) (int, any) {
 	if b["upload_id"] != "upl_1" || s.images.upload.State != "complete" {
 		return 0, problem(409, "upload.incomplete", "send the rest first")
 	}
-	i := api.Image{ID: "img" + tail, Name: fmt.Sprint(b["name"]), Version: "1", State: "active", ProjectID: r.PathValue("p"), Digest: s.images.upload.Digest, SizeBytes: s.images.upload.SizeBytes,
-		Format: "raw", MinDiskBytes: 2_361_393_152, Driver: fmt.Sprint(b["driver"]), ReportsReady: b["reports_ready"] == true, CreatedAt: then}
+	i := api.Image{
+		ID: "img" + tail, Name: fmt.Sprint(b["name"]), Version: "1", State: "active", ProjectID: r.PathValue("p"), Digest: s.images.upload.Digest, SizeBytes: s.images.upload.SizeBytes,
+		Format: "raw", MinDiskBytes: 2_361_393_152, Driver: fmt.Sprint(b["driver"]), ReportsReady: b["reports_ready"] == true, CreatedAt: then,
+	}
 	s.images.images = append(s.images.images, i)
 	return 201, i
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net/url"
@@ -56,6 +57,9 @@ func (a *app) login() *cobra.Command {
 			if err := a.saveConfig(cfg); err != nil {
 				return err
 			}
+			if a.json() {
+				return a.says(name, "saved")
+			}
 			fmt.Fprintf(a.out, "logged in to %s as %s (%s); context %s\n", clean(me.Site), clean(me.UserID), roles(me), name)
 			return nil
 		},
@@ -100,6 +104,28 @@ func (a *app) whoami() *cobra.Command {
 	}
 }
 
+// writeContexts writes the contexts as JSON: which key, never the key.
+func (a *app) writeContexts(cfg *config, names []string) error {
+	type row struct {
+		Name    string `json:"name"`
+		Current bool   `json:"current"`
+		Server  string `json:"server"`
+		Tenant  string `json:"tenant,omitempty"`
+		Project string `json:"project,omitempty"`
+		KeyFile string `json:"key_file,omitempty"`
+	}
+	all := []row{}
+	for _, n := range names {
+		s := cfg.Contexts[n]
+		all = append(all, row{n, n == cfg.Current, s.Server, s.Tenant, s.Project, s.KeyFile})
+	}
+	b, err := json.Marshal(map[string]any{"items": all})
+	if err != nil {
+		return err
+	}
+	return a.writeJSON(b)
+}
+
 func (a *app) contexts() *cobra.Command {
 	list := &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "The saved sites and keys", Args: cobra.NoArgs,
@@ -109,6 +135,9 @@ func (a *app) contexts() *cobra.Command {
 				return err
 			}
 			names := slices.Sorted(maps.Keys(cfg.Contexts))
+			if a.json() {
+				return a.writeContexts(cfg, names)
+			}
 			return show(a, names, []column[string]{
 				{name: "CURRENT", cell: func(n string) string { return yes(n == cfg.Current) }},
 				{name: "NAME", cell: func(n string) string { return n }},
@@ -132,7 +161,10 @@ func (a *app) contexts() *cobra.Command {
 			}
 			s.Tenant, s.Project = first(a.flags.tenant, s.Tenant), first(a.flags.project, s.Project)
 			cfg.Current = args[0]
-			return a.saveConfig(cfg)
+			if err := a.saveConfig(cfg); err != nil {
+				return err
+			}
+			return a.says(args[0], "current")
 		},
 	}
 	return group("context", "Saved sites and keys", nil, list, use)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"iter"
+	"net/mail"
 
 	"github.com/spf13/cobra"
 
@@ -34,7 +35,13 @@ func (a *app) members() *cobra.Command {
 		Use: "add [USER] --role ROLE", Short: "Add a member or change its role; without USER a new one", Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				n.UserID = args[0]
+				var err error
+				if n.UserID, err = userID(args[0]); err != nil {
+					return err
+				}
+			}
+			if _, err := mail.ParseAddress(n.Email); n.Email != "" && err != nil {
+				return usage("--email %q: want an address like ada@example.com", clean(n.Email))
 			}
 			if n.Role == "" {
 				return usage("--role: want owner, admin, billing or viewer; in a project admin, member or viewer")

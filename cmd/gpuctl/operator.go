@@ -25,6 +25,9 @@ func (a *app) operators() *cobra.Command {
 			if (len(given) == 0) != none {
 				return usage("--role: want operator, finance or auditor, or --none to take all away")
 			}
+			if none && len(args) == 0 {
+				return usage("--none: say whose: gpuctl operators set USER --none")
+			}
 			return one(a, cmd.Context(), operatorColumns, func(ctx cx, c *client.Client) (*client.Operator, error) {
 				if len(args) == 0 {
 					return c.CreateOperator(ctx, given...)
@@ -56,7 +59,7 @@ func (a *app) operators() *cobra.Command {
 	list := listCommand(a, "Who runs the site", operatorColumns, func(ctx cx, c *client.Client, o ...client.ListOption) (iter.Seq2[client.Operator, error], error) {
 		return c.Operators(ctx, o...), nil
 	})
-	keys := listing(a, &cobra.Command{Use: "keys", Short: "Their API keys", Args: cobra.NoArgs}, keyColumns,
+	keys := listing(a, &cobra.Command{Use: "keys", Short: "Their API keys; gpuctl keys revoke ID ends one", Args: cobra.NoArgs}, keyColumns,
 		func(ctx cx, c *client.Client, o ...client.ListOption) (iter.Seq2[client.APIKey, error], error) {
 			return c.OperatorAPIKeys(ctx, o...), nil
 		})

@@ -128,6 +128,19 @@ func (a *app) writeJSON(b []byte) error {
 	return err
 }
 
+// says writes where something is now that the site did not answer with.
+func (a *app) says(id, state string) error {
+	if a.json() {
+		b, err := json.Marshal(client.Changed{ID: id, State: state})
+		if err != nil {
+			return err
+		}
+		return a.writeJSON(b)
+	}
+	_, err := fmt.Fprintln(a.out, clean(id), state)
+	return err
+}
+
 // table writes rows under their heads.
 func table[T any](w io.Writer, items []T, columns []column[T]) error {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
@@ -174,6 +187,14 @@ func clean(s string) string {
 		}
 		return r
 	}, s)
+}
+
+// clip is the beginning of what is too long for a message.
+func clip(s string) string {
+	if s = clean(s); len(s) > 40 {
+		return strings.ToValidUTF8(s[:40], "") + "..."
+	}
+	return s
 }
 
 func dash(s string) string {

@@ -34,5 +34,6 @@ func (a *app) projects() *cobra.Command {
 		tenant, err := a.tenantID(quiet(ctx))
 		return c.Projects(ctx, tenant, o...), err
 	})
-	return group("projects", "Projects", []string{"project"}, list, create)
+	return group("projects", "Projects", []string{"project"}, list, create,
+		getCommand(a, "get PROJECT", "Show a project", projectColumns, a.projectNamed, (*client.Client).Project))
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"iter"
+	"slices"
 	"strings"
 
 	"github.com/gpuaas/gpuaas/client"
@@ -101,6 +102,15 @@ func (a *app) projectID(ctx context.Context) (string, error) {
 	return some[0].ID, nil
 }
 
+// projectNamed is a project that an argument says.
+func (a *app) projectNamed(ctx context.Context, arg string) (string, error) {
+	if _, err := a.client(); err != nil { // it takes the context's project: the argument goes before it
+		return "", err
+	}
+	a.flags.project = arg
+	return a.projectID(ctx)
+}
+
 func (a *app) allocationID(ctx context.Context, arg string) (string, error) {
 	c, err := a.client()
 	if err != nil || isID(arg, "alloc") {
@@ -162,6 +172,17 @@ func (a *app) keyID(ctx context.Context, arg string) (string, error) {
 		return "", err
 	}
 	return named("key", arg, c.APIKeys(ctx, tenant, client.Named(arg)), func(k client.APIKey) (string, string) { return k.ID, k.Name }, func(k client.APIKey) bool { return k.RevokedAt.IsZero() })
+}
+
+// oneOf refuses a word, or one of several with commas between, that is none of the
+// known ones; "" is no word.
+func oneOf(flag, words string, known []string) error {
+	for w := range strings.SplitSeq(words, ",") {
+		if words != "" && !slices.Contains(known, w) {
+			return usage("%s %q: want %s", flag, clean(w), strings.Join(known, ", "))
+		}
+	}
+	return nil
 }
 
 func userID(arg string) (string, error) {

@@ -1,6 +1,10 @@
 package main
 
 import (
+	"fmt"
+	"runtime/debug"
+	"strings"
+
 	"github.com/spf13/cobra"
 )
 
@@ -39,7 +43,7 @@ func (a *app) root() *cobra.Command {
 	f.StringVar(&a.flags.project, "project", "", "project, by id or name (GPUCTL_PROJECT); the tenant's only one if left out")
 	f.StringVar(&a.flags.context, "context", "", "saved context to use instead of the current one")
 	f.StringVarP(&a.flags.output, "output", "o", "table", "table, or json: the site's own")
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage("%v", err) })
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usage("%v: see %s --help", err, c.CommandPath()) })
 	root.AddGroup(&cobra.Group{ID: "daily", Title: "Every day:"}, &cobra.Group{ID: "people", Title: "People, keys and rules:"},
 		&cobra.Group{ID: "site", Title: "For those who run the site:"}, &cobra.Group{ID: "here", Title: "This program:"})
 	in := func(group string, commands ...*cobra.Command) {
@@ -51,9 +55,35 @@ func (a *app) root() *cobra.Command {
 	in("daily", a.offers(), a.allocations(), a.events(), a.balance(), a.ledger(), a.usageLines(), a.projects(), a.images())
 	in("people", a.keys(), a.members(), a.policies())
 	in("site", a.tenants(), a.credits(), a.skus(), a.hosts(), a.slots(), a.wipeDuties(), a.operators(), a.audit())
-	in("here", a.login(), a.contexts(), a.whoami())
+	in("here", a.login(), a.contexts(), a.whoami(), a.version())
+	help := &cobra.Command{
+		Use: "help [COMMAND]", Short: "What a command does", GroupID: "here",
+		RunE: func(_ *cobra.Command, args []string) error {
+			c, rest, err := root.Find(args)
+			if err != nil || len(rest) > 0 {
+				return usage("no command %q: see gpuctl --help", clean(strings.Join(args, " ")))
+			}
+			return c.Help()
+		},
+	}
+	root.SetHelpCommand(help)
+	root.SetCompletionCommandGroupID("here")
 	checkUsage(root)
 	return root
+}
+
+func (a *app) version() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the build", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			version := "unknown"
+			if info, ok := debug.ReadBuildInfo(); ok {
+				version = info.Main.Version
+			}
+			_, err := fmt.Fprintln(a.out, version)
+			return err
+		},
+	}
 }
 
 // group is a command that only has commands.
@@ -73,8 +103,8 @@ func checkUsage(c *cobra.Command) {
 			if c.HasSubCommands() && len(args) > 0 {
 				return usage("%s has no command %q: see %s --help", c.CommandPath(), clean(args[0]), c.CommandPath())
 			}
-			if err := check(c, args); err != nil {
-				return usage("%v: %s", err, c.UseLine())
+			if check(c, args) != nil {
+				return usage("want %s", strings.TrimSuffix(c.UseLine(), " [flags]"))
 			}
 			return nil
 		}

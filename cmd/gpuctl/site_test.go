@@ -360,8 +360,10 @@ func (s *fakeSite) effective(*http.Request, map[string]any) (int, any) {
 
 func (s *fakeSite) hosts(r *http.Request, _ map[string]any) (int, any) {
 	all := []api.Host{
-		{ID: "host" + tail, Name: "r1-h01", State: "in_service", Rack: "r1", GPUClass: "h100-sxm5-80gb", Slots: 8, Available: 7, InUse: 1, EnrolledAt: then,
-			Health: &api.HostHealth{LastHeartbeatAt: then, Version: "v1.2.3", Generation: 8, Executed: 7, Backlog: 2, VMs: 1, Problem: "the journal is full"}},
+		{
+			ID: "host" + tail, Name: "r1-h01", State: "in_service", Rack: "r1", GPUClass: "h100-sxm5-80gb", Slots: 8, Available: 7, InUse: 1, EnrolledAt: then,
+			Health: &api.HostHealth{LastHeartbeatAt: then, Version: "v1.2.3", Generation: 8, Executed: 7, Backlog: 2, VMs: 1, Problem: "the journal is full"},
+		},
 		{ID: "host_06g3n4k8w2v5r9t1y7m0q4x8z2", Name: "r1-h02", State: "proposed", Rack: "r1", EnrolledAt: then},
 	}
 	if r.URL.Query().Get("cursor") == "" {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"iter"
 	"strings"
 
@@ -28,7 +29,8 @@ func (a *app) offers() *cobra.Command {
 		Use: "offers", Short: "What can be launched now, at which price, and why not more", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return many(a, cmd.Context(), 0, offerColumns, func(ctx cx, c *client.Client) (iter.Seq2[client.Offer, error], error) {
-				tenant, project, err := "", "", error(nil)
+				var tenant, project string
+				var err error
 				if a.flags.tenant != "" {
 					if tenant, err = a.tenantID(quiet(ctx)); err != nil {
 						return nil, err
@@ -98,7 +100,22 @@ func (a *app) skus() *cobra.Command {
 		skus, err := c.SKUs(ctx)
 		return each(skus), err
 	})
-	return group("skus", "The catalog: what can be launched, at which price", []string{"sku"}, create, list, a.publishPrice(), a.explainSKU())
+	get := &cobra.Command{
+		Use: "get SKU", Short: "Show a SKU, with all its prices", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := a.skuID(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			var sku *client.SKU
+			if err := one(a, cmd.Context(), skuColumns, func(ctx cx, c *client.Client) (_ *client.SKU, err error) { sku, err = c.SKU(ctx, id); return sku, err }); err != nil || a.json() {
+				return err
+			}
+			fmt.Fprintln(a.out)
+			return show(a, sku.Prices, priceColumns)
+		},
+	}
+	return group("skus", "The catalog: what can be launched, at which price", []string{"sku"}, create, list, get, a.publishPrice(), a.explainSKU())
 }
 
 func (a *app) publishPrice() *cobra.Command {

@@ -19,18 +19,34 @@ var slotColumns = []column[client.Slot]{
 		return strings.TrimSpace(strings.Join([]string{s.Component, s.RepairScope, s.Reason}, " "))
 	}},
 	{name: "ID", cell: func(s client.Slot) string { return s.ID }},
+	{name: "GPU", wide: true, cell: func(s client.Slot) string { return deviceLine(&s.GPU) }},
+	{name: "NVME", wide: true, cell: func(s client.Slot) string { return deviceLine(&s.NVMe) }},
+	{name: "VF", wide: true, cell: func(s client.Slot) string { return deviceLine(&s.IBVF) }},
+	{name: "NUMA NODE", wide: true, cell: func(s client.Slot) string { return itoa(s.NUMANode) }},
+	{name: "WIPE POLICY", wide: true, cell: func(s client.Slot) string { return s.WipePolicy }},
+	{name: "HOST", wide: true, cell: func(s client.Slot) string { return s.HostID }},
+	{name: "CHANGED", wide: true, cell: func(s client.Slot) string { return when(s.ChangedAt) }},
 }
+
+// deviceLine is a device in a line: where it is, which one, and what.
+func deviceLine(d *client.Device) string {
+	return strings.Join(strings.Fields(d.Address+" "+d.Serial+" "+d.Model), " ")
+}
+
+var slotStates = []string{"proposed", "wiping", "available", "reserved", "active", "quarantined", "retired", "cordoned"}
 
 func (a *app) slots() *cobra.Command {
 	var host, state, reason string
 	var sure bool
 	list := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "The fleet's slots", Args: cobra.NoArgs}
 	list.Flags().StringVar(&host, "host", "", "only this host's")
-	list.Flags().StringVar(&state, "state", "", "only those in this state: available, quarantined, ...")
+	list.Flags().StringVar(&state, "state", "", "only those in this state, or in one of several: wiping,quarantined")
 	listing(a, list, slotColumns, func(ctx cx, c *client.Client, o ...client.ListOption) (iter.Seq2[client.Slot, error], error) {
-		id := ""
+		id, err := "", oneOf("--state", state, slotStates)
+		if err != nil {
+			return nil, err
+		}
 		if host != "" {
-			var err error
 			if id, err = a.hostID(quiet(ctx), host); err != nil {
 				return nil, err
 			}
@@ -84,5 +100,6 @@ func (a *app) slots() *cobra.Command {
 			leases, err := c.SlotLeases(ctx, id)
 			return each(leases), err
 		})
-	return group("slots", "A GPU with its drive and its network each; SLOT is an id or HOST/INDEX", []string{"slot"}, list, quarantine, rewipe, retire, leases, a.slotErasure())
+	return group("slots", "A GPU with its drive and its network each; SLOT is an id or HOST/INDEX", []string{"slot"}, list,
+		getCommand(a, "get SLOT", "Show a slot: its devices, and what is wrong", slotColumns, a.slotID, (*client.Client).Slot), quarantine, rewipe, retire, leases, a.slotErasure())
 }

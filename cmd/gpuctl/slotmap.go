@@ -46,8 +46,13 @@ func (a *app) showMaps(m *client.SlotMaps) error {
 		return nil
 	}
 	pairs := [][2]string{
-		{what, when(at)}, {"digest", clean(digest)}, {"class", clean(shown.GPUClass)},
-		{"machine", clean(shown.Firmware)}, {"kernel", clean(shown.Kernel)}, {"acs profile", clean(strings.Join(append([]string{shown.ACSProfile}, shown.ACSPorts...), " "))}, {"features", strings.Join(shown.Features, ", ")},
+		{what, when(at)},
+		{"digest", clean(digest)},
+		{"class", clean(shown.GPUClass)},
+		{"machine", clean(shown.Firmware)},
+		{"kernel", clean(shown.Kernel)},
+		{"acs profile", clean(strings.Join(append([]string{shown.ACSProfile}, shown.ACSPorts...), " "))},
+		{"features", strings.Join(shown.Features, ", ")},
 	}
 	if what == "proposed" && m.ApprovedDigest != "" {
 		pairs = append(pairs, [2]string{"in force", clean(m.ApprovedDigest)})

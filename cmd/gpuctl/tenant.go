@@ -95,6 +95,20 @@ func listing[T any](a *app, c *cobra.Command, columns []column[T], request liste
 	return c
 }
 
+// getCommand is `get` of anything that has an id.
+func getCommand[T any](a *app, use, short string, columns []column[T], find func(cx, string) (string, error), get func(*client.Client, cx, string) (*T, error)) *cobra.Command {
+	return &cobra.Command{
+		Use: use, Short: short, Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := find(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return one(a, cmd.Context(), columns, func(ctx cx, c *client.Client) (*T, error) { return get(c, ctx, id) })
+		},
+	}
+}
+
 // plainList is a command that shows a list without pages.
 func plainList[T any](a *app, use, short string, check cobra.PositionalArgs, columns []column[T], request func(cx, *client.Client, []string) (iter.Seq2[T, error], error)) *cobra.Command {
 	c := &cobra.Command{

@@ -23,6 +23,13 @@ func (w *waitFlags) add(c *cobra.Command, until string) {
 	c.Flags().DurationVar(&w.timeout, "timeout", 15*time.Minute, "of --wait: then exit with 7")
 }
 
+func (w *waitFlags) check() error {
+	if w.timeout <= 0 {
+		return usage("--timeout: want more than 0: 15m")
+	}
+	return nil
+}
+
 // waitFor waits until an allocation is in the state, and shows it.
 func (a *app) waitFor(parent context.Context, id string, w waitFlags, state string) error {
 	ctx, cancel := context.WithTimeout(parent, w.timeout)
@@ -44,11 +51,11 @@ func (a *app) waitFor(parent context.Context, id string, w waitFlags, state stri
 	case parent.Err() != nil:
 		return &failure{exitFailed, "interrupted while waiting for " + id, "it goes on at the site"}
 	case errors.Is(err, context.DeadlineExceeded):
-		now := "not there yet"
+		now := "not yet " + state
 		if x != nil {
-			now = x.State
+			now = x.State + ", " + now
 		}
-		return &failure{exitTimeout, fmt.Sprintf("%s is %s after %s, not yet %s", id, now, w.timeout, state), "it goes on at the site: see gpuctl allocations get"}
+		return &failure{exitTimeout, fmt.Sprintf("after %s %s is %s", w.timeout, id, now), "it goes on at the site: see gpuctl allocations get"}
 	case errors.As(err, &ended):
 		return &failure{exitFailed, ended.Error(), "see gpuctl allocations events " + id}
 	case err != nil:

@@ -25,5 +25,9 @@ func parsePast(flag, s string) (time.Time, error) {
 	if d, err := time.ParseDuration(strings.TrimPrefix(s, "-")); err == nil {
 		return time.Now().Add(-d).UTC().Truncate(time.Second), nil
 	}
-	return parseWhen(flag, s)
+	t, err := parseWhen(flag, s)
+	if err != nil {
+		return t, usage("%s %q: want a time like 2026-01-31T12:00:00Z, or how long ago: 24h", flag, clean(s))
+	}
+	return t, nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"iter"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -22,13 +23,15 @@ var dutyColumns = []column[client.WipeDuty]{
 	{name: "EVIDENCE", wide: true, cell: func(d client.WipeDuty) string { return d.Evidence }},
 }
 
+var dutyStates = []string{"owed", "destruction_reported", "destroyed", "discharged"}
+
 func (a *app) wipeDuties() *cobra.Command {
 	var state, evidence string
 	var sure bool
 	list := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "Devices that left their slots unwiped", Args: cobra.NoArgs}
-	list.Flags().StringVar(&state, "state", "", "only those in this state: owed, destruction_reported, destroyed, discharged")
+	list.Flags().StringVar(&state, "state", "", "only those in this state: "+strings.Join(dutyStates, ", "))
 	listing(a, list, dutyColumns, func(ctx cx, c *client.Client, o ...client.ListOption) (iter.Seq2[client.WipeDuty, error], error) {
-		return c.WipeDuties(ctx, state, o...), nil
+		return c.WipeDuties(ctx, state, o...), oneOf("--state", state, dutyStates)
 	})
 	destroyed := &cobra.Command{
 		Use: "destroyed DUTY --evidence WORD", Short: "Your word that the device is destroyed; another operator has to say so too", Args: cobra.ExactArgs(1),
