@@ -59,7 +59,7 @@ func newBatch(rows *cache) *batch {
 
 // exec queues a statement that must hit `want` rows; -1 says any number.
 func (b *batch) exec(want int64, sql string, args ...any) {
-	q := b.stmt.Queue(sql, args...)
+	q := b.stmt.Queue(sql, storableArgs(args)...)
 	if want >= 0 {
 		q.Exec(expect(&b.err, sql, want))
 	}

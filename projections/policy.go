@@ -24,7 +24,7 @@ func encode(v any) string {
 	if err != nil {
 		panic(err)
 	}
-	return string(b)
+	return storableJSON(string(b))
 }
 
 // Policy is one set policy.

@@ -178,14 +178,15 @@ func (v *view) exists(ctx context.Context, what, sql string, args ...any) error 
 	return nil
 }
 
-// filter collects conditions; ? stands for the next argument.
+// filter collects conditions; ? stands for the next argument. A word that is not
+// storable is nowhere.
 type filter struct {
 	where []string
 	args  []any
 }
 
 func (f *filter) add(cond string, args ...any) {
-	for _, a := range args {
+	for _, a := range storableArgs(args) {
 		f.args = append(f.args, a)
 		cond = strings.Replace(cond, "?", "$"+strconv.Itoa(len(f.args)), 1)
 	}

@@ -28,7 +28,9 @@ func arrayOf[R, T any](rows []*R, get func(*R) T) []T {
 }
 
 func text[R any](name string, get func(*R) string) column[R] {
-	return column[R]{name, "text", func(rows []*R) any { return arrayOf(rows, get) }}
+	return column[R]{name, "text", func(rows []*R) any {
+		return arrayOf(rows, func(r *R) string { return storable(get(r)) })
+	}}
 }
 
 func integer[R any, T ~int | ~int64 | ~uint8 | ~uint16 | ~uint32 | ~uint64](name string, get func(*R) T) column[R] {
