@@ -242,7 +242,7 @@ var refusal = regexp.MustCompile(`(?m)\b(?:Errorf|invalid|invalidField|headerErr
 // madeOfParts are the codes that stand nowhere as a whole, or that only HTTP knows.
 var madeOfParts = []string{
 	"allocation.not_found", "api_key.not_found", "host.not_found", "project.not_found", "slot.not_found", "tenant.not_found",
-	"user.not_found", "vm.not_found", "tenant.past_due", "tenant.suspended",
+	"user.not_found", "vm.not_found", "device.not_found", "tenant.past_due", "tenant.suspended",
 	"image.backing_file", "image.external_data", "image.encrypted", "image.corrupt", // hostd/image says them first
 	"route.not_found", "request.method", "request.not_acceptable", "invariant.broken", "internal",
 	"site.starting", // before there is a server

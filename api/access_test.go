@@ -51,12 +51,12 @@ func newTestWorld(t testing.TB) *world {
 	}
 	w.ids = map[string]string{
 		"t": w.acme.id, "p": w.acme.project, "a": w.alloc, "h": w.hostID, "u": w.user, "k": w.key, "key": "quota.gpus", "d": domain.WipeDutyID{1}.String(),
-		"i": w.image, "b": "upl_1",
+		"i": w.image, "b": "upl_1", "serial": "GPU-h1-0",
 	}
 	w.strangers = map[string]string{
 		"t": domain.TenantID{9}.String(), "p": domain.ProjectID{9}.String(), "a": domain.AllocationID{9}.String(), "h": domain.HostID{9}.String(),
 		"u": domain.UserID{9}.String(), "k": domain.APIKeyID{9}.String(), "key": "quota.gpus", "d": domain.WipeDutyID{9}.String(),
-		"i": domain.ImageID{9}.String(), "b": "upl_9",
+		"i": domain.ImageID{9}.String(), "b": "upl_9", "serial": "GPU-h1-9",
 	}
 	time.Sleep(time.Until(time.Now().Truncate(0).Add(310 * time.Millisecond))) // the expired key expires
 	return w

@@ -80,7 +80,12 @@ func (s *Server) proofs(c *call, leases []Lease) *domain.Error {
 	for i := range leases {
 		l := &leases[i]
 		if signed && (l.Result == "verified" || c.platform()) {
-			if err := s.signedReport(c, l); err != nil {
+			var at struct {
+				Sequence uint64 `json:"sequence"`
+				Position uint32 `json:"position"`
+			}
+			_ = json.Unmarshal(l.Evidence, &at) // none: not wiped yet
+			if l.Report, err = s.signedReport(c, l.HostID, at.Sequence, at.Position); err != nil {
 				return err
 			}
 		}
@@ -91,33 +96,29 @@ func (s *Server) proofs(c *call, leases []Lease) *domain.Error {
 	return nil
 }
 
-// signedReport finds the report that the evidence was made of. Evidence that no
-// report led to (a deadline passed) has none.
-func (s *Server) signedReport(c *call, l *Lease) *domain.Error {
-	var at struct {
-		Sequence uint64 `json:"sequence"`
-		Position uint32 `json:"position"`
-	}
+// signedReport finds the report that evidence was made of, by its place in the log.
+// Evidence that no report led to (a deadline passed) has none.
+func (s *Server) signedReport(c *call, hostID string, sequence uint64, position uint32) (*SignedReport, *domain.Error) {
 	var host domain.HostID
-	if json.Unmarshal(l.Evidence, &at) != nil || at.Sequence == 0 || host.UnmarshalText([]byte(l.HostID)) != nil {
-		return nil
+	if sequence == 0 || host.UnmarshalText([]byte(hostID)) != nil {
+		return nil, nil
 	}
-	d, _, err := s.o.History.Decision(c.ctx(), domain.Position{N: at.Sequence, Index: at.Position})
+	d, _, err := s.o.History.Decision(c.ctx(), domain.Position{N: sequence, Index: position})
 	if err != nil {
 		e := domain.Errorf(domain.Unavailable, "history.unavailable", "the report cannot be read now: try again, or without reports")
 		e.Cause = err
-		return e
+		return nil, e
 	}
 	report, ok := d.Command.Body.(*domain.RecordReport)
 	if !ok {
-		return nil
+		return nil, nil
 	}
-	l.Report = &SignedReport{Bytes: report.Report, Signature: report.Signature}
+	out := &SignedReport{Bytes: report.Report, Signature: report.Signature}
 	_, qerr := c.ask(c.actor(), func(w *domain.World, _ domain.Time) *domain.Error {
-		l.Report.PublicKey, _ = w.HostSignKey(host)
+		out.PublicKey, _ = w.HostSignKey(host)
 		return nil
 	})
-	return qerr
+	return out, qerr
 }
 
 // forTenant is evidence without what a failed wipe says of the inside of the host:

@@ -86,6 +86,9 @@ func TestHardwareComesAndGoes(t *testing.T) {
 	if ended.get("items.0.id") != duty || ended.get("items.0.confirmed_by_user_id") != other.String() || ended.get("items.1.id") != "" {
 		t.Errorf("%s", ended.body)
 	}
+	if a := s.want(200, s.admin, "GET", "/v1/devices/SPARE-1", ""); a.get("devices.0.state") != "destroyed" || a.get("devices.0.wipe_owed") != "false" || a.get("places.0.cause") != "retired" || a.get("wipe_duties.0.evidence") != "certificate-1" {
+		t.Errorf("%s", a.body)
+	}
 }
 
 // propose reports a changed map.

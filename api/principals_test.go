@@ -75,6 +75,7 @@ var matrix = map[string]string{
 	"GET /v1/slots/{s}/leases":                "pppp ppp p +++",
 	"POST /v1/wipe-duties/{d}/destroyed":      "pppp ppp p +pp",
 	"GET /v1/wipe-duties":                     "pppp ppp p +++",
+	"GET /v1/devices/{serial}":                "pppp ppp p +++",
 	"POST /v1/projects/{p}/allocations":       "++rr ++r 4 +44",
 	"POST /v1/allocations/{a}/stop":           "++rr ++r 4 +44",
 	"POST /v1/allocations/{a}/start":          "++rr ++r 4 +44",

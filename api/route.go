@@ -34,7 +34,8 @@ type param = huma.Param
 var pathParams = map[string]string{
 	"t": "The tenant's id, ten_...", "p": "The project's id, prj_...", "h": "The host's id, host_...", "a": "The allocation's id, alloc_...",
 	"s": "The id: slot_... or sku_...", "k": "The API key's id, key_...", "u": "The user's id, usr_...", "key": "The policy's key: quota.gpus",
-	"d": "The wipe duty's id, duty_...", "i": "The image's id, img_...", "b": "The upload's id, upl_...",
+	"serial": "The device's serial number, percent-encoded.",
+	"d":      "The wipe duty's id, duty_...", "i": "The image's id, img_...", "b": "The upload's id, upl_...",
 }
 
 func queryParam(name, about string, schema *huma.Schema) *param {

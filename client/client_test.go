@@ -332,3 +332,29 @@ func TestPathsAreEscaped(t *testing.T) {
 		}
 	}
 }
+
+// A device's history is read to its last page; its serial is free text.
+func TestADevicesHistoryIsReadWhole(t *testing.T) {
+	t.Parallel()
+	const serial = `S6 Z/AN+%2F?a=b#c`
+	s, c, _ := newSite(t, func(n int, w http.ResponseWriter, r *http.Request) {
+		next := []string{`,"next_cursor":"p2"`, `,"next_cursor":"p3"`, ""}[min(n, 2)]
+		fmt.Fprintf(w, `{"serial":"s","devices":[{"state":"in_slot"}],"places":[{"generation":1,"last_generation":2},{"generation":4}],"wipe_duties":[],"items":[{"generation":%d,"wipes":[{"device":{"method":"flr"}}]}]%s}`, n, next)
+	})
+	d, err := c.Device(t.Context(), serial, WithReports(), PageSize(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(d.Items) != 3 || d.Items[2].Generation != 2 || d.Items[0].Wipes[0].Device.Method != "flr" || len(d.Places) != 2 || *d.Places[0].LastGeneration != 2 || d.Places[1].LastGeneration != nil || d.NextCursor != "" {
+		t.Errorf("%+v", d)
+	}
+	for i, r := range s.asked {
+		if r.URL.Path != "/v1/devices/"+serial || r.FormValue("reports") != "true" || r.FormValue("limit") != "1" || r.FormValue("cursor") != []string{"", "p2", "p3"}[i] {
+			t.Errorf("%s", r.URL)
+		}
+	}
+	_, c, _ = newSite(t, func(_ int, w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{"next_cursor":"p2"}`) })
+	if _, err := c.Device(t.Context(), "x"); err == nil || !strings.Contains(err.Error(), "circles") {
+		t.Error(err)
+	}
+}

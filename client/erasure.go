@@ -39,6 +39,8 @@ type Evidence struct {
 	Devices   []DeviceErasure `json:"devices"`
 	Sequence  uint64          `json:"sequence"` // the commit that recorded it,
 	Position  int             `json:"position"` // and which of its decisions
+
+	RecordedAt time.Time `json:"recorded_at,omitzero"`
 }
 
 // DeviceErasure is the evidence for one device, or for what the host itself kept.

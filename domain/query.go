@@ -291,6 +291,14 @@ func (w *World) Slots(f func(id SlotID, state SlotState, generation uint32)) {
 	}
 }
 
+// Devices walks all slots with the keys ([DeviceKey]) of their GPU, drive and VF; 0:
+// none.
+func (w *World) Devices(f func(id SlotID, devices [3]uint64)) {
+	for _, s := range w.slots.rows() {
+		f(s.ID, s.devices)
+	}
+}
+
 // Allocations walks the allocations that have not ended.
 func (w *World) Allocations(f func(AllocationID, AllocationState)) {
 	for _, a := range w.allocations.rows() {

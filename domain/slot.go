@@ -3,6 +3,7 @@ package domain
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"slices"
 )
 
 // A slot is what a tenant rents: one GPU, one NVMe drive and one InfiniBand VF,
@@ -66,6 +67,14 @@ func deviceKey(component int, serial string) uint64 {
 	}
 	h := sha256.Sum256([]byte(deviceComponents[component] + "\x00" + serial))
 	return binary.BigEndian.Uint64(h[:])
+}
+
+// DeviceKey is deviceKey of a component by its name; 0 where there is no such one.
+func DeviceKey(component, serial string) uint64 {
+	if k := slices.Index(deviceComponents[:], component); k >= 0 {
+		return deviceKey(k, serial)
+	}
+	return 0
 }
 
 // leaseNonce is unique to one lease of one slot.

@@ -33,6 +33,7 @@ const (
 	listAudit
 	listWipeDuties
 	listImages
+	listDevice
 )
 
 // cursors encrypt places: event numbers count the whole site's activity, which is

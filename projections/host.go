@@ -57,10 +57,13 @@ func (b *batch) mapApproved(x *at, e *domain.MapApproved) {
 	b.exec(1, `UPDATE hosts SET map_digest = $2, map = $3::text::jsonb || jsonb_build_object('beside', proposal - 'slots'), gpu_class = $4, approved_at = $5,
 		proposal_digest = '', proposal = NULL, proposed_at = NULL WHERE id = $1`,
 		e.Host.String(), e.Digest.String(), encode(e), e.GPUClass, timestamp(x.At))
+	places := make([]slotDevices, len(e.Slots))
 	for i := range e.Slots {
 		s := &e.Slots[i]
 		b.addSlot(x, e.Host, e.GPUClass, i, s.ID, s.Policy, &s.Spec)
+		places[i] = slotDevices{s.ID, i, 0, &s.Spec}
 	}
+	b.placeDevices(x, e.Host, places)
 }
 
 // mapAmended changes slots, and adds some. A slot with another device has a lease of
@@ -68,10 +71,12 @@ func (b *batch) mapApproved(x *at, e *domain.MapApproved) {
 func (b *batch) mapAmended(x *at, e *domain.MapAmended) {
 	b.exec(1, `UPDATE hosts SET map_digest = $2, map = $3::text::jsonb || jsonb_build_object('beside', proposal - 'slots'), approved_at = $4, proposal_digest = '', proposal = NULL, proposed_at = NULL WHERE id = $1`,
 		e.Host.String(), e.Digest.String(), encode(e), timestamp(x.At))
+	var places []slotDevices
 	for i := range e.Slots {
 		s := &e.Slots[i]
 		if s.Change == "added" {
 			b.addSlot(x, e.Host, e.Class, i, s.ID, s.Policy, &s.Spec)
+			places = append(places, slotDevices{s.ID, i, 0, &s.Spec})
 			continue
 		}
 		b.changeSlot(x, s.ID, func(r *slotRow) {
@@ -85,9 +90,11 @@ func (b *batch) mapAmended(x *at, e *domain.MapAmended) {
 				r.generation++
 				r.attempt, r.condemned = 0, false
 				b.newLeases = append(b.newLeases, &leaseRow{key: leaseKey{s.ID, r.generation}, host: e.Host, started: x.At, ended: x.At})
+				places = append(places, slotDevices{s.ID, i, r.generation, &s.Spec})
 			}
 		})
 	}
+	b.placeDevices(x, e.Host, places)
 }
 
 // addSlot brings a slot into being, with the lease of generation 0: nobody's, but

@@ -60,15 +60,23 @@ type wipeEvidence struct {
 	Devices   []domain.DeviceWipe `json:"devices"`
 	Sequence  uint64              `json:"sequence"` // the commit that recorded it,
 	Position  int                 `json:"position"` // and which of its decisions
+	At        domain.Time         `json:"recorded_at,omitzero"`
 }
 
 // prove stores the outcome of a lease's last wipe; wiped_at stands only beside a
-// verified one.
-func (b *batch) prove(x *at, key leaseKey, e *wipeEvidence) {
+// verified one. That of the one before, if it was wiped again, is kept beside.
+func (b *batch) prove(x *at, key leaseKey, again bool, e *wipeEvidence) {
 	if e.Devices == nil {
 		e.Devices = []domain.DeviceWipe{}
 	}
-	e.Sequence, e.Position = x.N, x.Position
+	e.Sequence, e.Position, e.At = x.N, x.Position, x.At
+	if before := b.evidence[key]; before != nil {
+		b.exec(1, `INSERT INTO earlier_wipes (slot_id, generation, number, evidence) VALUES ($1, $2, $3, $4::text::jsonb)`,
+			key.slot.String(), int64(key.generation), int64(x.Number), before.evidence)
+	} else if again {
+		b.exec(1, `INSERT INTO earlier_wipes (slot_id, generation, number, evidence) SELECT slot_id, generation, $3, evidence FROM leases WHERE slot_id = $1 AND generation = $2 AND evidence IS NOT NULL`,
+			key.slot.String(), int64(key.generation), int64(x.Number))
+	}
 	r := &leaseRow{key: key, result: e.Result, evidence: encode(e)}
 	if e.Result == "verified" {
 		r.wiped = x.At

@@ -172,7 +172,7 @@ func TestCutsDoNotMatter(t *testing.T) {
 // contents is a digest of all tables.
 var contents = func() string {
 	var parts []string
-	for _, t := range strings.Fields("organizations tenant_memberships projects project_memberships operators api_keys policies skus prices hosts slots allocations vms leases ledger_entries balances grants audit images") {
+	for _, t := range strings.Fields("organizations tenant_memberships projects project_memberships operators api_keys policies skus prices hosts slots allocations vms leases ledger_entries balances grants audit images wipe_duties device_places earlier_wipes") {
 		parts = append(parts, fmt.Sprintf("SELECT '%s', count(*), md5(string_agg(t::text, ' ' ORDER BY t::text)) FROM %[1]s t", t))
 	}
 	return strings.Join(parts, " UNION ALL ") + " ORDER BY 1"

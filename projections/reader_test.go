@@ -272,6 +272,8 @@ func TestStrangersSeeNothing(t *testing.T) {
 		check("host", "host.not_found", err)
 		_, err = r.Slots(ctx, scope, SlotFilter{}, o)
 		check("slots", "auth.platform_only", err)
+		_, _, err = r.Device(ctx, scope, "h1-gpu0", o)
+		check("device", "device.not_found", err)
 		if got := items[Tenant](t)(r.Tenants(ctx, scope, o)); len(got) > 1 || len(got) == 1 && got[0].ID == ten.id.String() {
 			t.Errorf("%s: tenants %+v", name, got)
 		}
@@ -323,7 +325,7 @@ func TestRowSecurity(t *testing.T) {
 	}
 	var rows int
 	_, err := r.view(t.Context(), Scope{User: ten.owner}, func(ctx context.Context, v *view) error {
-		return v.conn.QueryRow(ctx, `SELECT (SELECT count(*) FROM hosts) + (SELECT count(*) FROM slots) + (SELECT count(*) FROM operators)`).Scan(&rows)
+		return v.conn.QueryRow(ctx, `SELECT (SELECT count(*) FROM hosts) + (SELECT count(*) FROM slots) + (SELECT count(*) FROM operators) + (SELECT count(*) FROM device_places) + (SELECT count(*) FROM earlier_wipes)`).Scan(&rows)
 	})
 	if err != nil || rows != 0 {
 		t.Errorf("a tenant sees %d rows of the fleet: %v", rows, err)

@@ -12,11 +12,14 @@ import (
 	"github.com/gpuaas/gpuaas/domain"
 )
 
-// Fold is what the log says at one commit, as the world has it. All three walks
-// must speak of the same commit.
+// Fold is what the log says at one commit, as the world has it. All walks must speak
+// of the same commit.
 type Fold interface {
 	// Slots walks all slots.
 	Slots(yield func(id domain.SlotID, state domain.SlotState, generation uint32))
+	// Devices walks all slots with the keys (domain.DeviceKey) of the GPU, drive and VF
+	// in them; 0: none.
+	Devices(yield func(id domain.SlotID, devices [3]uint64))
 	// Allocations walks those that are not released yet.
 	Allocations(yield func(id domain.AllocationID, state domain.AllocationState))
 	// Balances walks every account that is not zero: a tenant's lots, its receivable
@@ -99,7 +102,48 @@ func (s *Store) Reconcile(ctx context.Context, foldAt func(at domain.Head) (Fold
 		}
 		r.compare("read_model_drift", c.table, rows, c.fold)
 	}
+	places, err := devicePlaces(ctx, tx)
+	if err != nil {
+		return nil, err
+	}
+	devices := map[string]string{}
+	fold.Devices(func(id domain.SlotID, keys [3]uint64) {
+		if keys != [3]uint64{} {
+			devices[id.String()] = deviceWords(keys)
+		}
+	})
+	r.compare("read_model_drift", "device_places", places, devices)
 	return r, r.ledger(ctx, tx)
+}
+
+// devicePlaces are the devices that are in a slot, by slot.
+func devicePlaces(ctx context.Context, tx pgx.Tx) (map[string]string, error) {
+	rows, err := tx.Query(ctx, `SELECT slot_id, component, serial FROM device_places WHERE until IS NULL`)
+	if err != nil {
+		return nil, err
+	}
+	keys := map[string][3]uint64{}
+	var slot, component, serial string
+	if _, err := pgx.ForEachRow(rows, []any{&slot, &component, &serial}, func() error {
+		if k := slices.Index(deviceComponents[:], component); k >= 0 {
+			of := keys[slot]
+			of[k] = domain.DeviceKey(component, serial)
+			keys[slot] = of
+		}
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	out := make(map[string]string, len(keys))
+	for slot, of := range keys {
+		out[slot] = deviceWords(of)
+	}
+	return out, nil
+}
+
+// deviceWords names a slot's devices as the world does, which has no serials.
+func deviceWords(keys [3]uint64) string {
+	return fmt.Sprintf("gpu %016x, nvme %016x, ib_vf %016x", keys[0], keys[1], keys[2])
 }
 
 func sums(fold Fold) map[balanceKey]domain.Micros {

@@ -58,6 +58,30 @@ func (f foldOf) Slots(yield func(domain.SlotID, domain.SlotState, uint32)) {
 	}
 }
 
+func (f foldOf) Devices(yield func(domain.SlotID, [3]uint64)) {
+	devices := map[domain.SlotID][3]uint64{}
+	in := func(id domain.SlotID, s *domain.SlotSpec) {
+		devices[id] = [3]uint64{domain.DeviceKey("gpu", s.GPU.Serial), domain.DeviceKey("nvme", s.NVMe.Serial), domain.DeviceKey("ib_vf", s.IBVF.Serial)}
+	}
+	f.events(func(e domain.EventBody) {
+		switch e := e.(type) {
+		case *domain.MapApproved:
+			for i := range e.Slots {
+				in(e.Slots[i].ID, &e.Slots[i].Spec)
+			}
+		case *domain.MapAmended:
+			for i := range e.Slots {
+				in(e.Slots[i].ID, &e.Slots[i].Spec)
+			}
+		case *domain.SlotRetired:
+			delete(devices, e.Slot)
+		}
+	})
+	for id, keys := range devices {
+		yield(id, keys)
+	}
+}
+
 func (f foldOf) Allocations(yield func(domain.AllocationID, domain.AllocationState)) {
 	live := map[domain.AllocationID]domain.AllocationState{}
 	f.events(func(e domain.EventBody) {
@@ -109,12 +133,14 @@ func TestReconcile(t *testing.T) {
 		return foldOf{s.memoryLog}, nil
 	}
 	report, err := store.Reconcile(t.Context(), foldAt)
-	if err != nil || len(report.Findings) != 0 || report.Rows["slots"] != 10 || report.Rows["balances"] == 0 || report.Rows["allocations"] == 0 {
+	if err != nil || len(report.Findings) != 0 || report.Rows["slots"] != 10 || report.Rows["device_places"] != 8 || report.Rows["balances"] == 0 || report.Rows["allocations"] == 0 {
 		t.Fatalf("%+v: %v", report, err)
 	}
 	query(t, url, `UPDATE slots SET state = 'available' WHERE state = 'quarantined'`)
 	query(t, url, `UPDATE balances SET amount_micros = amount_micros + 1 WHERE account LIKE 'revenue:%'`)
 	query(t, url, `DELETE FROM allocations WHERE id = (SELECT id FROM allocations WHERE released_at IS NULL LIMIT 1)`)
+	query(t, url, `UPDATE device_places SET serial = 'another' WHERE serial = 'h1-nvme0'`)
+	query(t, url, `UPDATE device_places SET until = since WHERE serial = 'h2-gpu3'`)
 	spoiled, err := store.Reconcile(t.Context(), foldAt)
 	if err != nil {
 		t.Fatal(err)
@@ -123,7 +149,7 @@ func TestReconcile(t *testing.T) {
 	for _, f := range spoiled.Findings {
 		classes[f.Class+" "+f.Table]++
 	}
-	want(t, "findings", fmt.Sprint(classes), "map[read_model_drift allocations:1 read_model_drift balances:1 read_model_drift slots:1 unbalanced balances of ledger_entries:1]")
+	want(t, "findings", fmt.Sprint(classes), "map[read_model_drift allocations:1 read_model_drift balances:1 read_model_drift device_places:2 read_model_drift slots:1 unbalanced balances of ledger_entries:1]")
 	if spoiled.Digests["slots"] == report.Digests["slots"] {
 		t.Error("the digest does not see the difference")
 	}

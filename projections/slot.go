@@ -128,10 +128,12 @@ func (r *slotRow) free() {
 }
 
 func (b *batch) slotWiped(x *at, e *domain.SlotWiped) {
+	again := false
 	b.changeSlot(x, e.Slot, func(r *slotRow) {
+		again = r.attempt > 0
 		r.state, r.deadline, r.attempt = domain.SlotIsAvailable, 0, 0
 	})
-	b.prove(x, leaseKey{e.Slot, e.Generation}, &wipeEvidence{
+	b.prove(x, leaseKey{e.Slot, e.Generation}, again, &wipeEvidence{
 		Result: "verified", StartedAt: e.StartedAt, EndedAt: e.EndedAt, Nonce: e.Nonce, Devices: e.Devices,
 	})
 }
@@ -139,7 +141,7 @@ func (b *batch) slotWiped(x *at, e *domain.SlotWiped) {
 func (b *batch) slotQuarantined(x *at, e *domain.SlotQuarantined) {
 	b.changeSlot(x, e.Slot, func(r *slotRow) {
 		if r.state == domain.SlotIsWiping {
-			b.prove(x, leaseKey{e.Slot, r.generation}, &wipeEvidence{
+			b.prove(x, leaseKey{e.Slot, r.generation}, r.attempt > 0, &wipeEvidence{
 				Result: "quarantined", Component: e.Component, Reason: e.Reason, Devices: e.Devices,
 			})
 		}
@@ -158,6 +160,7 @@ func (b *batch) slotCondemned(x *at, e *domain.SlotCondemned) {
 func (b *batch) slotRetired(x *at, e *domain.SlotRetired) {
 	b.changeSlot(x, e.Slot, func(r *slotRow) {
 		r.state, r.deadline, r.condemned, r.reason = domain.SlotIsRetired, 0, false, e.Reason
+		b.emptySlot(x, e.Slot, r.generation)
 	})
 }
 

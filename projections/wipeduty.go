@@ -65,6 +65,9 @@ type WipeDuty struct {
 
 func (d WipeDuty) place() cursor { return cursor{a: d.Number} }
 
+const selectWipeDuties = `SELECT number, id, state, component, serial, slot_id, host_id, generation, cause, since, found_slot_id,
+	found_host_id, reported_by, confirmed_by, evidence, changed_at FROM wipe_duties`
+
 // WipeDuties lists wipe duties, those that have ended too.
 func (r *Reader) WipeDuties(ctx context.Context, scope Scope, state string, o ListOptions) (page Page[WipeDuty], err error) {
 	_, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
@@ -75,8 +78,7 @@ func (r *Reader) WipeDuties(ctx context.Context, scope Scope, state string, o Li
 		if state != "" {
 			f.add("state = ?", state)
 		}
-		page, err = list[WipeDuty](ctx, v, listWipeDuties, `SELECT number, id, state, component, serial, slot_id, host_id, generation, cause, since, found_slot_id,
-			found_host_id, reported_by, confirmed_by, evidence, changed_at FROM wipe_duties`, f, []string{"number"}, o)
+		page, err = list[WipeDuty](ctx, v, listWipeDuties, selectWipeDuties, f, []string{"number"}, o)
 		return err
 	})
 	return page, err

@@ -23,7 +23,7 @@ func projectionsCommand() *cobra.Command {
 	}
 	reconcile := &cobra.Command{
 		Use: "reconcile", Short: "Compare the read models with the fold of the log", Args: cobra.NoArgs,
-		Long: "Folds the log up to the commit that the read models show and compares slots, allocations and balances with it, row by row, and the ledger with itself. Every difference is printed, and makes the exit code non-zero. It changes nothing, and works beside a running site.",
+		Long: "Folds the log up to the commit that the read models show and compares slots, their devices, allocations and balances with it, row by row, and the ledger with itself. Every difference is printed, and makes the exit code non-zero. It changes nothing, and works beside a running site.",
 		RunE: func(c *cobra.Command, _ []string) error { return withReadModels(c, reconcileReadModels) },
 	}
 	for _, sub := range []*cobra.Command{rebuild, reconcile} {
@@ -98,8 +98,8 @@ func reconcileReadModels(ctx context.Context, out io.Writer, l *streams.Log, sto
 		}
 		return fmt.Errorf("the read models differ from the log at commit %d: %d findings%s; nothing is decided from them: run gpuaas projections rebuild, and keep this output, because it is a bug", r.Head.N, n, more)
 	}
-	fmt.Fprintf(out, "ok: commit %d %s: %d slots, %d allocations and %d balances are as the log has them, %d currencies sum to zero\n",
-		r.Head.N, r.Head.Hash, r.Rows["slots"], r.Rows["allocations"], r.Rows["balances"], r.Rows["ledger_entries"])
+	fmt.Fprintf(out, "ok: commit %d %s: %d slots, %d allocations and %d balances are as the log has them, the devices of %d slots too, %d currencies sum to zero\n",
+		r.Head.N, r.Head.Hash, r.Rows["slots"], r.Rows["allocations"], r.Rows["balances"], r.Rows["device_places"], r.Rows["ledger_entries"])
 	return nil
 }
 

@@ -58,6 +58,11 @@ func TestTheClientKnowsWhatTheSiteSays(t *testing.T) {
 		{api.Tenant{}, client.Tenant{}},
 		{api.Member{}, client.Member{}},
 		{api.WipeDuty{}, client.WipeDuty{}},
+		{api.DeviceHistory{}, client.DeviceHistory{}},
+		{api.KnownDevice{}, client.KnownDevice{}},
+		{api.DevicePlace{}, client.DevicePlace{}},
+		{api.DeviceLease{}, client.DeviceLease{}},
+		{api.DeviceWipe{}, client.DeviceWipe{}},
 	} {
 		site, ours := fields(pair[0]), fields(pair[1])
 		for name := range site {

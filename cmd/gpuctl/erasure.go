@@ -122,6 +122,7 @@ func (a *app) showEvidence(l *client.Lease, e *client.Evidence) error {
 	if e.Sequence > 0 {
 		line("recorded", fmt.Sprintf("commit %d, decision %d", e.Sequence, e.Position))
 	}
+	line("at", when(e.RecordedAt))
 	line("signature", signature(l.Report))
 	if err := t.Flush(); err != nil {
 		return err

@@ -133,6 +133,7 @@ var hintOfCode = map[string]string{
 	"sku.not_found":           "see gpuctl offers",
 	"host.not_found":          "see gpuctl hosts list",
 	"slot.not_found":          "see gpuctl slots list",
+	"device.not_found":        "a serial is written exactly as gpuctl hosts slot-map shows it",
 	"capacity.exhausted":      "gpuctl offers says what can be launched now",
 	"quota.exceeded":          "gpuctl policies effective says who set the quota",
 	"funds.insufficient":      "see gpuctl balance",

@@ -40,6 +40,7 @@ func TestScripts(t *testing.T) {
 			home := filepath.Join(e.WorkDir, "home")
 			e.Setenv("HOME", home)
 			e.Setenv("TZ", "UTC")
+			e.Setenv("BADSERIAL", badSerial)
 			e.Setenv("SITE", server.URL)
 			e.Setenv("SITEHOST", server.Listener.Addr().String())
 			return os.WriteFile(filepath.Join(e.WorkDir, "tenant.key"), []byte(tenantKey+"\n"), 0o600)

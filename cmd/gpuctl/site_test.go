@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/gpuaas/gpuaas/api"
+	"github.com/gpuaas/gpuaas/client"
 	"github.com/gpuaas/gpuaas/domain"
 )
 
@@ -69,6 +70,7 @@ func newFakeSite() http.Handler {
 		"GET /v1/slots":                           s.slots,
 		"POST /v1/slots/{s}/quarantine":           s.quarantine,
 		"GET /v1/slots/{s}/leases":                s.slotLeases,
+		"GET /v1/devices/{serial}":                s.device,
 		"POST /v1/skus/{s}/prices":                s.price,
 		"GET /v1/skus":                            s.skus,
 		"GET /v1/audit":                           s.audit,
@@ -300,6 +302,50 @@ func wipedLease(r *http.Request) api.Lease {
 		l.Report = &api.SignedReport{Bytes: []byte("report"), Signature: ed25519.Sign(key, []byte("report")), PublicKey: key.Public().(ed25519.PublicKey)}
 	}
 	return l
+}
+
+// badSerial is one that has to be encoded well.
+const badSerial = "S6 Z/AN%2F?\x1b[2J"
+
+// device is a drive that failed its wipe and was replaced; its leases come in two pages.
+func (s *fakeSite) device(r *http.Request, _ map[string]any) (int, any) {
+	if !admin(r) {
+		return 0, problem(403, "auth.platform_only", "this needs a platform role")
+	}
+	if r.PathValue("serial") != badSerial {
+		return 0, problem(404, "device.not_found", "no such device")
+	}
+	one, other := uint64(1), "slot_06g3n4k8w2v5r9t1y7m0q4x8z2"
+	drive := func(result, reason string) json.RawMessage {
+		b, _ := json.Marshal(client.DeviceErasure{Component: "nvme", Serial: badSerial, Method: "sanitize-crypto", Result: result, Reason: reason})
+		return b
+	}
+	h := api.DeviceHistory{
+		Serial:  badSerial,
+		Devices: []api.KnownDevice{{ID: badSerial, Name: "nvme/" + badSerial, State: "in_slot", Component: "nvme", Model: "P5800", SerialFrom: "device"}},
+		Places: []api.DevicePlace{
+			{Component: "nvme", Serial: badSerial, SlotID: "slot" + tail, Slot: "r1-h01/0", HostID: "host" + tail, Host: "r1-h01", Last: &one, Since: then, Until: then, Cause: "replaced", ReplacedBy: "N9"},
+			{Component: "nvme", Serial: badSerial, SlotID: other, Slot: "r1-h02/1", HostID: "host" + tail, Host: "r1-h02", Generation: 4, Since: then, Replaced: "N7"},
+		},
+		Duties: []api.WipeDuty{{ID: "duty" + tail, State: "discharged", Component: "nvme", Serial: badSerial, SlotID: "slot" + tail, Generation: 1, Cause: "replaced", Since: then, FoundSlotID: other, ChangedAt: then}},
+		Items: []*api.DeviceLease{
+			{Component: "nvme", Serial: badSerial, SlotID: "slot" + tail, Slot: "r1-h01/0", HostID: "host" + tail, StartedAt: then, EndedAt: then, Result: "verified", WipedAt: then,
+				Wipes: []api.DeviceWipe{{Result: "verified", RecordedAt: then, Nonce: "sha256:07", Sequence: 7, Device: drive("verified", "")}}},
+			{Component: "nvme", Serial: badSerial, SlotID: "slot" + tail, Slot: "r1-h01/0", HostID: "host" + tail, Generation: 1, TenantID: "ten" + tail, AllocationID: "alloc" + tail, VMID: "vm" + tail, StartedAt: then, EndedAt: then, Result: "quarantined",
+				Wipes: []api.DeviceWipe{
+					{Result: "quarantined", Component: "nvme", Reason: "wipe.canary_survived", RecordedAt: then, Sequence: 9, Device: drive("failed", "wipe.canary_survived")},
+					{Result: "quarantined", Component: "host", Reason: "wipe.deadline", RecordedAt: then, Sequence: 12},
+				}},
+		},
+		Next: "p2",
+	}
+	if r.URL.Query().Get("reports") == "true" {
+		h.Items[0].Wipes[0].Report = wipedLease(r).Report
+	}
+	if r.URL.Query().Get("cursor") == "p2" {
+		h.Next, h.Items = "", []*api.DeviceLease{{Component: "nvme", Serial: badSerial, SlotID: other, Slot: "r1-h02/1", HostID: "host" + tail, Generation: 4, StartedAt: then, Wipes: []api.DeviceWipe{}}}
+	}
+	return 200, h
 }
 
 func (s *fakeSite) console(*http.Request, map[string]any) (int, any) {
