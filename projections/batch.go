@@ -1,6 +1,8 @@
 package projections
 
 import (
+	"context"
+	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
@@ -88,23 +90,28 @@ func (b *batch) fold(c *domain.Commit, head domain.Head) {
 	b.to.Head, b.to.At = head, c.At
 }
 
-// queue adds the statements of everything that was folded, in an order in which
-// each finds what it needs.
-func (b *batch) queue() *pgx.Batch {
-	slotInserts.queue(&b.stmt, b.newSlots, &b.err)
+// write writes everything that was folded, in an order in which each statement finds
+// what it needs: new rows first.
+func (b *batch) write(ctx context.Context, tx pgx.Tx) error {
+	err := errors.Join(
+		slotInserts.insert(ctx, tx, &b.stmt, b.newSlots, &b.err),
+		allocationInserts.insert(ctx, tx, &b.stmt, b.newAllocations, &b.err),
+		vmInserts.insert(ctx, tx, &b.stmt, b.newVMs, &b.err),
+		leaseInserts.insert(ctx, tx, &b.stmt, b.newLeases, &b.err),
+		entryInserts.insert(ctx, tx, &b.stmt, b.entries, &b.err),
+		auditInserts.insert(ctx, tx, &b.stmt, b.audit, &b.err),
+	)
+	if err != nil {
+		return err
+	}
 	slotUpdates.queue(&b.stmt, b.slots, &b.err)
-	allocationInserts.queue(&b.stmt, b.newAllocations, &b.err)
 	allocationUpdates.queue(&b.stmt, b.allocations, &b.err)
-	vmInserts.queue(&b.stmt, b.newVMs, &b.err)
 	vmUpdates.queue(&b.stmt, b.vms, &b.err)
-	leaseInserts.queue(&b.stmt, b.newLeases, &b.err)
 	leaseEnds.queue(&b.stmt, b.leaseEnds, &b.err)
 	leaseEvidence.queue(&b.stmt, values(b.evidence), &b.err)
-	entryInserts.queue(&b.stmt, b.entries, &b.err)
 	balanceAdds.queue(&b.stmt, values(b.balances), &b.err)
 	reportUpdates.queue(&b.stmt, values(b.reports), &b.err)
-	auditInserts.queue(&b.stmt, b.audit, &b.err)
-	return &b.stmt
+	return tx.SendBatch(ctx, &b.stmt).Close()
 }
 
 func values[K comparable, V any](m map[K]V) []V {

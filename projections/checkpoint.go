@@ -98,7 +98,7 @@ func (w *work) write(ctx context.Context, commits []delivery) error {
 	if err := w.advance(ctx, tx, b.to); err != nil {
 		return err
 	}
-	if err := tx.SendBatch(ctx, b.queue()).Close(); err != nil {
+	if err := b.write(ctx, tx); err != nil {
 		return fmt.Errorf("write commits %d to %d: %w", w.from.Head.N+1, b.to.Head.N, err)
 	}
 	if b.err != nil {

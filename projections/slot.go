@@ -220,8 +220,10 @@ func (r *Reader) Slots(ctx context.Context, scope Scope, by SlotFilter, o ListOp
 				conds = append(conds, "s.state = 'available' AND (h.cordoned OR h.draining)")
 			case "available":
 				conds = append(conds, "s.state = 'available' AND NOT (h.cordoned OR h.draining)")
-			default:
+			case "reserved", "active":
 				conds, args = append(conds, "s.state = ?"), append(args, state)
+			default: // by the index of those that nobody can rent
+				conds, args = append(conds, "NOT s.in_service AND s.state = ?"), append(args, state)
 			}
 		}
 		f.any(conds, args...)

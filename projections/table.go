@@ -1,6 +1,7 @@
 package projections
 
 import (
+	"context"
 	"fmt"
 	"strings"
 
@@ -11,12 +12,19 @@ import (
 	"github.com/gpuaas/gpuaas/domain"
 )
 
-// A column says how many rows become one array: statements write any number of
-// rows by unnest, so their text never changes and is planned once.
+// A column says how a row becomes a value of COPY, and how many rows become one array:
+// statements write any number of rows by unnest, so their text never changes and is
+// planned once.
 type column[R any] struct {
 	name  string
 	typ   string
+	value func(*R) any
 	array func(rows []*R) any
+}
+
+// columnOf is a column of what Postgres calls typ and Go T.
+func columnOf[R, T any](name, typ string, get func(*R) T) column[R] {
+	return column[R]{name, typ, func(r *R) any { return get(r) }, func(rows []*R) any { return arrayOf(rows, get) }}
 }
 
 func arrayOf[R, T any](rows []*R, get func(*R) T) []T {
@@ -28,32 +36,24 @@ func arrayOf[R, T any](rows []*R, get func(*R) T) []T {
 }
 
 func text[R any](name string, get func(*R) string) column[R] {
-	return column[R]{name, "text", func(rows []*R) any {
-		return arrayOf(rows, func(r *R) string { return storable(get(r)) })
-	}}
+	return columnOf(name, "text", func(r *R) string { return storable(get(r)) })
 }
 
 func integer[R any, T ~int | ~int64 | ~uint8 | ~uint16 | ~uint32 | ~uint64](name string, get func(*R) T) column[R] {
-	return column[R]{name, "bigint", func(rows []*R) any {
-		return arrayOf(rows, func(r *R) int64 { return int64(get(r)) })
-	}}
+	return columnOf(name, "bigint", func(r *R) int64 { return int64(get(r)) })
 }
 
 func flag[R any](name string, get func(*R) bool) column[R] {
-	return column[R]{name, "boolean", func(rows []*R) any { return arrayOf(rows, get) }}
+	return columnOf(name, "boolean", get)
 }
 
 func instant[R any](name string, get func(*R) domain.Time) column[R] {
-	return column[R]{name, "timestamptz", func(rows []*R) any {
-		return arrayOf(rows, func(r *R) pgtype.Timestamptz { return timestamp(get(r)) })
-	}}
+	return columnOf(name, "timestamptz", func(r *R) pgtype.Timestamptz { return timestamp(get(r)) })
 }
 
 // document is jsonb; "" becomes NULL.
 func document[R any](name string, get func(*R) string) column[R] {
-	return column[R]{name, "jsonb", func(rows []*R) any {
-		return arrayOf(rows, func(r *R) pgtype.Text { s := get(r); return pgtype.Text{String: s, Valid: s != ""} })
-	}}
+	return columnOf(name, "jsonb", func(r *R) pgtype.Text { s := get(r); return pgtype.Text{String: s, Valid: s != ""} })
 }
 
 // A writer is one statement for many rows.
@@ -144,4 +144,28 @@ func (w *writer[R]) queue(b *pgx.Batch, rows []*R, drift *error) {
 		args[i] = c.array(rows)
 	}
 	b.Queue(w.sql, args...).Exec(expect(drift, w.table, int64(len(rows))))
+}
+
+// worthCopying is from how many rows on COPY is quicker than an INSERT, which needs no
+// message of its own.
+const worthCopying = 64
+
+// insert writes new rows: few of them with the statements of b, many by COPY.
+func (w *writer[R]) insert(ctx context.Context, tx pgx.Tx, b *pgx.Batch, rows []*R, drift *error) error {
+	if len(rows) < worthCopying {
+		w.queue(b, rows, drift)
+		return nil
+	}
+	names := make([]string, len(w.columns))
+	for i, c := range w.columns {
+		names[i] = c.name
+	}
+	values := make([]any, len(names))
+	_, err := tx.CopyFrom(ctx, pgx.Identifier{w.table}, names, pgx.CopyFromSlice(len(rows), func(i int) ([]any, error) {
+		for k, c := range w.columns {
+			values[k] = c.value(rows[i])
+		}
+		return values, nil
+	}))
+	return err
 }
