@@ -234,10 +234,10 @@ func (s *Server) Shutdown() {
 	s.ns.WaitForShutdown()
 }
 
-// logger passes the server's log on.
+// logger passes the server's log on. Its notices are a banner and addresses, in 30 lines.
 type logger struct{ l *slog.Logger }
 
-func (l logger) Noticef(f string, v ...any) { l.l.Info(fmt.Sprintf(f, v...)) }
+func (l logger) Noticef(f string, v ...any) { l.l.Debug(fmt.Sprintf(f, v...)) }
 func (l logger) Warnf(f string, v ...any)   { l.l.Warn(fmt.Sprintf(f, v...)) }
 func (l logger) Fatalf(f string, v ...any)  { l.l.Error(fmt.Sprintf(f, v...)) }
 func (l logger) Errorf(f string, v ...any)  { l.l.Error(fmt.Sprintf(f, v...)) }
