@@ -49,10 +49,12 @@ type forwarder struct {
 	hop   *http.Transport
 	slots chan struct{}
 	count *prometheus.CounterVec
+	// patience is how long a request waits for a process that decides.
+	patience time.Duration
 }
 
 func newForwarder(s *Server, next http.Handler, peers *tls.Config) *forwarder {
-	f := &forwarder{s: s, next: next, slots: make(chan struct{}, maxForwards), hop: &http.Transport{
+	f := &forwarder{s: s, next: next, patience: forwardPatience, slots: make(chan struct{}, maxForwards), hop: &http.Transport{
 		DialContext:     (&net.Dialer{Timeout: time.Second}).DialContext,
 		TLSClientConfig: peers, TLSHandshakeTimeout: 2 * time.Second, DisableCompression: true,
 		MaxIdleConnsPerHost: 64, IdleConnTimeout: 30 * time.Second, ForceAttemptHTTP2: true,
@@ -119,7 +121,7 @@ func (f *forwarder) handOn(w http.ResponseWriter, r *http.Request, body []byte) 
 	tick := time.NewTicker(forwardPause)
 	defer tick.Stop()
 	last := errNotWriter()
-	for deadline := time.Now().Add(forwardPatience); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(f.patience); time.Now().Before(deadline); {
 		if done, ok := f.s.o.Writers.Decide(); ok { // this process, by now
 			defer done()
 			if !rawBody(r) {
@@ -150,6 +152,9 @@ func (f *forwarder) handOn(w http.ResponseWriter, r *http.Request, body []byte) 
 		}
 		select {
 		case <-tick.C:
+		case <-f.s.stop: // this process ends
+			f.refuse(w, r, "none", last)
+			return
 		case <-r.Context().Done():
 			panic(http.ErrAbortHandler)
 		}

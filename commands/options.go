@@ -41,6 +41,9 @@ type Options struct {
 	// Gate refuses tenants' commands while it returns an error: the disk is nearly
 	// full, the read models are too far behind, the log's configuration has drifted.
 	Gate func() *domain.Error
+	// KeepLevel begins the term at the logic level that the log has, if it has one: the
+	// site's other processes may be of an older build. See domain.StartWriter.
+	KeepLevel bool
 	// Live reports whether this process surely is the only writer. While it is not, a
 	// group that appends nothing (refusals, questions) waits with its answers. Nil:
 	// always.

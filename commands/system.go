@@ -12,7 +12,11 @@ const LogicLevel = domain.LogicLevel
 
 // startWriter opens this writer's term: the first decision of its first commit.
 func (l *Loop) startWriter(open *pending) error {
-	cmd := l.systemCommand(&domain.StartWriter{Site: l.o.Site, Build: l.o.Build, LogicLevel: LogicLevel})
+	level := uint32(LogicLevel)
+	if has := l.core.World().LogicLevel; l.o.KeepLevel && has != 0 {
+		level = min(level, has)
+	}
+	cmd := l.systemCommand(&domain.StartWriter{Site: l.o.Site, Build: l.o.Build, LogicLevel: level})
 	r := l.core.Decide(domain.TimeOf(l.o.Clock()), cmd)
 	if r.Err != nil {
 		return r.Err

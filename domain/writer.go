@@ -25,12 +25,15 @@ package domain
 //	   said before it was stopped does not make it run
 const LogicLevel = 2
 
-// StartWriter begins a writer's term, and raises the log to the level of its build:
-// from then on no older build can write.
+// StartWriter begins a writer's term, and raises the log to a level that its build
+// can decide at: from then on no older build can write.
 type StartWriter struct {
 	Site       string `json:"site"`
 	Build      string `json:"build"`
-	LogicLevel uint32 `json:"logic_level"` // the highest this build can decide at
+	LogicLevel uint32 `json:"logic_level"`
+	// Running: the same process wrote until now, and begins a new term only to raise
+	// the level. There was no outage.
+	Running bool `json:"running,omitempty"`
 }
 
 // CommandType implements CommandBody.
@@ -40,6 +43,7 @@ func (m *StartWriter) wire(c *coder) {
 	c.str(1, &m.Site)
 	c.str(2, &m.Build)
 	uintField(c, 3, &m.LogicLevel)
+	c.bool(4, &m.Running)
 }
 
 // WriterStarted records a term. Outage is how long nobody wrote: liveness and
@@ -81,7 +85,7 @@ func (m *StartWriter) decide(w *World, x *Context) ([]EventBody, *Error) {
 		return nil, Errorf(Conflict, "writer.too_old", "the log is at logic level %d, this build decides up to %d: upgrade it", w.LogicLevel, m.LogicLevel)
 	}
 	e := &WriterStarted{Site: m.Site, Term: w.Term + 1, Build: m.Build, LogicLevel: max(m.LogicLevel, 1)}
-	if w.At != 0 {
+	if w.At != 0 && !m.Running {
 		e.Outage = x.At.Sub(w.At)
 	}
 	return []EventBody{e}, nil

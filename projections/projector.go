@@ -79,6 +79,11 @@ type delivery struct {
 // what the source calls the end. A database that goes away is waited for, and
 // projecting resumes exactly at its checkpoint.
 func (p *Projector) Run(ctx context.Context) error {
+	watching, stop := context.WithCancel(ctx)
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	defer stop()
+	watch.Go(func() { p.watchEnd(watching) })
 	pause := newBackoff()
 	for { // ends with ctx or an error that lasts
 		before := p.Applied()
@@ -222,7 +227,6 @@ func (p *Projector) follow(ctx context.Context, w *work) error {
 		}
 		cancel(sourceError{fmt.Errorf("read the log: %w", err)})
 	})
-	readers.Go(func() { p.watchEnd(ctx) })
 	for { // ends with the context or an error
 		batch, err := gather(ctx, ahead, p.batch)
 		if err != nil {
@@ -286,7 +290,8 @@ func countEvents(c *domain.Commit) (n int) {
 	return n
 }
 
-// watchEnd keeps the lag true while this projector is slower than the log.
+// watchEnd keeps the lag true while the read models are slower than the log, also
+// those that another process fills.
 func (p *Projector) watchEnd(ctx context.Context) {
 	tick := time.NewTicker(endInterval)
 	defer tick.Stop()

@@ -137,3 +137,40 @@ func (p *peers) standing() (out []hello) {
 	}
 	return out
 }
+
+// levelWait is for how long every standby has to know a logic level before the log is
+// raised to it: longer than a process takes to be started again with another build.
+const levelWait = 15 * time.Second
+
+// raiseLevel raises the log to the logic level of this build once no standby is left
+// that could not fold it.
+func (s *site) raiseLevel(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for since := time.Now(); ; { // ends with ctx, or at the level
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		var level uint32
+		if _, err := s.loop.Query(ctx, domain.System, func(w *domain.World, _ domain.Time) { level = w.LogicLevel }); err != nil {
+			continue
+		}
+		if level >= commands.LogicLevel {
+			return nil
+		}
+		for _, h := range s.peers.standing() {
+			if h.LogicLevel < commands.LogicLevel {
+				since = time.Now()
+			}
+		}
+		if time.Since(since) < levelWait {
+			continue
+		}
+		r := s.submit(ctx, &domain.StartWriter{Site: s.cfg.Site, Build: build(), LogicLevel: commands.LogicLevel, Running: true})
+		if r.Err == nil {
+			s.log.Info("the log is at a new logic level", "from", level, "to", commands.LogicLevel)
+		}
+	}
+}
