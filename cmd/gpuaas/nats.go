@@ -47,7 +47,9 @@ func (s *site) openNATS(ctx context.Context) (err error) {
 	defer admin.Close()
 	var drifts []streams.Drift
 	if err := patiently(ctx, func() (err error) {
-		drifts, err = streams.Setup(ctx, admin, s.streamConfig())
+		attempt, cancel := context.WithTimeout(ctx, setupAttempt)
+		defer cancel()
+		drifts, err = streams.Setup(attempt, admin, s.streamConfig())
 		return err
 	}); err != nil {
 		return err
@@ -55,13 +57,17 @@ func (s *site) openNATS(ctx context.Context) (err error) {
 	return refuseDrift(drifts)
 }
 
+// setupAttempt bounds one try to make the streams: what is asked while a cluster has
+// no leader yet is never answered.
+const setupAttempt = 3 * time.Second
+
 // patiently asks again, until ctx ends, what a cluster cannot answer while one of its
 // streams chooses a leader.
 func patiently(ctx context.Context, f func() error) error {
 	for { // ends with ctx or an answer
 		err := f()
 		var api *jetstream.APIError
-		if err == nil || !errors.Is(err, nats.ErrNoResponders) && !errors.Is(err, jetstream.ErrNoStreamResponse) &&
+		if err == nil || !errors.Is(err, nats.ErrNoResponders) && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, jetstream.ErrNoStreamResponse) &&
 			!(errors.As(err, &api) && api.Code == http.StatusServiceUnavailable) {
 			return err
 		}

@@ -49,8 +49,11 @@ type Cluster struct {
 	TLS    *tls.Config
 }
 
-// maxPayload is the largest message: a vault document and its headers fit.
-const maxPayload = streams.MaxDocumentBytes + 1<<20
+// The largest message: a vault document and its headers fit. And the longest line.
+const (
+	maxPayload     = streams.MaxDocumentBytes + 1<<20
+	maxControlLine = 4096
+)
 
 // Server is a running server.
 type Server struct {
@@ -129,7 +132,7 @@ func (o *Options) options() (*natsserver.Options, error) {
 	}
 	opts := &natsserver.Options{
 		ServerName: o.Name, Host: o.Host, Port: o.port(), ClientAdvertise: o.Advertise, TLSConfig: o.TLS, TLS: o.TLS != nil, TLSTimeout: 5,
-		NoSigs: true, NoLog: o.Log == nil, MaxPayload: maxPayload, MaxControlLine: 4096,
+		NoSigs: true, NoLog: o.Log == nil, MaxPayload: maxPayload, MaxControlLine: maxControlLine,
 		JetStream: true, StoreDir: filepath.Join(o.Dir, "jetstream"), JetStreamDomain: o.Site,
 		SyncInterval: 2 * time.Minute, SyncAlways: true,
 		TrustedOperators: []*jwt.OperatorClaims{operator}, SystemAccount: operator.SystemAccount, AccountResolver: resolver,
