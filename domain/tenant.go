@@ -238,6 +238,9 @@ func (m *SetTenantMember) decide(w *World, x *Context) ([]EventBody, *Error) {
 	had := TenantNone
 	if u := w.members.get(user); u != nil {
 		if !u.Tenant.IsZero() && u.Tenant != m.Tenant || u.Platform != 0 {
+			if m.Role == TenantNone {
+				return nil, notFound("user") // as if there was nobody
+			}
 			// The same answer whichever tenant it is: ids of others' users must not be probed.
 			return nil, Errorf(Conflict, "user.elsewhere", "this user cannot be added: a user belongs to one tenant")
 		}
