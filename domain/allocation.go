@@ -136,7 +136,7 @@ func (*SlotReserved) EventType() string { return "slot.reserved" }
 func (e *SlotReserved) Owner() string { return e.Host.String() }
 
 // Resource implements EventBody.
-func (e *SlotReserved) Resource() string { return e.Slots[0].String() }
+func (e *SlotReserved) Resource() string { return firstSlot(e.Slots) }
 
 func (e *SlotReserved) wire(c *coder) {
 	idField(c, 1, &e.Host)

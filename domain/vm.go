@@ -202,7 +202,16 @@ func (*SlotActivated) EventType() string { return "slot.activated" }
 func (e *SlotActivated) Owner() string { return e.Host.String() }
 
 // Resource implements EventBody.
-func (e *SlotActivated) Resource() string { return e.Slots[0].String() }
+func (e *SlotActivated) Resource() string { return firstSlot(e.Slots) }
+
+// firstSlot names an event by its first slot. One without is never written, and a
+// reader must not fall over it.
+func firstSlot(slots []SlotID) string {
+	if len(slots) == 0 {
+		return ""
+	}
+	return slots[0].String()
+}
 
 func (e *SlotActivated) wire(c *coder) {
 	idField(c, 1, &e.Host)

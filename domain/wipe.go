@@ -53,7 +53,12 @@ func (*SlotWipeStarted) EventType() string { return "slot.wipe_started" }
 func (e *SlotWipeStarted) Owner() string { return e.Host.String() }
 
 // Resource implements EventBody.
-func (e *SlotWipeStarted) Resource() string { return e.Slots[0].Slot.String() }
+func (e *SlotWipeStarted) Resource() string {
+	if len(e.Slots) == 0 {
+		return ""
+	}
+	return e.Slots[0].Slot.String()
+}
 
 func (e *SlotWipeStarted) wire(c *coder) {
 	idField(c, 1, &e.Host)
