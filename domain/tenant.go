@@ -236,13 +236,13 @@ func (m *SetTenantMember) decide(w *World, x *Context) ([]EventBody, *Error) {
 		user = deriveID[userKind](x.Entropy, 0)
 	}
 	had := TenantNone
-	if u := w.members.get(user); u != nil {
+	u := w.members.get(user)
+	if u == nil && !m.User.IsZero() && w.LogicLevel >= 2 {
+		return nil, notFound("user") // ids are the site's to give
+	}
+	if u != nil {
 		if !u.Tenant.IsZero() && u.Tenant != m.Tenant || u.Platform != 0 {
-			if m.Role == TenantNone {
-				return nil, notFound("user") // as if there was nobody
-			}
-			// The same answer whichever tenant it is: ids of others' users must not be probed.
-			return nil, Errorf(Conflict, "user.elsewhere", "this user cannot be added: a user belongs to one tenant")
+			return nil, notFound("user") // a user belongs to one tenant; others must not find out that there is one
 		}
 		had = u.Role
 		if u.Tenant == m.Tenant && u.Role == m.Role {

@@ -22,7 +22,8 @@ package domain
 //	   paid is stopped allocation by allocation in the order of its VMs' rows; a report
 //	   of a journal that ended is refused; usage is held to be posted forward; a
 //	   bill begins no earlier than the host's report of it proves; what a stopped VM
-//	   said before it was stopped does not make it run
+//	   said before it was stopped does not make it run; a member that is added by id is
+//	   a user whom the site knows
 const LogicLevel = 2
 
 // StartWriter begins a writer's term, and raises the log to a level that its build
