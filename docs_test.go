@@ -209,9 +209,7 @@ func compareTable(t *testing.T, file, heading string, have []string) {
 	section, _, _ = strings.Cut(section, "\n## ")
 	var want []string
 	for _, row := range regexp.MustCompile("(?m)^\\| `([^|]*)` \\|").FindAllStringSubmatch(section, -1) {
-		for _, name := range strings.Split(row[1], "`, `") {
-			want = append(want, name)
-		}
+		want = append(want, strings.Split(row[1], "`, `")...)
 	}
 	for _, name := range have {
 		if !slices.Contains(want, name) {

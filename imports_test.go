@@ -120,11 +120,20 @@ func TestForbiddenImports(t *testing.T) {
 		dir, name string
 		bad       bool
 	}{
-		{"domain", module + "streams", true}, {"domain", "github.com/google/uuid", true}, {"domain", "crypto/sha256", false},
-		{"api", module + "streams", true}, {"commands", module + "domain", false}, {"commands", "github.com/nats-io/nats.go", true},
-		{"hostd/vm", "github.com/digitalocean/go-libvirt", false}, {"hostd", "github.com/nats-io/nkeys", true}, {"hostd", module + "streams/hostlink", true},
-		{"projections/pglocal", "github.com/jackc/pgx/v5", false}, {"client", "github.com/spf13/cobra", true}, {"cmd/gpuaas", module + "api", false},
-		{"domain/sim", module + "hostd/plan", false}, {"domain/sim", module + "streams", true},
+		{"domain", module + "streams", true},
+		{"domain", "github.com/google/uuid", true},
+		{"domain", "crypto/sha256", false},
+		{"api", module + "streams", true},
+		{"commands", module + "domain", false},
+		{"commands", "github.com/nats-io/nats.go", true},
+		{"hostd/vm", "github.com/digitalocean/go-libvirt", false},
+		{"hostd", "github.com/nats-io/nkeys", true},
+		{"hostd", module + "streams/hostlink", true},
+		{"projections/pglocal", "github.com/jackc/pgx/v5", false},
+		{"client", "github.com/spf13/cobra", true},
+		{"cmd/gpuaas", module + "api", false},
+		{"domain/sim", module + "hostd/plan", false},
+		{"domain/sim", module + "streams", true},
 		{"util", "fmt", true},
 	} {
 		if got := forbidden(c.dir, c.name) != ""; got != c.bad {

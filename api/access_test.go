@@ -14,13 +14,13 @@ import (
 // world is a site with two tenants and something of everything.
 type world struct {
 	*site
-	acme, other                                        *tenant
-	sku, alloc, slot, user, key, image                 string
-	hostID                                             string
-	first                                              *fakeHost
-	revoked, expired, operator, finance, auditor, lost string
-	ids                                                map[string]string // of acme and the site, by path parameter
-	strangers                                          map[string]string // ids that are not there
+	acme, other                                  *tenant
+	sku, alloc, slot, user, key, image           string
+	hostID                                       string
+	first                                        *fakeHost
+	revoked, expired, operator, finance, auditor string
+	ids                                          map[string]string // of acme and the site, by path parameter
+	strangers                                    map[string]string // ids that are not there
 }
 
 func newTestWorld(t testing.TB) *world {

@@ -1,14 +1,13 @@
 package api
 
 import (
+	"context"
 	"encoding/base64"
 	"net/http"
 	"strconv"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
-
-	"context"
 
 	"github.com/gpuaas/gpuaas/domain"
 )

@@ -31,7 +31,8 @@ func TestErasureShowsItsEvidence(t *testing.T) {
 			h.report(domain.Report{Kind: domain.ReportWiped, Wipe: &domain.WipeReport{
 				Slot: w.Lease.Slot, Generation: w.Lease.Generation, Nonce: w.Lease.Nonce, Attempt: w.Attempt, StartedAt: now, EndedAt: now,
 				Devices: []domain.DeviceWipe{
-					{Component: "gpu", Serial: sp.GPU.Serial, Method: "flr", Result: domain.WipeVerified}, nvme,
+					{Component: "gpu", Serial: sp.GPU.Serial, Method: "flr", Result: domain.WipeVerified},
+					nvme,
 					{Component: "ib_vf", Serial: sp.IBVF.Serial, Method: "reset", Result: domain.WipeVerified},
 				},
 			}})

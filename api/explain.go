@@ -61,7 +61,7 @@ func (s *Server) explainAllocation(c *call) (*List[HostReason], *domain.Error) {
 	if err != nil {
 		return nil, domain.AsError(err)
 	}
-	ask := domain.PlacementAsk{Count: uint32(a.Count)}
+	ask := domain.PlacementAsk{Count: a.Count}
 	_ = ask.SKU.UnmarshalText([]byte(a.SKUID)) // written by the projector
 	_ = ask.Project.UnmarshalText([]byte(a.ProjectID))
 	here := map[string]bool{}

@@ -56,8 +56,10 @@ func testMain(m *testing.M) int {
 	return code
 }
 
-var started atomic.Bool
-var databases atomic.Int64
+var (
+	started   atomic.Bool
+	databases atomic.Int64
+)
 
 // readModel gives the site a read model of its own.
 func (s *site) readModel(o *Options) (stop func()) {

@@ -17,7 +17,8 @@ func (PolicyValue) Schema(huma.Registry) *huma.Schema {
 	return &huma.Schema{
 		Description: "A whole number, a word or a list of words, as the key demands",
 		OneOf: []*huma.Schema{
-			{Type: "integer"}, {Type: "string", MaxLength: intOf(128)},
+			{Type: "integer"},
+			{Type: "string", MaxLength: intOf(128)},
 			{Type: "array", MaxItems: intOf(100), Items: &huma.Schema{Type: "string", MaxLength: intOf(128)}},
 		},
 		Examples: []any{64},

@@ -176,16 +176,14 @@ func group(s string) string {
 // parties are everybody who asks, and what they ask about.
 type parties struct {
 	*world
-	keys            map[string]string
-	userOf          map[string]string // by key
-	member          string            // a member of acme
-	spare           string            // an operator
-	h1, h2, h4      *fakeHost
-	host3           string
-	slots2          []string
-	duty            string
-	quarantined     string
-	launched, ready string
+	keys       map[string]string
+	member     string // a member of acme
+	spare      string // an operator
+	h1, h2, h4 *fakeHost
+	host3      string
+	slots2     []string
+	duty       string
+	launched   string
 }
 
 func newParties(w *world) *parties {

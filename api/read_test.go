@@ -165,7 +165,6 @@ func TestListsAreNarrowed(t *testing.T) {
 	}
 	w.refused(422, "request.invalid", w.admin, "GET", allocations+"?live=maybe", "")
 	w.refused(422, "request.invalid", w.admin, "GET", allocations+"?state="+strings.Repeat("a,", maxWords+1), "")
-
 }
 
 // gone are the allocation's VMs as the host says that it removed them.

@@ -60,7 +60,6 @@ type (
 	input[B any]  struct{ Body B }
 	output[R any] struct{ Body R }
 	noInput       struct{}
-	noBody        struct{}
 )
 
 // command registers a route with a body.

@@ -77,7 +77,7 @@ func (s *Server) stream(c *call, sel *selection) {
 			}
 		})
 	}()
-	defer func() { cancel(); <-ended }() // after cancel Subscribe ends by itself
+	defer func() { cancel(); _ = <-ended }() // after cancel Subscribe ends by itself
 	w := newEventWriter(c)
 	heartbeat := time.NewTicker(s.o.Heartbeat)
 	defer heartbeat.Stop()
@@ -128,11 +128,10 @@ func (c *call) stillSame() bool {
 
 // eventWriter writes the stream format of the HTML standard, 9.2.6.
 type eventWriter struct {
-	c       *call
-	rc      *http.ResponseController
-	buf     []byte
-	skipTo  string // the newest event that was not asked for
-	started bool
+	c      *call
+	rc     *http.ResponseController
+	buf    []byte
+	skipTo string // the newest event that was not asked for
 }
 
 func newEventWriter(c *call) *eventWriter {

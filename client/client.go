@@ -86,7 +86,7 @@ func New(baseURL, key string, options ...Option) (*Client, error) {
 			}
 		},
 		sleep:  sleep,
-		jitter: func(d time.Duration) time.Duration { return d/2 + rand.N(d/2+1) },
+		jitter: func(d time.Duration) time.Duration { return d/2 + rand.N(d/2+1) }, //nolint:gosec // jitter is no secret
 		quiet:  time.Minute,
 	}
 	for _, o := range options {

@@ -49,7 +49,7 @@ func newDirectory(w *domain.World) *Directory {
 }
 
 // apply brings the directory up to a durable commit.
-func (d *Directory) apply(n uint64, events []domain.EventBody) {
+func (d *Directory) apply(events []domain.EventBody) {
 	locked := false
 	for _, e := range events {
 		switch e.(type) {

@@ -149,12 +149,12 @@ func BenchmarkStart(b *testing.B) {
 	}
 	b.StopTimer()
 	var with, without runtime.MemStats
-	state, want, log = nil, nil, nil
+	state, want, log = nil, nil, nil            //nolint:ineffassign,wastedassign // let go, for what is measured
 	w.Begin(w.At.Add(2 * domain.CommandWindow)) // the ids of the commands that made the fleet are no part of it
 	runtime.GC()
 	runtime.ReadMemStats(&with)
 	runtime.KeepAlive(w)
-	w = nil
+	w = nil //nolint:wastedassign // let go
 	runtime.GC()
 	runtime.ReadMemStats(&without)
 	b.ReportMetric(float64(with.HeapAlloc-without.HeapAlloc)/float64(slots), "B/slot")

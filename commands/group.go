@@ -56,7 +56,7 @@ func (l *Loop) durable(p *pending, err error) error {
 		return fmt.Errorf("append of commit %d: %w", p.closed.Head.N, err)
 	}
 	l.o.Metrics.durable(p, l.o.Clock())
-	l.dir.apply(p.closed.Head.N, p.events)
+	l.dir.apply(p.events)
 	if p.state != nil {
 		l.o.Snapshot(p.closed.Head, p.state)
 	}

@@ -161,7 +161,7 @@ func (l *Loop) run(ctx context.Context) error {
 			open.replies = open.replies[:0]
 		}
 		if len(batch) == 0 && started && !l.core.Full() && len(open.replies) < maxUnanswered {
-			batch = l.q.pop(nil, domain.MaxCommitDecisions)
+			batch = l.q.pop(domain.MaxCommitDecisions)
 		}
 		if len(batch) > 0 && !l.core.Full() {
 			taken := batch

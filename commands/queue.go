@@ -82,7 +82,7 @@ func (q *queue) rouse() {
 
 // pop takes up to limit items, the system's lane first, then one of each lane in
 // turn.
-func (q *queue) pop(into []*item, limit int) []*item {
+func (q *queue) pop(limit int) (into []*item) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for len(into) < limit && len(q.system.items) > 0 {
@@ -121,7 +121,7 @@ func (q *queue) close() (rest []*item) {
 	q.mu.Lock()
 	q.closed = true
 	q.mu.Unlock()
-	return q.pop(nil, maxQueued+maxLane)
+	return q.pop(maxQueued + maxLane)
 }
 
 func errStopping() *domain.Error {

@@ -28,7 +28,7 @@ func TestTheSitesLaneIsReserved(t *testing.T) {
 	if err := q.push(own, true, domain.TenantID{}); err != nil {
 		t.Fatalf("the site's own: %v", err)
 	}
-	if first := q.pop(nil, 1); len(first) != 1 || first[0] != own {
+	if first := q.pop(1); len(first) != 1 || first[0] != own {
 		t.Fatal("the site's own does not go first")
 	}
 	for i := range maxLane {
@@ -62,11 +62,11 @@ func TestLanesTakeTurns(t *testing.T) {
 	push('b', 1)
 	push('c', 2)
 	got := ""
-	for _, it := range q.pop(nil, 5) {
+	for _, it := range q.pop(5) {
 		got += names[it] + " "
 	}
 	push('b', 1)
-	for _, it := range q.pop(nil, 9) {
+	for _, it := range q.pop(9) {
 		got += names[it] + " "
 	}
 	if want := "a0 b0 c0 a1 c1 a2 b0 a3 "; got != want {

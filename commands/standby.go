@@ -104,7 +104,7 @@ func (s *Standby) apply(c *domain.Commit, hash domain.Digest) error {
 	if err := s.world.ApplyCommit(c, hash); err != nil {
 		return err
 	}
-	s.dir.apply(c.N, events)
+	s.dir.apply(events)
 	s.head = s.world.Head
 	if s.o.Snapshot != nil && s.o.SnapshotEvery > 0 && s.head.N >= s.snapAt+s.o.SnapshotEvery {
 		s.snapAt = s.head.N

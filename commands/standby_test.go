@@ -72,7 +72,8 @@ func TestStandbyGoesOn(t *testing.T) {
 	}
 	hash := func(q interface {
 		Query(context.Context, domain.Actor, func(*domain.World, domain.Time)) (uint64, *domain.Error)
-	}) (h domain.Digest) {
+	},
+	) (h domain.Digest) {
 		t.Helper()
 		if _, err := q.Query(t.Context(), domain.System, func(w *domain.World, _ domain.Time) { h = w.Hash() }); err != nil {
 			t.Fatal(err)

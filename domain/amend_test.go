@@ -8,7 +8,7 @@ import (
 // clone is a copy of a map to change.
 func (h *fakeHost) clone() *SlotMap {
 	m := new(SlotMap)
-	if err := decodeKept(encodeMessage(nil, h.m), m); err != nil {
+	if err := decodeKept(encodeMessage(h.m), m); err != nil {
 		h.s.t.Fatal(err)
 	}
 	return m

@@ -27,9 +27,16 @@ func TestExplainPlacement(t *testing.T) {
 	}{
 		"out of service": {
 			[]fleetHost{
-				{class: "b", slots: "0"}, {class: "a", slots: "0", off: "no map"}, {class: "a", slots: "0", off: "cordoned"}, {class: "a", slots: "0", off: "draining"},
-				{class: "a", slots: "0", off: "faulted"}, {class: "a", slots: "0", off: "silent"}, {class: "a", slots: "x"}, {class: "a", slots: "0"},
-			}, 1, 0, nil,
+				{class: "b", slots: "0"},
+				{class: "a", slots: "0", off: "no map"},
+				{class: "a", slots: "0", off: "cordoned"},
+				{class: "a", slots: "0", off: "draining"},
+				{class: "a", slots: "0", off: "faulted"},
+				{class: "a", slots: "0", off: "silent"},
+				{class: "a", slots: "x"},
+				{class: "a", slots: "0"},
+			},
+			1, 0, nil,
 			[]string{"another GPU class: b", "no approved slot map", "cordoned", "draining", "faulted", "silent", "too few free slots", "1 chosen"},
 		},
 		"one":              {rack("", "0000", "00", "01", "00"), 2, 1, nil, []string{"packing took a fuller host, with 2", "1 chosen", "from one NUMA node", "enrolled first"}},

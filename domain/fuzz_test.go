@@ -72,13 +72,13 @@ func FuzzEvents(f *testing.F) {
 			for _, e := range c.Decisions[i].Events {
 				for n, typ := range events {
 					if typ == e.Body.EventType() {
-						f.Add(byte(n), false, encodeMessage(nil, e.Body))
+						f.Add(byte(n), false, encodeMessage(e.Body))
 					}
 				}
 			}
 		}
 	}
-	write := func(m message) []byte { return encodeMessage(nil, m) }
+	write := func(m message) []byte { return encodeMessage(m) }
 	f.Fuzz(func(t *testing.T, n byte, command bool, b []byte) {
 		if command {
 			typ := commands[int(n)%len(commands)]
@@ -127,16 +127,16 @@ func FuzzPlacement(f *testing.F) {
 // not depend on how it came.
 func FuzzSlotMap(f *testing.F) {
 	_, h := fuzzSite(f)
-	f.Add(encodeMessage(nil, h.m))
+	f.Add(encodeMessage(h.m))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		m, ok := reads(t, b, func(b []byte) (*SlotMap, error) { m := new(SlotMap); return m, decodeMessage(b, m) }, func(m *SlotMap) []byte { return encodeMessage(nil, m) })
+		m, ok := reads(t, b, func(b []byte) (*SlotMap, error) { m := new(SlotMap); return m, decodeMessage(b, m) }, func(m *SlotMap) []byte { return encodeMessage(m) })
 		if !ok {
 			return
 		}
 		if m.Check() == nil && len(m.Slots) == 0 {
 			t.Fatal("a map without slots can be approved")
 		}
-		if m.Digest() != DigestOf(encodeMessage(nil, m)) {
+		if m.Digest() != DigestOf(encodeMessage(m)) {
 			t.Fatal("the digest changed")
 		}
 	})

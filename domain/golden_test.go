@@ -84,7 +84,7 @@ func TestGoldenFiles(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		b := encodeMessage(nil, body)
+		b := encodeMessage(body)
 		path := filepath.Join("testdata", dir, fmt.Sprintf("%s.v%d.json", typ, v))
 		file, err := os.ReadFile(path)
 		if os.IsNotExist(err) && *update {
@@ -169,7 +169,7 @@ func TestOlderGoldenFiles(t *testing.T) {
 			if err != nil {
 				t.Fatalf("the released form is not read any more: %v", err)
 			}
-			if !bytes.Equal(encodeMessage(nil, got), raw) {
+			if !bytes.Equal(encodeMessage(got), raw) {
 				t.Error("it is encoded differently than it was released")
 			}
 			text, err := json.Marshal(got)
@@ -196,7 +196,7 @@ func TestUnknownTypesStopTheReader(t *testing.T) {
 			t.Errorf("unknown version %d: %v", v, err)
 		}
 	}
-	b := encodeMessage(nil, &TenantCreated{Name: "x"})
+	b := encodeMessage(&TenantCreated{Name: "x"})
 	if _, err := decodeEvent("tenant.created", 1, append(b, 0x50, 0x01)); err == nil {
 		t.Error("an unknown field was skipped")
 	}

@@ -74,7 +74,7 @@ func (l *Lease) wire(c *coder) {
 }
 
 // Digest names the lease in host reports.
-func (l *Lease) Digest() Digest { return DigestOf(encodeMessage(nil, l)) }
+func (l *Lease) Digest() Digest { return DigestOf(encodeMessage(l)) }
 
 // PlacedVM is one VM a host should have. A VM that is not in the placement should
 // not exist.
@@ -147,7 +147,7 @@ func (d *Desired) wire(c *coder) {
 }
 
 // Digest is the SHA-256 of the desired state's bytes.
-func (d *Desired) Digest() Digest { return DigestOf(encodeMessage(nil, d)) }
+func (d *Desired) Digest() Digest { return DigestOf(encodeMessage(d)) }
 
 // Placement is the message on placement.<site>.<host>: the desired state, the
 // place in the log it follows from, and the report up to which the log has
@@ -169,7 +169,7 @@ func (p *Placement) wire(c *coder) {
 }
 
 // EncodePlacement and DecodePlacement are a placement's bytes.
-func EncodePlacement(p *Placement) []byte { return encodeMessage(nil, p) }
+func EncodePlacement(p *Placement) []byte { return encodeMessage(p) }
 
 // DecodePlacement reads a placement; the result shares memory with b.
 func DecodePlacement(b []byte) (*Placement, error) {
@@ -236,7 +236,7 @@ func (s *SignedReport) wire(c *coder) {
 }
 
 // EncodeReport is a report's bytes: what the host signs.
-func EncodeReport(r *Report) []byte { return encodeMessage(nil, r) }
+func EncodeReport(r *Report) []byte { return encodeMessage(r) }
 
 // DecodeReport reads a report; the result shares memory with b.
 func DecodeReport(b []byte) (*Report, error) {
@@ -257,7 +257,7 @@ func DecodeReport(b []byte) (*Report, error) {
 }
 
 // EncodeSignedReport is the message on report.<site>.<host>.<kind>.
-func EncodeSignedReport(s *SignedReport) []byte { return encodeMessage(nil, s) }
+func EncodeSignedReport(s *SignedReport) []byte { return encodeMessage(s) }
 
 // DecodeSignedReport reads the message; it does not verify the signature.
 func DecodeSignedReport(b []byte) (*SignedReport, error) {
@@ -441,7 +441,7 @@ func (h *Heartbeat) wire(c *coder) {
 }
 
 // EncodeHeartbeat is the message on heartbeat.<site>.<host>.
-func EncodeHeartbeat(h *Heartbeat) []byte { return encodeMessage(nil, h) }
+func EncodeHeartbeat(h *Heartbeat) []byte { return encodeMessage(h) }
 
 // DecodeHeartbeat reads a heartbeat.
 func DecodeHeartbeat(b []byte) (*Heartbeat, error) {

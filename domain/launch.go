@@ -46,7 +46,7 @@ func (m *CreateAllocation) decide(w *World, x *Context) ([]EventBody, *Error) {
 		return nil, err
 	}
 	t := w.tenants.get(prj.Tenant)
-	sku, err := w.checkLaunch(x, m, t, prj)
+	sku, err := w.checkLaunch(m, t, prj)
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +117,7 @@ func (m *CreateAllocation) decide(w *World, x *Context) ([]EventBody, *Error) {
 }
 
 // checkLaunch checks the request against tenant, project, catalog and guardrails.
-func (w *World) checkLaunch(x *Context, m *CreateAllocation, t *Tenant, prj *Project) (*SKU, *Error) {
+func (w *World) checkLaunch(m *CreateAllocation, t *Tenant, prj *Project) (*SKU, *Error) {
 	if m.Name != "" {
 		if err := checkSlug("name", m.Name); err != nil {
 			return nil, err
@@ -199,8 +199,10 @@ func (w *World) checkQuota(t *Tenant, prj *Project, gpus uint32) *Error {
 		used    uint32
 		more    uint32
 	}{
-		{"quota.gpus", ProjectID{}, t.GPUs, gpus}, {"quota.gpus", prj.ID, prj.GPUs, gpus},
-		{"quota.allocations", ProjectID{}, t.Allocations, 1}, {"quota.allocations", prj.ID, prj.Allocations, 1},
+		{"quota.gpus", ProjectID{}, t.GPUs, gpus},
+		{"quota.gpus", prj.ID, prj.GPUs, gpus},
+		{"quota.allocations", ProjectID{}, t.Allocations, 1},
+		{"quota.allocations", prj.ID, prj.Allocations, 1},
 	} {
 		if limit, ok := w.policyLimit(q.key, t.ID, q.project); ok && int64(q.used)+int64(q.more) > limit {
 			e := Errorf(Exhausted, "quota.exceeded", "%s: %d in use and %d asked for, the limit is %d", q.key, q.used, q.more, limit)

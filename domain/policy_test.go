@@ -201,7 +201,8 @@ func TestPoliciesThatFillIn(t *testing.T) {
 	s.sku("gpu-1x", 1, 1)
 	f := s.tenant("acme", 1e9)
 	for _, m := range []*SetPolicy{
-		{Key: "allocation.max_lifetime_seconds", Value: limit(60)}, {Key: "allocation.default_image", Value: word("site")},
+		{Key: "allocation.max_lifetime_seconds", Value: limit(60)},
+		{Key: "allocation.default_image", Value: word("site")},
 		{Scope: PolicyScope{Project: f.project}, Key: "allocation.default_image", Value: word("mine")},
 	} {
 		s.must(s.admin, m)

@@ -47,6 +47,7 @@ func (m *ActOnAllocation) decide(w *World, x *Context) ([]EventBody, *Error) {
 	wrong := func(verb string) ([]EventBody, *Error) {
 		return nil, Errorf(Conflict, "allocation.wrong_state", "the allocation is %s: it cannot be %s", a.State, verb)
 	}
+	//exhaustive:enforce
 	switch m.Action {
 	case ActionStop:
 		switch a.State {

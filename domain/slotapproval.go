@@ -34,7 +34,7 @@ func (e *MapProposed) wire(c *coder) {
 func (e *MapProposed) apply(w *World, _ *Applied) {
 	h := w.hosts.get(e.Host)
 	m := new(SlotMap)
-	if err := decodeKept(encodeMessage(nil, &e.Map), m); err != nil { // a copy of its own: it stays until approval
+	if err := decodeKept(encodeMessage(&e.Map), m); err != nil { // a copy of its own: it stays until approval
 		panic(err)
 	}
 	h.Proposal = m

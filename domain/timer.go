@@ -33,6 +33,7 @@ func (w *World) stands(t timer) bool {
 	if len(w.parked) > 0 && w.parked[t] {
 		return false
 	}
+	//exhaustive:enforce
 	switch t.kind {
 	case timerGrant:
 		g := w.grants.row(t.row)
@@ -230,6 +231,7 @@ func (k *tick) purse(tenant uint32) *purse {
 
 func (k *tick) handle(t timer) []EventBody {
 	w, x := k.w, k.x
+	//exhaustive:enforce
 	switch t.kind {
 	case timerGrant:
 		p := k.purse(w.tenants.find(w.grants.row(t.row).Tenant))

@@ -79,7 +79,7 @@ func TestUpcast(t *testing.T) {
 		{"slot.condemned", 1, &SlotCondemned{Slot: SlotID{3}}}, // never changed
 	} {
 		f := formed{eventForms: older()}
-		if err := decodeMessage(encodeMessage(nil, &r), &f); err != nil {
+		if err := decodeMessage(encodeMessage(&r), &f); err != nil {
 			t.Errorf("version %d: %v", r.v, err)
 			continue
 		}
@@ -88,12 +88,12 @@ func TestUpcast(t *testing.T) {
 		}
 		again := rawEvent{r.typ, 1, f.Body}
 		if r.typ == activated {
-			if got, want := encodeMessage(nil, f.Body), encodeMessage(nil, present); string(got) != string(want) {
+			if got, want := encodeMessage(f.Body), encodeMessage(present); string(got) != string(want) {
 				t.Errorf("version %d: %+v", r.v, f.Body)
 			}
 			again.v = 3
 		}
-		if string(encodeMessage(nil, &f)) != string(encodeMessage(nil, &again)) {
+		if string(encodeMessage(&f)) != string(encodeMessage(&again)) {
 			t.Errorf("version %d is not written again as the present one", r.v)
 		}
 	}
@@ -112,8 +112,11 @@ func TestUpcastThatCannotBe(t *testing.T) {
 		"a newer type":       {nil, rawEvent{"slot.danced", 1, one}, `unknown event type "slot.danced"`},
 		"not the old form":   {nil, rawEvent{activated, 1, &activated2{VMID{1}, []SlotID{{2}}}}, "event 5: slot.activated"},
 		"not the newer form": {nil, rawEvent{activated, 2, one}, "event 5: slot.activated"},
-		"a hole": {func(f *eventForms) { delete(f.upcasts, eventForm{activated, 2}) }, rawEvent{activated, 1, one},
-			"nothing leads from 2 to 3"},
+		"a hole": {
+			func(f *eventForms) { delete(f.upcasts, eventForm{activated, 2}) },
+			rawEvent{activated, 1, one},
+			"nothing leads from 2 to 3",
+		},
 		"another type": {func(f *eventForms) {
 			f.upcasts[eventForm{activated, 2}] = upcastOf(func(*activated2) message { return &SlotCondemned{} })
 		}, rawEvent{activated, 1, one}, "is made into *domain.SlotCondemned"},
@@ -125,7 +128,7 @@ func TestUpcastThatCannotBe(t *testing.T) {
 		if c.spoil != nil {
 			c.spoil(f.eventForms)
 		}
-		err := decodeMessage(encodeMessage(nil, &c.of), &f)
+		err := decodeMessage(encodeMessage(&c.of), &f)
 		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "event 5: ") {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -30,9 +30,9 @@ type coder struct {
 // message is a type that lists its fields.
 type message interface{ wire(c *coder) }
 
-// encodeMessage appends m to b.
-func encodeMessage(b []byte, m message) []byte {
-	c := coder{enc: true, b: b}
+// encodeMessage is m's bytes.
+func encodeMessage(m message) []byte {
+	c := coder{enc: true}
 	m.wire(&c)
 	return c.b
 }

@@ -221,6 +221,7 @@ func (a *Agent) attempt(ctx context.Context, op plan.Op, do func(context.Context
 // do is one step on the machine.
 func (a *Agent) do(ctx context.Context, c *chain, s plan.Step) ([]domain.DeviceWipe, error) {
 	m := a.o.Machine
+	//exhaustive:enforce
 	switch s.Op {
 	case plan.Disk:
 		// What was made for an earlier boot stays: it comes back also when the image was
@@ -270,7 +271,7 @@ func (a *Agent) do(ctx context.Context, c *chain, s plan.Step) ([]domain.DeviceW
 func (a *Agent) finish(ctx context.Context, r result) error {
 	delete(a.chains, r.chain)
 	if ctx.Err() != nil || errors.Is(r.err, context.Canceled) {
-		return nil // cut short: the next plan knows what is left to do
+		return nil //nolint:nilerr // cut short: the next plan knows what is left to do
 	}
 	var err error
 	switch r.step.Op {

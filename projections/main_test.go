@@ -210,11 +210,10 @@ func (l *memoryLog) Follow(ctx context.Context, after domain.Head, fn func(*doma
 // site decides commands and appends what follows to a log.
 type site struct {
 	*memoryLog
-	t     testing.TB
-	w     *domain.World
-	at    domain.Time
-	made  uint64
-	batch int // events in the last decision
+	t    testing.TB
+	w    *domain.World
+	at   domain.Time
+	made uint64
 }
 
 func newSite(t testing.TB) *site {

@@ -18,7 +18,7 @@ type Chain struct {
 func (c *Chain) Next(commit []byte) error {
 	h, _, err := domain.DecodeCommitHeader(commit)
 	if err != nil {
-		return fmt.Errorf("%w: after commit %d: %v", ErrForked, c.Head.N, err)
+		return fmt.Errorf("%w: after commit %d: %w", ErrForked, c.Head.N, err)
 	}
 	if h.N != c.Head.N+1 {
 		return fmt.Errorf("%w: commit %d follows commit %d", ErrForked, h.N, c.Head.N)

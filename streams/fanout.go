@@ -76,7 +76,7 @@ func (f *Fanout) Lag(ctx context.Context) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	_, last := eventNumbers(c)
+	last := lastEvent(c)
 	return last - min(last, f.acked.Load()), nil
 }
 
@@ -210,7 +210,7 @@ func (s *fanoutSession) commit(ctx context.Context, data []byte) error {
 		return err
 	}
 	h := newEventHeaders(s.f.site, c, s.chain.Head)
-	_, last := eventNumbers(c)
+	last := lastEvent(c)
 	for i := range c.Decisions {
 		for j := range c.Decisions[i].Events {
 			e := &c.Decisions[i].Events[j]
@@ -294,18 +294,14 @@ func fastAck(data []byte) (uint64, error) {
 	return parseAck(data)
 }
 
-// eventNumbers are the first and the last event of a commit, 0 if it has none.
-func eventNumbers(c *domain.Commit) (first, last uint64) {
+// lastEvent is the number of a commit's last event, 0 if it has none.
+func lastEvent(c *domain.Commit) (last uint64) {
 	for i := range c.Decisions {
 		for j := range c.Decisions[i].Events {
-			n := c.Decisions[i].Events[j].Number
-			if first == 0 {
-				first = n
-			}
-			last = n
+			last = c.Decisions[i].Events[j].Number
 		}
 	}
-	return first, last
+	return last
 }
 
 // commitOfEvent finds the commit that holds an event, or the one after the last if
@@ -329,7 +325,7 @@ func (l *Log) commitOfEvent(ctx context.Context, event uint64) (uint64, error) {
 		if err != nil {
 			return 0, &badCommitError{err}
 		}
-		if _, last := eventNumbers(c); last < event {
+		if last := lastEvent(c); last < event {
 			lo = mid + 1
 		} else {
 			hi = mid

@@ -37,7 +37,7 @@ func writerProcess(dir string) error {
 	if err != nil {
 		return err
 	}
-	go f.Run(ctx) //nolint:errcheck // ends with the process
+	go f.Run(ctx) // ends with the process
 	var c streamstest.Commits
 	seq, data, err := l.Last(ctx)
 	if err != nil {

@@ -93,7 +93,7 @@ func (l *Log) readOffset(ctx context.Context) error {
 	}
 	h, _, err := domain.DecodeCommitHeader(first)
 	if err != nil {
-		return fmt.Errorf("%w: message %d: %v", ErrForked, info.State.FirstSeq, err)
+		return fmt.Errorf("%w: message %d: %w", ErrForked, info.State.FirstSeq, err)
 	}
 	l.offset = int64(info.State.FirstSeq) - int64(h.N)
 	return nil

@@ -151,7 +151,10 @@ func TestHostHeaders(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, h := range []nats.Header{
-		{"Nats-Rollup": {"all"}}, {"Nats-Rollup": {"sub"}}, {"Nats-TTL": {"1s"}}, {"Nats-Msg-Id": {"x"}},
+		{"Nats-Rollup": {"all"}},
+		{"Nats-Rollup": {"sub"}},
+		{"Nats-TTL": {"1s"}},
+		{"Nats-Msg-Id": {"x"}},
 		{"Nats-Schedule": {"@every 1s"}, "Nats-Schedule-Target": {s.Names.LogSubject()}},
 		{"Nats-Batch-Id": {"x"}, "Nats-Batch-Sequence": {"1"}, "Nats-Batch-Commit": {"1"}},
 	} {

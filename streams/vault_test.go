@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -95,7 +96,7 @@ func TestVault(t *testing.T) {
 		if got, err := a.Get(ctx, d); !bytes.Equal(got, big) || err != nil {
 			t.Fatalf("a document of 1 MiB: %d bytes, %v", len(got), err)
 		}
-		if _, err := a.Put(ctx, "neighbour", append(big, 0)); !errors.Is(err, streams.ErrTooLarge) {
+		if _, err := a.Put(ctx, "neighbour", slices.Concat(big, []byte{0})); !errors.Is(err, streams.ErrTooLarge) {
 			t.Fatalf("a document above 1 MiB: %v", err)
 		}
 	})

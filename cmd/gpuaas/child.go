@@ -71,10 +71,10 @@ func (c *child) run(cmd *exec.Cmd, ended <-chan error) {
 func (c *child) finish(cmd *exec.Cmd, ended <-chan error) {
 	_ = cmd.Process.Signal(syscall.SIGTERM)
 	select {
-	case <-ended:
+	case _ = <-ended:
 	case <-time.After(childGrace):
 		_ = cmd.Process.Kill()
-		<-ended
+		_ = <-ended
 	}
 }
 

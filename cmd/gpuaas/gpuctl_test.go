@@ -214,13 +214,14 @@ func (c *ctl) until(ts *testscript.TestScript, _ bool, args []string) {
 	})
 }
 
-// keep NAME REGEXP: the last match in the last output becomes a variable.
+// keep NAME REGEXP: the last match in the last output, or its group, becomes a variable.
 func keep(ts *testscript.TestScript, _ bool, args []string) {
-	found := regexp.MustCompile("(?m)"+args[1]).FindAllString(ts.ReadFile("stdout")+ts.ReadFile("stderr"), -1)
+	found := regexp.MustCompile("(?m)"+args[1]).FindAllStringSubmatch(ts.ReadFile("stdout")+ts.ReadFile("stderr"), -1)
 	if len(found) == 0 {
 		ts.Fatalf("no %s", args[1])
 	}
-	ts.Setenv(args[0], found[len(found)-1])
+	last := found[len(found)-1]
+	ts.Setenv(args[0], last[len(last)-1])
 }
 
 // host NAME SLOTS TOKEN FAULTS: hostd with a simulated machine enrols and runs.

@@ -191,9 +191,14 @@ func (s *site) reads(te tenant) map[string]string {
 		by   caller
 		path string
 	}{
-		{te.caller, "/v1/projects/" + te.project + "/allocations"}, {te.caller, "/v1/tenants/" + te.id + "/ledger"},
-		{te.caller, "/v1/tenants/" + te.id + "/credits"}, {te.caller, "/v1/tenants/" + te.id + "/api-keys"},
-		{op, "/v1/slots"}, {op, "/v1/hosts"}, {op, "/v1/tenants"}, {op, "/v1/skus"},
+		{te.caller, "/v1/projects/" + te.project + "/allocations"},
+		{te.caller, "/v1/tenants/" + te.id + "/ledger"},
+		{te.caller, "/v1/tenants/" + te.id + "/credits"},
+		{te.caller, "/v1/tenants/" + te.id + "/api-keys"},
+		{op, "/v1/slots"},
+		{op, "/v1/hosts"},
+		{op, "/v1/tenants"},
+		{op, "/v1/skus"},
 	} {
 		b, err := json.Marshal(list[json.RawMessage](r.by, r.path+"?"+least))
 		if err != nil {

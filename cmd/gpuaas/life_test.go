@@ -27,7 +27,8 @@ func TestLife(t *testing.T) {
 	if !slices.ContainsFunc(offers.Items, func(o struct {
 		SKU      string `json:"sku"`
 		Quantity int    `json:"quantity"`
-	}) bool {
+	},
+	) bool {
 		return o.SKU == "gpu-1x" && o.Quantity == 2
 	}) {
 		t.Errorf("offers %+v, want two of gpu-1x", offers.Items)

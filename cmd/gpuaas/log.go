@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -80,7 +81,7 @@ func withLog(c *cobra.Command, f func(context.Context, *streams.Log) error) erro
 		return fmt.Errorf("open the log: %w", err)
 	}
 	defer l.Close()
-	if err := f(c.Context(), l); err != nil && err != errStop {
+	if err := f(c.Context(), l); err != nil && !errors.Is(err, errStop) {
 		return err
 	}
 	return nil

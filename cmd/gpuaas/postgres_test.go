@@ -112,8 +112,8 @@ func TestReadModelsAreAFunctionOfTheLog(t *testing.T) {
 		}
 	}
 	before := s.reads(te)
-	stderr, code := "", 0
-	if _, stderr, code = tool(t, "projections", "rebuild", "--data-dir", s.dir); code != 0 { // while it runs
+	_, stderr, code := tool(t, "projections", "rebuild", "--data-dir", s.dir) // while it runs
+	if code != 0 {
 		t.Errorf("rebuild: exit code %d: %s", code, stderr)
 	}
 	s.sameReads(te, before)

@@ -180,7 +180,7 @@ func (s *site) keepDatabase(ctx context.Context) error {
 		}
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // the site ends
 		case err == nil:
 			s.log.Info("Postgres is there")
 		case !r.worthRetrying(err):

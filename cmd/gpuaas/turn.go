@@ -120,7 +120,7 @@ func (s *site) await(ctx context.Context, part, writerPart partFunc, ready func(
 	part("hello", func(context.Context) error { return s.greet(following) })
 	part("standby", func(context.Context) error { return s.readyAsStandby(following, ready) })
 	if err := s.claim.Acquire(ctx); err != nil {
-		return nil, nil //nolint:nilerr // ctx ended
+		return nil, nil // ctx ended
 	}
 	writerPart("claim", s.claim.Keep)
 	writerPart("peers", s.serveHellos)

@@ -329,13 +329,17 @@ func (s *fakeSite) device(r *http.Request, _ map[string]any) (int, any) {
 		},
 		Duties: []api.WipeDuty{{ID: "duty" + tail, State: "discharged", Component: "nvme", Serial: badSerial, SlotID: "slot" + tail, Generation: 1, Cause: "replaced", Since: then, FoundSlotID: other, ChangedAt: then}},
 		Items: []*api.DeviceLease{
-			{Component: "nvme", Serial: badSerial, SlotID: "slot" + tail, Slot: "r1-h01/0", HostID: "host" + tail, StartedAt: then, EndedAt: then, Result: "verified", WipedAt: then,
-				Wipes: []api.DeviceWipe{{Result: "verified", RecordedAt: then, Nonce: "sha256:07", Sequence: 7, Device: drive("verified", "")}}},
-			{Component: "nvme", Serial: badSerial, SlotID: "slot" + tail, Slot: "r1-h01/0", HostID: "host" + tail, Generation: 1, TenantID: "ten" + tail, AllocationID: "alloc" + tail, VMID: "vm" + tail, StartedAt: then, EndedAt: then, Result: "quarantined",
+			{
+				Component: "nvme", Serial: badSerial, SlotID: "slot" + tail, Slot: "r1-h01/0", HostID: "host" + tail, StartedAt: then, EndedAt: then, Result: "verified", WipedAt: then,
+				Wipes: []api.DeviceWipe{{Result: "verified", RecordedAt: then, Nonce: "sha256:07", Sequence: 7, Device: drive("verified", "")}},
+			},
+			{
+				Component: "nvme", Serial: badSerial, SlotID: "slot" + tail, Slot: "r1-h01/0", HostID: "host" + tail, Generation: 1, TenantID: "ten" + tail, AllocationID: "alloc" + tail, VMID: "vm" + tail, StartedAt: then, EndedAt: then, Result: "quarantined",
 				Wipes: []api.DeviceWipe{
 					{Result: "quarantined", Component: "nvme", Reason: "wipe.canary_survived", RecordedAt: then, Sequence: 9, Device: drive("failed", "wipe.canary_survived")},
 					{Result: "quarantined", Component: "host", Reason: "wipe.deadline", RecordedAt: then, Sequence: 12},
-				}},
+				},
+			},
 		},
 		Next: "p2",
 	}

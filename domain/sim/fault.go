@@ -117,7 +117,7 @@ type dice struct {
 // newDice draws which faults a schedule has: not all at once, for one hides another.
 func newDice(c Config, fired *[faultCount]uint64) *dice {
 	stream := uint64(0)
-	next := func() *rand.Rand { stream++; return rand.New(rand.NewPCG(c.Seed, stream)) }
+	next := func() *rand.Rand { stream++; return rand.New(rand.NewPCG(c.Seed, stream)) } //nolint:gosec // a seed gives the same run
 	d := &dice{fired: fired, net: next(), work: next(), tenants: next(), operators: next(), guests: next(), entropy: next()}
 	choice := next()
 	for f := range faultCount {

@@ -105,7 +105,8 @@ func (p *process) lookFor(h *host) {
 	if !p.started || h.id.IsZero() {
 		return
 	}
-	act, since := domain.HostAction(0), domain.Time(0)
+	var act domain.HostAction
+	var since domain.Time
 	last := max(h.beat, p.since)
 	switch late := !h.beating() && p.s.now.Sub(last) > silentAfter; {
 	case late && !p.silent[h.id]:

@@ -32,7 +32,6 @@ type machineState struct {
 // vm exists on a machine; it outlives the daemon.
 type vm struct {
 	machine.Observed
-	alive, ready domain.Time // of the host's clock; in the future until then; 0: never
 }
 
 func (m *machineState) observe() []machine.Observed {

@@ -73,8 +73,10 @@ func (p *process) boot() {
 		return
 	}
 	p.life++
-	*p = process{s: p.s, id: p.id, life: p.life, up: true, drift: p.drift, snapshots: p.snapshots, since: p.s.now,
-		open: &flight{}, next: map[domain.HostID]*domain.PlacementDraft{}, silent: map[domain.HostID]bool{}}
+	*p = process{
+		s: p.s, id: p.id, life: p.life, up: true, drift: p.drift, snapshots: p.snapshots, since: p.s.now,
+		open: &flight{}, next: map[domain.HostID]*domain.PlacementDraft{}, silent: map[domain.HostID]bool{},
+	}
 	if p.every = 8 + p.s.dice.work.Uint64N(60); p.s.dice.work.IntN(5) == 0 {
 		p.every = 1
 	}

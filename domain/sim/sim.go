@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"encoding/binary"
 	"fmt"
 	"runtime/debug"
 
@@ -134,8 +133,6 @@ func (s *Sim) after(d domain.Duration, what string, who int, do func()) {
 
 // say notes something that happens within a step.
 func (s *Sim) say(what string, who int, id uint64) { s.trace.note(s.step, s.now, who, what, id) }
-
-func short(id [16]byte) uint64 { return binary.BigEndian.Uint64(id[:8]) }
 
 // event is something that will happen.
 type event struct {

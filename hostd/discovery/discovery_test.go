@@ -41,7 +41,8 @@ func TestHGX(t *testing.T) {
 			Address: "0000:13:00.0", Serial: "48-b0-2d-00-00-00-00-00", PCISerial: "48-b0-2d-00-00-00-00-00", SerialFrom: domain.SerialOfPCI, Model: "NVIDIA H100 80GB HBM3",
 			SizeBytes: 80 << 30, PCIID: "10de:2330", Subsystem: "10de:16c1", Resets: []string{"flr", "bus"}, IOMMUGroup: 4, Root: "pci0000:10", Switch: "0000:11:00.0",
 			BARs: []domain.BAR{
-				{Index: 0, SizeBytes: 16 << 20, Wide: true, Prefetchable: true}, {Index: 2, SizeBytes: 128 << 30, Wide: true, Prefetchable: true},
+				{Index: 0, SizeBytes: 16 << 20, Wide: true, Prefetchable: true},
+				{Index: 2, SizeBytes: 128 << 30, Wide: true, Prefetchable: true},
 				{Index: 4, SizeBytes: 32 << 20, Wide: true, Prefetchable: true},
 			},
 		},

@@ -114,8 +114,10 @@ func (h *host) slotPort(root, node int) (parent, address string) {
 }
 
 func (h *host) gpu(address, parent string, node int, serial uint64) {
-	h.Add(pcitest.Function{Address: address, Parent: parent, IDs: "10de:2330", Subsystem: "10de:16c1", Class: pcitest.Class3D, Node: node, Group: h.nextGroup(),
-		Driver: "vfio-pci", Resets: "flr bus", BARs: []uint64{16 << 20, 128 << 30, 32 << 20}, Serial: serial})
+	h.Add(pcitest.Function{
+		Address: address, Parent: parent, IDs: "10de:2330", Subsystem: "10de:16c1", Class: pcitest.Class3D, Node: node, Group: h.nextGroup(),
+		Driver: "vfio-pci", Resets: "flr bus", BARs: []uint64{16 << 20, 128 << 30, 32 << 20}, Serial: serial,
+	})
 }
 
 // nvme adds a drive bound to nvme, with one namespace of 512-byte blocks.

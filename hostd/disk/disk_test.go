@@ -137,8 +137,10 @@ func TestWipe(t *testing.T) {
 	if got, _ := Identify(path); got == "empty" {
 		t.Error("a wipe cut short looks finished")
 	}
-	want := domain.DeviceWipe{Component: "nvme", Serial: "S1", Method: MethodOverwrite, Result: domain.WipeVerified, Detail: "every byte read back as zero",
-		BytesRead: size, SizeBytes: size, Coverage: domain.CoverageAll, Planted: proof.MaxCanaries, Gone: proof.MaxCanaries}
+	want := domain.DeviceWipe{
+		Component: "nvme", Serial: "S1", Method: MethodOverwrite, Result: domain.WipeVerified, Detail: "every byte read back as zero",
+		BytesRead: size, SizeBytes: size, Coverage: domain.CoverageAll, Planted: proof.MaxCanaries, Gone: proof.MaxCanaries,
+	}
 	for range 2 {
 		got, err := Wipe(t.Context(), path, "S1", size, nonce)
 		if err != nil || !cmp.Equal(got, want) {

@@ -171,8 +171,10 @@ func TestLabNested(t *testing.T) {
 	if err := h.CopyIn(ctx, seed, "/var/lib/seed.iso"); err != nil {
 		t.Fatal(err)
 	}
-	second := guest{name: "second", extra: "<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='/var/lib/seed.iso'/><target dev='vda' bus='virtio'/><readonly/></disk>", devices: []string{gpu0, nvme0}, bootFrom: nvme0,
-		os: "<loader readonly='yes' type='pflash'>/usr/share/OVMF/OVMF_CODE_4M.fd</loader><nvram template='/usr/share/OVMF/OVMF_VARS_4M.fd'>/var/lib/second.fd</nvram>"}
+	second := guest{
+		name: "second", extra: "<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='/var/lib/seed.iso'/><target dev='vda' bus='virtio'/><readonly/></disk>", devices: []string{gpu0, nvme0}, bootFrom: nvme0,
+		os: "<loader readonly='yes' type='pflash'>/usr/share/OVMF/OVMF_CODE_4M.fd</loader><nvram template='/usr/share/OVMF/OVMF_VARS_4M.fd'>/var/lib/second.fd</nvram>",
+	}
 	second.start(t, ctx, h)
 	contains(t, second.said(t, ctx, h), "BARE up uefi", "serial NVMESLOT0", "found no secret", "BARE seed", "wrote secret=beta", "ready devices=2")
 	if said := second.said(t, ctx, h); strings.Contains(said, "alpha") {

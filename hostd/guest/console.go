@@ -159,7 +159,7 @@ func readAt(path string, want fileID, at, n int64) ([]byte, error) {
 	}
 	b := make([]byte, n)
 	k, err := f.ReadAt(b, at)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("guest: %w", err)
 	}
 	return b[:k], nil

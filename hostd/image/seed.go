@@ -127,7 +127,7 @@ func WriteSeed(path string, s *Seed) (err error) {
 	if err != nil {
 		return fmt.Errorf("seed: %w", err)
 	}
-	defer b.Close()
+	defer func() { _ = b.Close() }()
 	fs, err := iso9660.Create(b, seedBytes, 0, 2048, work)
 	if err != nil {
 		return fmt.Errorf("seed: %w", err)

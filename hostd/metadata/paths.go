@@ -12,7 +12,7 @@ import (
 // (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-data-retrieval.html).
 const (
 	headerTTL   = "X-Aws-Ec2-Metadata-Token-Ttl-Seconds"
-	headerToken = "X-Aws-Ec2-Metadata-Token" //nolint:gosec // a header's name
+	headerToken = "X-Aws-Ec2-Metadata-Token"
 )
 
 // proxied are headers of requests that came by somebody else.

@@ -2,6 +2,7 @@ package nvme
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -95,7 +96,7 @@ func pass(ctx context.Context, f *os.File, request, request32 uintptr, c *Comman
 			p.addr = uint64(uintptr(unsafe.Pointer(unsafe.SliceData(data))))
 		}
 		err := ioctl(f, request, p)
-		if err == unix.ENOTTY && request32 != request {
+		if errors.Is(err, unix.ENOTTY) && request32 != request {
 			if err = ioctl(f, request32, p); err == nil {
 				p.result = uint64(p.result32)
 			}

@@ -54,8 +54,10 @@ func pages(t testing.TB) map[string]struct {
 		"smart":       {log(2, 512), func(b []byte) (any, error) { return nvme.ParseSMART(b) }},
 		"firmware":    {log(3, 512), func(b []byte) (any, error) { return nvme.ParseFirmware(b) }},
 		"sanitize":    {log(0x81, 512), func(b []byte) (any, error) { return nvme.ParseSanitizeStatus(b) }},
-		"locking": {raw(t, c, nvme.Command{Opcode: nvme.OpSecurityReceive, CDW10: 1<<24 | 1<<8}, 2048),
-			func(b []byte) (any, error) { return nvme.ParseLocking(b) }},
+		"locking": {
+			raw(t, c, nvme.Command{Opcode: nvme.OpSecurityReceive, CDW10: 1<<24 | 1<<8}, 2048),
+			func(b []byte) (any, error) { return nvme.ParseLocking(b) },
+		},
 	}
 }
 
@@ -178,7 +180,9 @@ func TestCommandDwords(t *testing.T) {
 		want := []nvme.Command{
 			// LBAFL 2, MSET, PI 1, PIL, SES 2, LBAFU 1
 			{Opcode: 0x80, NSID: 5, CDW10: 2 | 1<<4 | 1<<5 | 1<<8 | 2<<9 | 1<<12, Timeout: nvme.FormatTimeout},
-			{Opcode: 0x84, CDW10: 4}, {Opcode: 0x84, CDW10: 3 | 1<<4}, {Opcode: 0x09, NSID: 5, CDW10: 0x84},
+			{Opcode: 0x84, CDW10: 4},
+			{Opcode: 0x84, CDW10: 3 | 1<<4},
+			{Opcode: 0x09, NSID: 5, CDW10: 0x84},
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Error(diff)

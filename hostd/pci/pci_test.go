@@ -70,8 +70,10 @@ func host(t testing.TB) *pcitest.Tree {
 		}
 		s.Add(f)
 	}
-	s.Add(pcitest.Function{Address: "0000:19:00.0", Parent: "0000:18:00.0", IDs: "10de:2330", Subsystem: "10de:16c1", Class: pcitest.Class3D, Group: 10, Node: 1,
-		Driver: "vfio-pci", Resets: "flr bus", BARs: []uint64{16 << 20, 128 << 30, 32 << 20}, Serial: 0x48b02d0000c0ffee, Multi: true})
+	s.Add(pcitest.Function{
+		Address: "0000:19:00.0", Parent: "0000:18:00.0", IDs: "10de:2330", Subsystem: "10de:16c1", Class: pcitest.Class3D, Group: 10, Node: 1,
+		Driver: "vfio-pci", Resets: "flr bus", BARs: []uint64{16 << 20, 128 << 30, 32 << 20}, Serial: 0x48b02d0000c0ffee, Multi: true,
+	})
 	s.Add(pcitest.Function{Address: "0000:19:00.1", Parent: "0000:18:00.0", IDs: "10de:22ba", Class: pcitest.ClassAudio, Group: 10, Multi: true, Node: -1})
 	s.Add(pcitest.Function{Address: "0000:1a:00.0", Parent: "0000:18:04.0", IDs: "15b3:1021", Class: pcitest.ClassIB, Group: 11, TotalVFs: 16, Driver: "mlx5_core"})
 	for i := range 2 {

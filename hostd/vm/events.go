@@ -39,7 +39,7 @@ func (h *Host) Events(ctx context.Context) (<-chan Event, error) {
 	reboots, err := l.SubscribeEvents(ctx, libvirt.DomainEventIDReboot, nil)
 	if err != nil {
 		cancel()
-		for range life { //nolint:revive // ends because ctx did
+		for range life { // ends because ctx did
 		}
 		return nil, fmt.Errorf("libvirt: reboot events: %w", err)
 	}

@@ -39,7 +39,7 @@ func newLibvirt(t *testing.T, conf string) *embedded {
 	}
 	// Asking QEMU what it can do as another account takes most of a minute.
 	conf += "user = \"root\"\ngroup = \"root\"\ncgroup_controllers = []\nnamespaces = []\nremember_owner = 0\nstdio_handler = \"file\"\n"
-	if err := os.Mkdir(filepath.Join(root, "etc"), 0o755); err == nil {
+	if err = os.Mkdir(filepath.Join(root, "etc"), 0o755); err == nil {
 		err = os.WriteFile(filepath.Join(root, "etc", "qemu.conf"), []byte(conf), 0o600)
 	}
 	if err != nil {

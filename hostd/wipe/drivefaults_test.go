@@ -78,6 +78,7 @@ func kind(k string) func(*nvmefake.Op) bool {
 func always(*nvmefake.Op) bool               { return true }
 func erases(op *nvmefake.Op) bool            { return op.Erases() }
 func logs(id uint32) func(*nvmefake.Op) bool { return func(op *nvmefake.Op) bool { return op.Log(id) } }
+
 func identifies(c uint32) func(*nvmefake.Op) bool {
 	return func(op *nvmefake.Op) bool { return op.Identify(c) }
 }

@@ -86,10 +86,20 @@ var reasons = []struct {
 	err  error
 	code string
 }{
-	{unix.ENODEV, DeviceGone}, {unix.ENXIO, DeviceGone}, {unix.ENOENT, DeviceGone}, {fs.ErrNotExist, DeviceGone}, {unix.EBUSY, InUse},
-	{unix.ENODATA, MediaError}, {unix.EILSEQ, MediaError}, {unix.EREMOTEIO, MediaError},
-	{unix.ETIME, Timeout}, {unix.ETIMEDOUT, Timeout}, {context.DeadlineExceeded, Timeout},
-	{unix.EINTR, Interrupted}, {unix.EAGAIN, Interrupted}, {context.Canceled, Interrupted},
+	{unix.ENODEV, DeviceGone},
+	{unix.ENXIO, DeviceGone},
+	{unix.ENOENT, DeviceGone},
+	{fs.ErrNotExist, DeviceGone},
+	{unix.EBUSY, InUse},
+	{unix.ENODATA, MediaError},
+	{unix.EILSEQ, MediaError},
+	{unix.EREMOTEIO, MediaError},
+	{unix.ETIME, Timeout},
+	{unix.ETIMEDOUT, Timeout},
+	{context.DeadlineExceeded, Timeout},
+	{unix.EINTR, Interrupted},
+	{unix.EAGAIN, Interrupted},
+	{context.Canceled, Interrupted},
 }
 
 var statusReasons = map[nvme.Status]string{

@@ -2,6 +2,7 @@ package wipe
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -37,7 +38,8 @@ func (h *Host) remnants(ctx context.Context, w *domain.PlacedWipe) (domain.Devic
 	} else {
 		err = judge(&ev, found)
 	}
-	if f, ok := err.(*failure); ok && f.scope == "" {
+	var f *failure
+	if errors.As(err, &f) && f.scope == "" {
 		f.scope = "host"
 	}
 	return conclude(ctx, ev, began, err)

@@ -95,14 +95,15 @@ func (h *Host) ladder(ctx context.Context, ev *domain.DeviceWipe, address string
 			}
 		}
 		ev.Method = string(r)
-		if err := h.reset(ctx, address, r, before); err == nil {
+		err := h.reset(ctx, address, r, before)
+		if err == nil {
 			ev.Log = append(ev.Log, fmt.Sprintf("reset %s: done, %s", r, before))
 			return nil
-		} else if ctx.Err() != nil {
-			return err
-		} else {
-			ev.Log = append(ev.Log, clip(fmt.Sprintf("reset %s: %v", r, err), logLineMax))
 		}
+		if ctx.Err() != nil {
+			return err
+		}
+		ev.Log = append(ev.Log, clip(fmt.Sprintf("reset %s: %v", r, err), logLineMax))
 	}
 	return h.powerCycle(ctx, ev, address, w, have)
 }

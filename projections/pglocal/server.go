@@ -235,9 +235,9 @@ func (s *Server) await(ctx context.Context) error {
 		}
 		select {
 		case <-s.done:
-			return fmt.Errorf("it ended (%v): %s", s.exit, s.tail)
+			return fmt.Errorf("it ended (%v): %s", s.exit, s.tail) //nolint:errorlint // nil where it ended by itself
 		case <-ctx.Done():
-			return fmt.Errorf("no answer: %w (%v): %s", ctx.Err(), err, s.tail)
+			return fmt.Errorf("no answer: %w (%w): %s", ctx.Err(), err, s.tail)
 		case <-time.After(15 * time.Millisecond):
 		}
 	}

@@ -130,8 +130,10 @@ func (h *host) up(v *machine.VM) {
 		name string
 		do   func(context.Context, *machine.VM) error
 	}{
-		{"PrepareDisk", h.m.PrepareDisk}, {"PrepareSeed", h.m.PrepareSeed},
-		{"AttachNetwork", h.m.AttachNetwork}, {"Start", h.m.Start},
+		{"PrepareDisk", h.m.PrepareDisk},
+		{"PrepareSeed", h.m.PrepareSeed},
+		{"AttachNetwork", h.m.AttachNetwork},
+		{"Start", h.m.Start},
 	}
 	for _, s := range steps {
 		stop := h.timed(s.name)

@@ -23,8 +23,10 @@ func (m *Machine) Wipe(ctx context.Context, slot domain.SlotSpec, w domain.Place
 	}
 	defer release()
 	standIn := func(component string, d domain.Device) domain.DeviceWipe {
-		return domain.DeviceWipe{Component: component, Serial: d.Serial, Method: "stand-in-reset", Result: domain.WipeVerified,
-			Detail: "stand-in: its memory was the VM's process, which has ended"}
+		return domain.DeviceWipe{
+			Component: component, Serial: d.Serial, Method: "stand-in-reset", Result: domain.WipeVerified,
+			Detail: "stand-in: its memory was the VM's process, which has ended",
+		}
 	}
 	out := []domain.DeviceWipe{standIn("gpu", slot.GPU)}
 	switch w.Policy {
@@ -35,8 +37,10 @@ func (m *Machine) Wipe(ctx context.Context, slot domain.SlotSpec, w domain.Place
 		}
 		out = append(out, ev)
 	default:
-		out = append(out, domain.DeviceWipe{Component: "nvme", Serial: serial, Method: "none", Result: domain.WipeFailed,
-			Detail: fmt.Sprintf("policy %s: this drive can only be overwritten", w.Policy)})
+		out = append(out, domain.DeviceWipe{
+			Component: "nvme", Serial: serial, Method: "none", Result: domain.WipeFailed,
+			Detail: fmt.Sprintf("policy %s: this drive can only be overwritten", w.Policy),
+		})
 	}
 	if slot.IBVF.Serial != "" {
 		out = append(out, standIn("ib_vf", slot.IBVF))

@@ -27,7 +27,7 @@ func (e eraser) Wipe(ctx context.Context, slot domain.SlotSpec, w domain.PlacedW
 		Functions: f, VFs: f, Remnants: e.m, Store: e.m.store, Boot: e.m.book.boot,
 	}
 	if e.m.o.Probe != "" {
-		h.Probe = prober{e.m}
+		h.Probe = prober(e)
 	}
 	return wipe.Slot(ctx, h, &slot, &w)
 }

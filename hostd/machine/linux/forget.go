@@ -29,14 +29,22 @@ func (t trace) byUUID() bool { return strings.Contains(t.pattern, "UUID") }
 // those of wipe.RemnantKinds. The cache of images is not among them: it knows itself
 // what in it is a tenant's own (Options.ClearImages).
 var traces = []trace{
-	{"seed", "VMS/VM/seed.iso*"}, {"seed", "VMS/VM/seed-*"},
+	{"seed", "VMS/VM/seed.iso*"},
+	{"seed", "VMS/VM/seed-*"},
 	{"user-data", "VMS/VM/guest.json*"},
-	{"nvram", "VMS/VM/nvram.fd*"}, {"nvram", "/var/lib/libvirt/qemu/nvram/VM_VARS.fd"},
-	{"vtpm", "/var/lib/libvirt/swtpm/UUID"}, {"vtpm", "/var/log/swtpm/libvirt/qemu/VM-swtpm.log"}, {"vtpm", "/run/libvirt/qemu/swtpm/*VM*"},
-	{"console-log-key", "VMS/VM/console.*"}, {"console-log-key", "/var/log/libvirt/qemu/VM.log*"},
-	{"dumps", "/var/lib/libvirt/qemu/dump/*VM*"}, {"dumps", "/var/lib/libvirt/qemu/save/VM.save"},
-	{"dumps", "/var/lib/libvirt/qemu/ram/*VM*"}, {"dumps", "/run/libvirt/qemu/VM.*"},
-	{"dumps", "/var/lib/systemd/coredump/core.qemu-system-*"}, {"dumps", "/var/crash/*qemu-system-*"},
+	{"nvram", "VMS/VM/nvram.fd*"},
+	{"nvram", "/var/lib/libvirt/qemu/nvram/VM_VARS.fd"},
+	{"vtpm", "/var/lib/libvirt/swtpm/UUID"},
+	{"vtpm", "/var/log/swtpm/libvirt/qemu/VM-swtpm.log"},
+	{"vtpm", "/run/libvirt/qemu/swtpm/*VM*"},
+	{"console-log-key", "VMS/VM/console.*"},
+	{"console-log-key", "/var/log/libvirt/qemu/VM.log*"},
+	{"dumps", "/var/lib/libvirt/qemu/dump/*VM*"},
+	{"dumps", "/var/lib/libvirt/qemu/save/VM.save"},
+	{"dumps", "/var/lib/libvirt/qemu/ram/*VM*"},
+	{"dumps", "/run/libvirt/qemu/VM.*"},
+	{"dumps", "/var/lib/systemd/coredump/core.qemu-system-*"},
+	{"dumps", "/var/crash/*qemu-system-*"},
 }
 
 // at are the paths of a trace that are the VM's; id may be a pattern.
