@@ -38,7 +38,8 @@ test: setup ## all tests but the slow suites
 	$(GO) test -timeout 12m -race $(RACE)
 
 .PHONY: test-long
-test-long: setup ## campaigns that go on where they ended: the simulation (FOR=10m), and bugs planted in the code
+test-long: setup ## campaigns that go on where they ended: real processes, the simulation (FOR=10m each), and bugs planted in the code
+	$(GO) test -timeout 24h -v -count=1 ./cmd/gpuaas -run '^TestCampaign$$' -campaign.long -campaign.for=$(or $(FOR),10m) -campaign.cache=$(CACHE)
 	$(GO) test -timeout 24h -v -count=1 ./domain/sim -run 'TestCampaign|TestMutants' -sim.long -sim.for=$(or $(FOR),10m) -sim.cache=$(CACHE)
 
 .PHONY: test-lab

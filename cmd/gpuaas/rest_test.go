@@ -192,10 +192,13 @@ type allocation struct {
 }
 
 type slot struct {
-	ID         string `json:"id"`
-	Index      int    `json:"index"`
-	HostID     string `json:"host_id"`
-	State      string `json:"state"`
+	ID     string `json:"id"`
+	Index  int    `json:"index"`
+	HostID string `json:"host_id"`
+	State  string `json:"state"`
+
+	AllocationID string `json:"allocation_id"`
+
 	Component  string `json:"component"`
 	Reason     string `json:"reason"`
 	Generation uint64 `json:"generation"`

@@ -1,0 +1,126 @@
+package main_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// daemon is a program under a supervisor: when it ends it is started again, as
+// systemd would. What it says goes to a file.
+type daemon struct {
+	name string
+	log  string
+	make func() *exec.Cmd
+	done chan struct{}
+
+	mu     sync.Mutex
+	proc   *os.Process // nil: it does not run
+	starts int
+	over   bool
+}
+
+const restartPause = 200 * time.Millisecond
+
+func newDaemon(t testing.TB, dir, name string, program string, args ...string) *daemon {
+	t.Helper()
+	d := &daemon{name: name, log: filepath.Join(dir, name+".log"), done: make(chan struct{})}
+	d.make = func() *exec.Cmd {
+		cmd := exec.Command(program, args...)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+		return cmd
+	}
+	go d.supervise()
+	t.Cleanup(func() {
+		d.mu.Lock()
+		d.over = true
+		d.kill(syscall.SIGKILL)
+		d.mu.Unlock()
+		<-d.done
+	})
+	return d
+}
+
+func (d *daemon) supervise() {
+	runtime.LockOSThread() // Pdeathsig follows the thread that started the child
+	defer close(d.done)
+	for { // ends with the daemon's end
+		log, err := os.OpenFile(d.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+		if err != nil {
+			return
+		}
+		cmd := d.make()
+		cmd.Stdout, cmd.Stderr = log, log
+		d.mu.Lock()
+		if d.over {
+			d.mu.Unlock()
+			log.Close()
+			return
+		}
+		if err = cmd.Start(); err == nil {
+			d.proc = cmd.Process
+			d.starts++
+		}
+		d.mu.Unlock()
+		if err == nil {
+			err = cmd.Wait()
+			d.mu.Lock()
+			d.proc = nil
+			d.mu.Unlock()
+		}
+		fmt.Fprintf(log, "--- %s ended: %v\n", time.Now().UTC().Format(time.RFC3339Nano), err)
+		log.Close()
+		time.Sleep(restartPause) // not a wait for anything: a supervisor's pause
+	}
+}
+
+// kill sends a signal to what runs now; d.mu is held.
+func (d *daemon) kill(sig syscall.Signal) bool {
+	return d.proc != nil && d.proc.Signal(sig) == nil
+}
+
+// signal reports whether something ran that got it.
+func (d *daemon) signal(sig syscall.Signal) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.kill(sig)
+}
+
+// started is how often it was started.
+func (d *daemon) started() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.starts
+}
+
+// said is the end of what it printed.
+func (d *daemon) said(n int) string {
+	b, err := os.ReadFile(d.log)
+	if err != nil {
+		return err.Error()
+	}
+	return string(b[max(0, len(b)-n):])
+}
+
+// steadyPort is a free port that no connection takes by itself, so that a program
+// that starts again finds it free.
+func steadyPort(t testing.TB) int {
+	t.Helper()
+	for range 200 {
+		port := 15000 + rand.IntN(15000)
+		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			l.Close()
+			return port
+		}
+	}
+	t.Fatal("no free port")
+	return 0
+}
