@@ -38,9 +38,11 @@ test: setup ## all tests but the slow suites
 	$(GO) test -timeout 12m -race $(RACE)
 
 .PHONY: test-long
-test-long: setup ## campaigns that go on where they ended: real processes, the simulation (FOR=10m each), and bugs planted in the code
+test-long: setup ## campaigns that go on where they ended (FOR=10m each): real processes, the simulation, planted bugs, hostile requests, fuzzing
 	$(GO) test -timeout 24h -v -count=1 ./cmd/gpuaas -run '^TestCampaign$$' -campaign.long -campaign.for=$(or $(FOR),10m) -campaign.cache=$(CACHE)
 	$(GO) test -timeout 24h -v -count=1 ./domain/sim -run 'TestCampaign|TestMutants' -sim.long -sim.for=$(or $(FOR),10m) -sim.cache=$(CACHE)
+	$(GO) test -timeout 24h -v -count=1 ./api -run '^(TestForeign|TestMalformed|TestFlood)$$' -hostile.long -hostile.for=$(or $(FOR),10m) -hostile.cache=$(CACHE)
+	scripts/fuzz.sh $(or $(FUZZ),1m)
 
 .PHONY: test-lab
 test-lab: build lab-image emuhost-image ## real VMs, and real devices in an emulated host (root; skipped loudly without)

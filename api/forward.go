@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"time"
 
@@ -96,20 +97,22 @@ func (f *forwarder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		f.refuse(w, r, "hop", errNotWriter())
 		return
 	}
+	var body []byte // read first: who sends slowly holds no slot
+	if rawBody(r) {
+		boundRaw(w, f.s.o.Deadline)
+	} else {
+		var err *domain.Error
+		if body, err = wholeBody(w, r); err != nil {
+			f.refuse(w, r, "body", err)
+			return
+		}
+	}
 	select {
 	case f.slots <- struct{}{}:
 		defer func() { <-f.slots }()
 	default:
 		f.refuse(w, r, "full", errNotWriter())
 		return
-	}
-	var body []byte
-	if !rawBody(r) {
-		var err *domain.Error
-		if body, err = wholeBody(w, r); err != nil {
-			f.refuse(w, r, "body", err)
-			return
-		}
 	}
 	f.handOn(w, r, body)
 }
@@ -228,8 +231,12 @@ func wholeBody(w http.ResponseWriter, r *http.Request) ([]byte, *domain.Error) {
 	rc := http.NewResponseController(w)
 	_ = rc.SetReadDeadline(time.Now().Add(bodyTimeout)) // a recorder in a test has none
 	b, err := io.ReadAll(io.LimitReader(r.Body, maxBodyBytes+1))
-	_ = rc.SetReadDeadline(time.Time{})
+	if err == nil && len(b) <= maxBodyBytes {
+		_ = rc.SetReadDeadline(time.Time{})
+	} // else it stays: see readBody
 	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, errSlow()
 	case err != nil:
 		return nil, domain.Errorf(domain.Invalid, "request.malformed", "the body ended early")
 	case len(b) > maxBodyBytes:

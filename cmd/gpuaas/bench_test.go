@@ -116,7 +116,7 @@ func benchSite(b *testing.B) (*site, func()) {
 	b.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	cfg := config{Site: "bench", Region: "local", CRNPrefix: "core42:aicloud", DataDir: b.TempDir(), NATSListen: "127.0.0.1:0", Replicas: 1, MinFree: 1, MaxLag: 2_000_000, Silent: 3600, Snapshot: 1 << 40}
-	f, err := openFront("127.0.0.1:0", nil, slog.New(slog.DiscardHandler))
+	f, err := openFront("127.0.0.1:0", nil, 1<<14, slog.New(slog.DiscardHandler))
 	if err != nil {
 		b.Fatal(err)
 	}

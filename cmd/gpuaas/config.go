@@ -44,6 +44,7 @@ type config struct {
 	MaxLag       uint64 `koanf:"max-projector-lag"`
 	Silent       int    `koanf:"host-silent-seconds"`
 	Snapshot     uint64 `koanf:"snapshot-every"`
+	MaxConns     int    `koanf:"max-connections"`
 
 	InsecurePlain bool `koanf:"insecure-plain"`
 }
@@ -75,6 +76,7 @@ func configFlags(f *pflag.FlagSet) {
 	f.Uint64("max-projector-lag", 2_000_000, "admission stops when the read models are more events behind")
 	f.Int("host-silent-seconds", 15, "a host without heartbeats for so long is silent")
 	f.Uint64("snapshot-every", 20_000, "commits between snapshots of the world")
+	f.Int("max-connections", 16384, "connections to the API at once; a quarter of them for one address")
 	f.Bool("insecure-plain", false, "allow addresses that other machines reach without TLS: keys travel in clear")
 }
 

@@ -30,11 +30,12 @@ type front struct {
 	errs     chan error
 }
 
-func openFront(address string, cert *certificate, log *slog.Logger) (*front, error) {
+func openFront(address string, cert *certificate, maxConnections int, log *slog.Logger) (*front, error) {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, err
 	}
+	l = api.LimitConnections(l, maxConnections)
 	f := &front{listener: l, cert: cert, reg: prometheus.NewRegistry(), serving: make(chan struct{}), errs: make(chan error, 1)}
 	f.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	starting := api.Starting(f.reg, f.why)

@@ -54,7 +54,7 @@ func serve(ctx context.Context, cfg config, ready func(context.Context, *site) e
 		return err
 	}
 	defer unlock()
-	f, err := openFront(cfg.Listen, apiCert, log)
+	f, err := openFront(cfg.Listen, apiCert, cfg.MaxConns, log)
 	if err != nil {
 		return err
 	}
