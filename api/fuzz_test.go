@@ -2,7 +2,6 @@ package api
 
 import (
 	"encoding/json"
-	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -129,7 +128,7 @@ func FuzzKey(f *testing.F) {
 	f.Add("bearer  " + strings.Repeat("k", 300))
 	f.Fuzz(func(t *testing.T, v string) {
 		if _, ok := s.server.callerOf(v, 1); ok && !strings.Contains(v, s.admin) {
-			t.Fatal(fmt.Sprintf("%q is somebody's", v))
+			t.Fatalf("%q is somebody's", v)
 		}
 	})
 }
