@@ -127,3 +127,26 @@ func TestRemovedHostsAreRevoked(t *testing.T) {
 		s.refused(401, "host.token_invalid", "", "POST", "/v1/enroll", fmt.Sprintf(`{"token":%q,"signing_public_key":%q,"nats_public_key":"U%055d"}`, host.get("enrolment_token"), "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", c.key))
 	}
 }
+
+// Who condemns a slot in use again is told what it is: not yet in quarantine.
+func TestCondemnedTwice(t *testing.T) {
+	t.Parallel()
+	s := newReadingSite(t)
+	acme := s.tenant("acme", 100_000_000)
+	s.sku("gpu-1x", 1, 2_490_000)
+	h := s.host("h1", 1)
+	a := s.want(201, acme.owner, "POST", "/v1/projects/"+acme.project+"/allocations", `{"sku":"gpu-1x","image":"tiny"}`)
+	slot := "/v1/slots/" + a.get("vms.0.slot_ids.0")
+	quarantined := func(want string) {
+		t.Helper()
+		if got := s.want(202, s.admin, "POST", slot+"/quarantine", `{"reason":"noise"}`); got.get("state") != want {
+			t.Errorf("it is %s, want %s", got.get("state"), want)
+		}
+	}
+	h.boot()
+	quarantined("condemned")
+	quarantined("condemned")
+	s.want(202, acme.owner, "DELETE", "/v1/allocations/"+a.get("id"), "")
+	h.wipe()
+	quarantined("quarantined")
+}

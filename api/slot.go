@@ -63,8 +63,17 @@ func (s *Server) quarantineSlot(c *call, b *quarantineSlot) (*Changed, *domain.E
 	if err != nil {
 		return nil, err
 	}
+	_, condemned := eventOf[*domain.SlotCondemned](&d)
+	if len(d.events) == 0 { // it was already so: which of the two
+		if err := c.query(func(w *domain.World, _ domain.Time) *domain.Error {
+			condemned = w.SlotIsCondemned(m.Slot)
+			return nil
+		}); err != nil {
+			return nil, err
+		}
+	}
 	out := &Changed{ID: m.Slot.String(), State: "quarantined"}
-	if _, ok := eventOf[*domain.SlotCondemned](&d); ok {
+	if condemned {
 		out.State = "condemned"
 	}
 	return out, nil

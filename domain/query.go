@@ -282,6 +282,13 @@ func (w *World) MapOf(id HostID) (proposal Digest, approved bool, wiping int) {
 	return proposal, !h.MapID.IsZero(), wiping
 }
 
+// SlotIsCondemned reports whether a slot is out of service as soon as its lease and
+// the wipe after it are over.
+func (w *World) SlotIsCondemned(id SlotID) bool {
+	s := w.slots.get(id)
+	return s != nil && s.Condemned
+}
+
 // The world as a fold to compare read models with: projections.Fold.
 
 // Slots walks all slots.

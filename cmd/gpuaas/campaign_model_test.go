@@ -40,9 +40,8 @@ func (l lot) next(in slotCommand, out slotAnswer) (after []any) {
 		l.holder = in.on
 	case in.verb == release && l.holder == in.on:
 		l.holder = ""
-	case in.verb == quarantine && out.state == "condemned" && !free && !l.condemned:
+	case in.verb == quarantine && out.state == "condemned" && !free:
 		l.condemned = true
-	case in.verb == quarantine && out.state == "quarantined" && !free && l.condemned: // it was already so
 	case in.verb == quarantine && out.state == "quarantined" && free:
 		l = lot{quarantined: true}
 	case in.verb == rewipe && out.accepted && free:
