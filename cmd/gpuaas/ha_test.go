@@ -3,6 +3,7 @@ package main_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -31,6 +32,7 @@ type cluster struct {
 	nats    *streamstest.Site
 	members []*site
 	tenants []string // a tenant has at most 1000 live credits
+	te      tenant   // with a host to launch on
 }
 
 func newCluster(t *testing.T, replicas int) *cluster {
@@ -70,7 +72,64 @@ func newCluster(t *testing.T, replicas int) *cluster {
 	for i := range 3 + *haRounds {
 		c.tenants = append(c.tenants, c.members[0].newTenant(fmt.Sprintf("acme%d", i), 0).id)
 	}
+	c.host()
 	return c
+}
+
+// host enrols a simulated host, and a tenant that can launch on it.
+func (c *cluster) host() {
+	t, s := c.t, c.members[0]
+	t.Helper()
+	op := s.operator()
+	var made struct {
+		ID    string `json:"id"`
+		Token string `json:"enrolment_token"`
+	}
+	enrolled := op.do(201, "POST", "/v1/hosts", obj{"name": "h1", "rack": "r1"})
+	enrolled.into(t, &made)
+	dir := filepath.Join(s.dir, "h1")
+	if out, err := hostdOnce(t, "enroll", "--server", c.members[1].address(), "--token", made.Token, "--dir", dir); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	run(t, nil, "hostd", "run", "--machine", "sim", "--slots", "8", "--dir", dir)
+	var m struct {
+		Digest string `json:"proposal_digest"`
+	}
+	eventually(t, limit, "a slot map", func() error {
+		op.get(fmt.Sprintf("/v1/hosts/%s/slot-map?at_least=%d", made.ID, enrolled.seq), &m)
+		return errNo(m.Digest != "", "no proposal")
+	})
+	op.do(202, "POST", "/v1/hosts/"+made.ID+"/slot-map/approve", obj{"digest": m.Digest, "wipe_policy": "auto"})
+	var sku struct {
+		ID string `json:"id"`
+	}
+	op.do(201, "POST", "/v1/skus", obj{"name": "gpu-1x", "shape": 1}).into(t, &sku)
+	op.do(201, "POST", "/v1/skus/"+sku.ID+"/prices", obj{"currency": "USD", "micros_per_unit_hour": price})
+	c.te = s.newTenant("renter", 1_000_000_000)
+	eventually(t, limit, "slots", func() error {
+		free := 0
+		for _, sl := range list[slot](op, "/v1/slots") {
+			if sl.State == "available" {
+				free++
+			}
+		}
+		return errNo(free == 8, fmt.Sprintf("%d are available", free))
+	})
+}
+
+// launched asks for a VM, whoever writes, until it is there.
+func (c *cluster) launched(key string) (a allocation) {
+	c.t.Helper()
+	eventually(c.t, limit, "a launch", func() error {
+		for i := range c.members {
+			status, _, body, err := c.post(i, c.te.key, "/v1/projects/"+c.te.project+"/allocations", obj{"sku": "gpu-1x"}, key)
+			if err == nil && status == 201 {
+				return json.Unmarshal(body, &a)
+			}
+		}
+		return errors.New("nobody launches it")
+	})
+	return a
 }
 
 // role is what a process says of itself; "" when it does not answer.
@@ -254,14 +313,17 @@ func TestFailover(t *testing.T) {
 			c := newCluster(t, replicas)
 			l := c.load(4)
 			var killed, handed []time.Duration
-			for range *haRounds {
+			for round := range *haRounds {
 				l.more(50)
 				w := c.writer()
+				a := c.launched(fmt.Sprint("vm ", round))
 				at := time.Now()
 				c.members[w].kill()
 				l.more(50)
 				killed = append(killed, l.gap(at))
 				c.members[w].start()
+				c.te.becomes(a.ID, "running")
+				t.Logf("the VM that was launched before the kill runs after %v", time.Since(at))
 
 				w = c.writer()
 				l.more(50)
@@ -283,6 +345,8 @@ func TestFailover(t *testing.T) {
 				}
 				t.Logf("%d requests were repeated in the hand-over", l.retried.Load()-before)
 				c.members[w].start()
+				c.te.do(202, "DELETE", "/v1/allocations/"+a.ID, nil)
+				c.te.becomes(a.ID, "released")
 			}
 			l.end()
 			c.same(l)
