@@ -39,6 +39,7 @@ type config struct {
 	Replicas     int    `koanf:"replicas"`
 	DatabaseURL  string `koanf:"database-url"`
 	Images       string `koanf:"images"`
+	ImageStore   string `koanf:"image-store"`
 	LogLevel     string `koanf:"log-level"`
 	MinFree      int    `koanf:"min-free-percent"`
 	MaxLag       uint64 `koanf:"max-projector-lag"`
@@ -71,6 +72,7 @@ func configFlags(f *pflag.FlagSet) {
 	f.Int("replicas", 1, "replicas of every stream: 1 embedded, 3 or 5 on a cluster")
 	f.String("database-url", "", "Postgres for the read models; empty runs one of our own in the data directory")
 	f.String("images", "", "directory with images (NAME.qcow2, NAME.raw) that are registered at the start")
+	f.String("image-store", "", "directory with the bytes of images, the same for all processes of the site; empty is in the data directory")
 	f.String("log-level", "info", "debug, info, warn or error")
 	f.Int("min-free-percent", 10, "admission stops below this much free disk")
 	f.Uint64("max-projector-lag", 2_000_000, "admission stops when the read models are more events behind")

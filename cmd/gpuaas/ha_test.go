@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -18,13 +19,17 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gpuaas/gpuaas/domain"
 	"github.com/gpuaas/gpuaas/streams/server"
 	"github.com/gpuaas/gpuaas/streams/streamstest"
 )
 
 // These tests run several control-plane processes on one NATS: one server, or three.
 
-var haRounds = flag.Int("ha.rounds", 1, "how often each writer is killed, and how often it hands over")
+var (
+	haRounds  = flag.Int("ha.rounds", 1, "how often each writer is killed, and how often it hands over")
+	haUpgrade = flag.Bool("ha.upgrade", false, "build a release with the next logic level, and upgrade a site to it")
+)
 
 // cluster is a site with three processes.
 type cluster struct {
@@ -377,4 +382,95 @@ func natsArgs(args []string) (out []string) {
 		}
 	}
 	return out
+}
+
+// TestRollingUpgrade upgrades a site under load, one process after another, the
+// writer first, to a build with the next logic level: old and new ones work side by
+// side, nobody sees a failed command, and the log is raised when the last is new. An
+// old build is refused then.
+func TestRollingUpgrade(t *testing.T) {
+	t.Parallel()
+	if !*haUpgrade {
+		t.Skip("it builds another gpuaas: -ha.upgrade")
+	}
+	next := nextRelease(t)
+	c := newCluster(t, 1)
+	l := c.load(2)
+	level := func() int {
+		t.Helper()
+		newest := 0
+		for _, e := range c.members[0].operator().events("/v1/events") {
+			if e.Type == "site.writer_started" {
+				var d struct {
+					Level int `json:"logic_level"`
+				}
+				if err := json.Unmarshal(e.Data, &d); err != nil {
+					t.Fatal(err)
+				}
+				newest = d.Level
+			}
+		}
+		return newest
+	}
+	l.more(20)
+	first := c.writer()
+	for i := range c.members {
+		m := c.members[(first+i)%len(c.members)]
+		if err := m.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if code := m.ended(t, limit); code != 0 {
+			t.Fatalf("exit code %d:\n%s", code, m.out.tail())
+		}
+		if i > 0 && level() != domain.LogicLevel {
+			t.Errorf("after %d of 3 the log is at level %d", i, level())
+		}
+		m.prog = next
+		m.start()
+		l.more(20)
+	}
+	l.end()
+	eventually(t, 2*limit, "the log to be raised", func() error {
+		return errNo(level() == domain.LogicLevel+1, fmt.Sprintf("it is at %d", level()))
+	})
+	c.same(l)
+	w := c.writer()
+	old := c.members[(w+1)%len(c.members)]
+	old.interrupt()
+	old.prog = ""
+	if err := old.tryStart(); err == nil || !strings.Contains(err.Error(), "upgrade it") {
+		t.Errorf("an old build stands by a log of the next level: %v", err)
+	}
+	old.prog = next
+	old.start()
+}
+
+// nextRelease builds gpuaas as it will be when its logic level has risen.
+func nextRelease(t *testing.T) (name string) {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, dir := strings.TrimSpace(string(out)), t.TempDir()
+	source := filepath.Join(root, "domain", "writer.go")
+	text, err := os.ReadFile(source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const line = "const LogicLevel = "
+	if !bytes.Contains(text, []byte(line)) {
+		t.Fatal("there is no line to change")
+	}
+	text = bytes.Replace(text, []byte(line), []byte(line+"1 + "), 1)
+	changed, overlay := filepath.Join(dir, "writer.go"), filepath.Join(dir, "overlay.json")
+	mapping, _ := json.Marshal(map[string]any{"Replace": map[string]string{source: changed}})
+	if err := errors.Join(os.WriteFile(changed, text, 0o600), os.WriteFile(overlay, mapping, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	build := exec.Command("go", "build", "-overlay", overlay, "-o", filepath.Join(bin, "gpuaas-next"), "github.com/gpuaas/gpuaas/cmd/gpuaas")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return "gpuaas-next"
 }

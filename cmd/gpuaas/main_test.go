@@ -3,6 +3,7 @@ package main_test
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -189,6 +190,7 @@ type site struct {
 	t    testing.TB
 	dir  string
 	args []string // of every start
+	prog string   // another build of gpuaas than this one; "": this one
 	*program
 
 	mu   sync.Mutex
@@ -224,7 +226,7 @@ func (s *site) tryStart(more ...string) error {
 	}
 	defer r.Close()
 	args := append([]string{s.args[0], "--data-dir", s.dir, "--listen", "127.0.0.1:0"}, s.args[1:]...)
-	s.program = run(s.t, w, "gpuaas", append(args, more...)...)
+	s.program = run(s.t, w, cmp.Or(s.prog, "gpuaas"), append(args, more...)...)
 	w.Close()
 	if err := r.SetReadDeadline(time.Now().Add(startLimit)); err != nil {
 		return err

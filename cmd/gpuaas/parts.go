@@ -82,8 +82,8 @@ func (s *site) whenStarted(ctx context.Context, part partFunc, ready func(contex
 	if err := s.placer.OfferAll(ctx, s.loop); err != nil {
 		return err
 	}
-	hostCredentials{s}.revokeRemoved(ctx)
 	s.startHostProcesses(part)
+	hostCredentials{s}.revokeRemoved(ctx)
 	part("logic level", s.raiseLevel)
 	if err := s.registerImages(ctx); err != nil {
 		return err

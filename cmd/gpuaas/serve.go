@@ -307,25 +307,31 @@ func (h hostCredentials) Issue(host domain.HostID, natsPublicKey string) (string
 
 // Revoke implements api.HostCredentials.
 func (h hostCredentials) Revoke(ctx context.Context, _ domain.HostID, natsPublicKey string) error {
+	return h.revoke(ctx, natsPublicKey)
+}
+
+func (h hostCredentials) revoke(ctx context.Context, keys ...string) error {
 	system, err := h.s.dial(server.System)(nats.Name("revoke"))
 	if err != nil {
 		return fmt.Errorf("connect to revoke: %w", err)
 	}
 	defer system.Close()
-	return h.s.trust.Revoke(ctx, system, natsPublicKey)
+	return h.s.trust.Revoke(ctx, system, keys...)
 }
 
 // revokeRemoved revokes again what belongs to hosts that were removed: the process
-// may have ended between the one and the other.
+// may have ended between the one and the other, or another one has removed them and
+// this one's copy of the trust does not know. All at once, so that none is good again
+// in between.
 func (h hostCredentials) revokeRemoved(ctx context.Context) {
 	var keys []string
-	if _, err := h.s.member.Query(ctx, domain.System, func(w *domain.World, _ domain.Time) { keys = w.RemovedHostKeys() }); err != nil {
-		return // the site stops
+	if _, err := h.s.loop.Query(ctx, domain.System, func(w *domain.World, _ domain.Time) { keys = w.RemovedHostKeys() }); err != nil || len(keys) == 0 {
+		return // none, or the site stops
 	}
-	for _, key := range keys {
-		if err := h.Revoke(ctx, domain.HostID{}, key); err != nil {
-			h.s.log.Error("the credential of a removed host could not be revoked: repeat DELETE /v1/hosts/{h}", "nats_key", key, "err", err)
-		}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if err := h.revoke(ctx, keys...); err != nil {
+		h.s.log.Error("the credentials of removed hosts could not be revoked: repeat DELETE /v1/hosts/{h}", "hosts", len(keys), "err", err)
 	}
 }
 

@@ -105,7 +105,11 @@ func openSite(ctx context.Context, cfg config, f *front, log *slog.Logger) (s *s
 	if s.snaps, err = commands.OpenSnapshots(filepath.Join(cfg.DataDir, "snapshots"), log); err != nil {
 		return nil, err
 	}
-	if s.images, err = imagestore.Open(filepath.Join(cfg.DataDir, "images"), s.clock); err != nil {
+	store := cfg.ImageStore
+	if store == "" {
+		store = filepath.Join(cfg.DataDir, "images")
+	}
+	if s.images, err = imagestore.Open(store, s.clock); err != nil {
 		return nil, err
 	}
 	if err := s.openStreams(); err != nil {

@@ -85,6 +85,9 @@ func (s *site) turn(ctx context.Context, fail func(error), part partFunc, ready 
 	if err := s.newLoop(world); err != nil {
 		return err
 	}
+	if err := s.images.TakeUp(); err != nil {
+		return err
+	}
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)

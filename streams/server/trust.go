@@ -264,13 +264,15 @@ func (t *Trust) HostCredential(host domain.HostID, userPublicNkey string) (strin
 	return uc.Encode(k)
 }
 
-// Revoke ends the credential of a public user nkey, for JWTs issued until now:
-// connections that use it are closed and new ones refused, on every server that
+// Revoke ends the credentials of public user nkeys, for JWTs issued until now, all at
+// once: connections that use them are closed and new ones refused, on every server that
 // system reaches. system is a connection with the System credential. The
 // revocation is on disk before it is handed out.
-func (t *Trust) Revoke(ctx context.Context, system *nats.Conn, userPublicNkey string) error {
-	if !nkeys.IsValidPublicUserKey(userPublicNkey) {
-		return fmt.Errorf("revoke: %.70q is not a public user nkey", userPublicNkey)
+func (t *Trust) Revoke(ctx context.Context, system *nats.Conn, userPublicNkeys ...string) error {
+	for _, key := range userPublicNkeys {
+		if !nkeys.IsValidPublicUserKey(key) {
+			return fmt.Errorf("revoke: %.70q is not a public user nkey", key)
+		}
 	}
 	operator, err := t.key("operator")
 	if err != nil {
@@ -278,7 +280,9 @@ func (t *Trust) Revoke(ctx context.Context, system *nats.Conn, userPublicNkey st
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.account.RevokeAt(userPublicNkey, time.Now())
+	for _, key := range userPublicNkeys {
+		t.account.RevokeAt(key, time.Now())
+	}
 	if err := t.sign(siteAccount+".jwt", t.account, operator); err != nil {
 		return err
 	}

@@ -19,7 +19,7 @@ import (
 )
 
 // Store is the images and uploads in one directory. It is safe for concurrent use
-// within one process.
+// within one process; others may read images beside it.
 type Store struct {
 	dir   string
 	clock func() time.Time
@@ -28,7 +28,8 @@ type Store struct {
 	uploads map[string]*upload
 }
 
-// Open makes the directory, or finds what an earlier process left in it.
+// Open makes the directory, or uses what is in it. Uploads are there after
+// [Store.TakeUp].
 func Open(dir string, clock func() time.Time) (*Store, error) {
 	s := &Store{dir: dir, clock: clock, uploads: map[string]*upload{}}
 	for _, sub := range []string{"content", "uploads"} {
@@ -36,10 +37,19 @@ func Open(dir string, clock func() time.Time) (*Store, error) {
 			return nil, fmt.Errorf("image store: %w", err)
 		}
 	}
-	if err := s.findUploads(); err != nil {
-		return nil, fmt.Errorf("image store: %w", err)
-	}
 	return s, nil
+}
+
+// TakeUp goes on with the uploads that an earlier process left, and removes what of
+// them is not whole. One process at a time may do so: the directory can be shared.
+func (s *Store) TakeUp() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.uploads = map[string]*upload{}
+	if err := s.findUploads(); err != nil {
+		return fmt.Errorf("image store: %w", err)
+	}
+	return nil
 }
 
 // Path is the file of an image's bytes.

@@ -43,6 +43,9 @@ func (c *clock) time() time.Time { return c.now }
 func open(t *testing.T, dir string, c *clock) *Store {
 	t.Helper()
 	s, err := Open(dir, c.time)
+	if err == nil {
+		err = s.TakeUp()
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
