@@ -71,17 +71,20 @@ func (s *Standby) Directory() *Directory { return s.dir }
 // can repair: the log is forked, lost its tail, or is for a newer build.
 func (s *Standby) Follow(ctx context.Context, log LogFollower) error {
 	from := s.Head()
-	err := log.Follow(ctx, log.Seq(from.N+1), from, func(seq uint64, b []byte) error {
-		c, err := domain.DecodeCommitEvents(b)
-		if err != nil {
-			return fmt.Errorf("message %d: %w", seq, err)
-		}
-		return s.apply(c, sha256.Sum256(b))
-	})
+	err := log.Follow(ctx, log.Seq(from.N+1), from, func(_ uint64, b []byte) error { return s.Fold(b) })
 	if ctx.Err() != nil {
 		return nil //nolint:nilerr // it was told to end
 	}
 	return err
+}
+
+// Fold applies one more commit, the next. Follow must not run.
+func (s *Standby) Fold(commit []byte) error {
+	c, err := domain.DecodeCommitEvents(commit)
+	if err != nil {
+		return fmt.Errorf("after commit %d: %w", s.Head().N, err)
+	}
+	return s.apply(c, sha256.Sum256(commit))
 }
 
 func (s *Standby) apply(c *domain.Commit, hash domain.Digest) error {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -128,17 +127,23 @@ func (s *site) await(ctx context.Context, part, writerPart partFunc, ready func(
 	writerPart("claim", s.claim.Keep)
 	writerPart("peers", s.serveHellos)
 	began := time.Now()
-	if err := s.catchUp(ctx, standby); err != nil {
+	end, err := s.end(ctx)
+	if err != nil {
 		return nil, err
 	}
+	s.nearly(ctx, standby, end)
 	stop()
 	<-followed
+	for n := standby.Head().N + 1; n <= end && ctx.Err() == nil; n++ {
+		if err := patiently(ctx, func() error { return s.foldOne(ctx, standby, n) }); err != nil {
+			return nil, fmt.Errorf("commit %d: %w", n, err)
+		}
+	}
 	if ctx.Err() != nil {
 		return nil, nil
 	}
 	world := standby.Take()
 	s.foldedTo = world.Head.N
-	var err error
 	if s.provenAll, err = s.provenBefore(ctx, world); err != nil {
 		s.log.Warn("until when the term before shows the hosts alive is not known", "err", err)
 	}
@@ -146,24 +151,39 @@ func (s *site) await(ctx context.Context, part, writerPart partFunc, ready func(
 	return world, nil
 }
 
-// catchUp waits until the standby has folded what the log holds.
-func (s *site) catchUp(ctx context.Context, standby *commands.Standby) error {
+// end is the last commit of the log.
+func (s *site) end(ctx context.Context) (n uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	for { // ends with an answer or ctx
-		end, _, err := s.commits.Last(ctx)
-		if err == nil {
-			if end = s.commits.NumberAt(end); end == 0 {
-				return nil
-			}
-			return standby.WaitFor(ctx, end)
-		}
-		select {
-		case <-ctx.Done():
-			return errors.Join(ctx.Err(), err)
-		case <-time.After(10 * time.Millisecond):
+	err = patiently(ctx, func() error {
+		seq, _, err := s.commits.Last(ctx)
+		n = s.commits.NumberAt(seq)
+		return err
+	})
+	return n, err
+}
+
+// nearly waits until the standby has folded the log's end, or little is missing: what
+// a reader whose consumer was lost gets only seconds later is fetched one by one.
+func (s *site) nearly(ctx context.Context, standby *commands.Standby, end uint64) {
+	for head := standby.Head().N; head < end && ctx.Err() == nil; {
+		short, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+		err := standby.WaitFor(short, end)
+		cancel()
+		if now := standby.Head().N; err == nil || now == head && end-now < 10_000 {
+			return
+		} else {
+			head = now
 		}
 	}
+}
+
+func (s *site) foldOne(ctx context.Context, standby *commands.Standby, n uint64) error {
+	b, err := s.commits.Commit(ctx, n)
+	if err != nil {
+		return err
+	}
+	return standby.Fold(b)
 }
 
 // readyAsStandby says that this process serves, once another one writes.
