@@ -74,6 +74,23 @@ func (l *Loop) answer(p *pending) {
 	}
 }
 
+// answerUnwritten answers a group in which nothing was decided: what its replies read
+// is durable. A refusal says that the site does not want something, so it waits while
+// another process may have decided since; a question is answered by standbys too.
+func (l *Loop) answerUnwritten(p *pending) {
+	live := l.o.Live == nil || l.o.Live()
+	left := p.replies[:0]
+	for _, w := range p.replies {
+		if live || w.it.query != nil {
+			w.it.reply <- w.reply
+		} else {
+			left = append(left, w)
+		}
+	}
+	clear(p.replies[len(left):])
+	p.replies = left
+}
+
 // giveUp tells everyone that the outcome is not known.
 func (l *Loop) giveUp(err error, groups ...*pending) error {
 	unknown := domain.Errorf(domain.Unavailable, "outcome.unknown", "the outcome is not known: repeat the request with the same Idempotency-Key")

@@ -156,9 +156,8 @@ func (l *Loop) run(ctx context.Context) error {
 		if inFlight == nil && !l.core.Empty() {
 			inFlight, open = l.close(open), &pending{}
 			appends <- inFlight
-		} else if inFlight == nil && len(open.replies) > 0 && l.live() {
-			l.answer(open) // nothing new was decided: what they read is durable
-			open.replies = open.replies[:0]
+		} else if inFlight == nil && len(open.replies) > 0 {
+			l.answerUnwritten(open)
 		}
 		if len(batch) == 0 && started && !l.core.Full() && len(open.replies) < maxUnanswered {
 			batch = l.q.pop(domain.MaxCommitDecisions)
@@ -217,9 +216,6 @@ func (l *Loop) run(ctx context.Context) error {
 // maxUnanswered bounds the answers that wait in a group, for its commit or for the
 // claim.
 const maxUnanswered = 4096
-
-// live reports whether what was only read may be answered.
-func (l *Loop) live() bool { return l.o.Live == nil || l.o.Live() }
 
 // World is the world after a clean end of Run: all of it is durable. Nil while it
 // runs and after a failure.

@@ -44,9 +44,8 @@ type Options struct {
 	// KeepLevel begins the term at the logic level that the log has, if it has one: the
 	// site's other processes may be of an older build. See domain.StartWriter.
 	KeepLevel bool
-	// Live reports whether this process surely is the only writer. While it is not, a
-	// group that appends nothing (refusals, questions) waits with its answers. Nil:
-	// always.
+	// Live reports whether this process surely is the only writer. While it is not,
+	// refusals that come without an append wait. Nil: always.
 	Live func() bool
 	// AppendTimeout is how long the site may be without its log before the process
 	// gives up. Default 30 s.

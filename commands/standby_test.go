@@ -209,18 +209,22 @@ func TestAnswersWaitForTheClaim(t *testing.T) {
 	l, stop := writing(t, domain.NewWorld(), commands.Options{Log: &gatedLog{}, Live: live.Load})
 	submit := submitTo(t, l)
 	admin := domaintest.Admin(submit, "admin") // is appended
-	answered := make(chan *domain.Error, 1)
+	refused := make(chan *domain.Error, 1)
 	go func() {
-		_, err := l.Query(context.Background(), admin, func(*domain.World, domain.Time) {})
-		answered <- err
+		refused <- l.Submit(context.Background(), command(admin, &domain.CreateProject{Tenant: domain.TenantID{1}, Name: "p"})).Err
 	}()
+	for range 5 { // a standby answers questions too
+		if _, err := l.Query(t.Context(), admin, func(*domain.World, domain.Time) {}); err != nil {
+			t.Error(err)
+		}
+	}
 	select {
-	case <-answered:
-		t.Fatal("a question was answered without the claim")
+	case <-refused:
+		t.Fatal("a command was refused without the claim")
 	case <-time.After(50 * time.Millisecond): // that nothing comes can only be waited for
 	}
 	live.Store(true)
-	if err := <-answered; err != nil {
+	if err := <-refused; err == nil || err.Code != "tenant.not_found" {
 		t.Error(err)
 	}
 	if err := stop(); err != nil {
