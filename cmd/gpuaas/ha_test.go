@@ -301,10 +301,36 @@ func (c *cluster) same(l *load) {
 			micros += b.Available
 			credits += int64(len(list[json.RawMessage](caller{m, op.key}, fmt.Sprintf("/v1/tenants/%s/credits?at_least=%d", te, l.head))))
 		}
-		gapless(c.t, caller{m, op.key})
+		c.gapless(caller{m, op.key})
 		if want := l.acked.Load(); micros != want || credits != want {
 			c.t.Errorf("process %d shows %d micros in %d credits, %d of one micro were acknowledged", i, micros, credits, want)
 		}
+	}
+}
+
+// gapless reads all events of one process. While the feed chooses a leader, it is
+// asked again.
+func (c *cluster) gapless(op caller) {
+	c.t.Helper()
+	n := uint64(0)
+	for after, more := "", true; more; {
+		var page struct {
+			Items []event `json:"items"`
+			Next  string  `json:"next_cursor"`
+		}
+		eventually(c.t, limit, "a page of events", func() error {
+			a, err := op.ask("GET", "/v1/events?limit=500"+after, nil)
+			if err != nil || a.status != 200 {
+				return fmt.Errorf("%v, %+v", err, a)
+			}
+			return json.Unmarshal(a.body, &page)
+		})
+		for _, e := range page.Items {
+			if n++; e.Number != n {
+				c.t.Fatalf("event %d where %d should be", e.Number, n)
+			}
+		}
+		after, more = "&after="+page.Next, len(page.Items) > 0
 	}
 }
 

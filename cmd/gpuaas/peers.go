@@ -18,7 +18,7 @@ import (
 
 const (
 	helloPeriod = 100 * time.Millisecond
-	helloWait   = time.Second
+	helloWait   = 250 * time.Millisecond // what was asked as the writer died is never answered
 	// goneAfter is for how long nobody may listen before the writer is taken for gone:
 	// longer than a client takes to find another server of the cluster.
 	goneAfter = 500 * time.Millisecond
