@@ -92,10 +92,10 @@ func (tr *trial) standby(r *rand.Rand) *daemon {
 
 // The times of a fault.
 const (
-	faultMin  = 300 * time.Millisecond
-	faultMax  = 4 * time.Second
-	faultRest = 1500 * time.Millisecond // what clients get done before the next one, at most
-	restAcks  = 40
+	shortestFault = 300 * time.Millisecond
+	longestFault  = 4 * time.Second
+	faultRest     = 1500 * time.Millisecond // what clients get done before the next one, at most
+	restAcks      = 40
 )
 
 // attack has faults follow one another, sometimes two at once, until it has to end:
@@ -120,12 +120,12 @@ func (tr *trial) attack(c *clients, r *rand.Rand, over func(done int) bool) (cou
 		began, acked := time.Since(c.began), c.acked.Load()
 		end, kind := next()
 		if r.IntN(4) == 0 {
-			c.wait(tr, faultMin)
+			c.wait(tr, shortestFault)
 			second, other := next()
 			first := end
 			end, kind = func() { first(); second() }, kind+" and "+other
 		}
-		c.wait(tr, faultMin+time.Duration(r.Int64N(int64(faultMax-faultMin))))
+		c.wait(tr, shortestFault+time.Duration(r.Int64N(int64(longestFault-shortestFault))))
 		end()
 		tr.t.Logf("%v to %v: %s; %d answers meanwhile", began.Round(time.Millisecond), time.Since(c.began).Round(time.Millisecond), kind, c.acked.Load()-acked)
 		for rest, acks := time.Now().Add(faultRest), c.acked.Load()+restAcks; time.Now().Before(rest) && c.acked.Load() < acks; {

@@ -121,8 +121,10 @@ func (tr *trial) startNATS() (more func()) {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		o := server.Options{Site: trialName, Trust: tr.trust, Name: fmt.Sprint("n", i), Dir: dir, Host: "127.0.0.1", Port: ports[i][0],
-			Cluster: &server.Cluster{Name: trialName, Host: "127.0.0.1", Port: ports[i][1], Routes: routes}}
+		o := server.Options{
+			Site: trialName, Trust: tr.trust, Name: fmt.Sprint("n", i), Dir: dir, Host: "127.0.0.1", Port: ports[i][0],
+			Cluster: &server.Cluster{Name: trialName, Host: "127.0.0.1", Port: ports[i][1], Routes: routes},
+		}
 		text, err := o.ConfigFile("", "", "")
 		if err != nil {
 			t.Fatal(err)

@@ -397,7 +397,7 @@ func (c *cluster) pause(l *load) time.Duration {
 	if err := m.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		c.t.Fatal(err)
 	}
-	defer m.cmd.Process.Signal(syscall.SIGCONT) //nolint:errcheck // it has ended, unless the test fails here
+	defer m.cmd.Process.Signal(syscall.SIGCONT) // it has ended, unless the test fails here
 	eventually(c.t, limit, "another writer", func() error {
 		for i := range c.members {
 			if i != w && c.role(i) == "writer" {

@@ -170,11 +170,11 @@ func (s *site) nearly(ctx context.Context, standby *commands.Standby, end uint64
 		short, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
 		err := standby.WaitFor(short, end)
 		cancel()
-		if now := standby.Head().N; err == nil || now == head && end-now < 10_000 {
+		now := standby.Head().N
+		if err == nil || now == head && end-now < 10_000 {
 			return
-		} else {
-			head = now
 		}
+		head = now
 	}
 }
 

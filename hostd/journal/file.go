@@ -36,7 +36,7 @@ func (j *Journal) worthRewriting() bool {
 // writeFrame appends one record to the file. A write that fails may leave half a
 // frame, after which nothing may follow: the file is rewritten or the journal ends.
 func (j *Journal) writeFrame(r *record, sync bool) error {
-	b := frame(r.encode(nil))
+	b := frame(r.encode())
 	if len(b) > recordMaxBytes {
 		return fmt.Errorf("journal record of %d bytes: at most %d", len(b), recordMaxBytes)
 	}
@@ -87,13 +87,13 @@ func (j *Journal) renew() error {
 
 // rewrite puts what is still needed into a new file in the old one's place.
 func (j *Journal) rewrite() error {
-	b := frame((&record{header: true, id: j.id, last: j.acked, acked: j.acked, change: Change{Set: j.facts}}).encode(nil))
+	b := frame((&record{header: true, id: j.id, last: j.acked, acked: j.acked, change: Change{Set: j.facts}}).encode())
 	if len(b) > recordMaxBytes {
 		return fmt.Errorf("rewrite journal: %d facts take %d bytes, at most %d", len(j.facts), len(b), recordMaxBytes)
 	}
 	base := int64(len(b))
 	for _, e := range j.queue {
-		b = append(b, frame((&record{entry: e}).encode(nil))...)
+		b = append(b, frame((&record{entry: e}).encode())...)
 	}
 	f, err := replaceFile(j.path(), b, !j.o.NoSync)
 	if err != nil {

@@ -30,7 +30,7 @@ type record struct {
 
 const version = 1
 
-func (r *record) encode(b []byte) []byte {
+func (r *record) encode() (b []byte) {
 	if r.header {
 		b = appendUint(b, 1, version)
 		b = appendBytes(b, 2, r.id[:])
