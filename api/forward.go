@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
@@ -39,6 +40,8 @@ const (
 	forwardPatience = 4 * time.Second
 	// forwardPause is the pause between two looks for one.
 	forwardPause = 5 * time.Millisecond
+	// forwardLook is how often it is looked whether the process that is asked still decides.
+	forwardLook = 50 * time.Millisecond
 	// maxForwards bounds the requests that are handed on at once.
 	maxForwards = 2048
 )
@@ -135,12 +138,21 @@ func (f *forwarder) handOn(w http.ResponseWriter, r *http.Request, body []byte) 
 			return
 		}
 		if to := f.s.o.Writers.Elsewhere(); to != nil {
-			res, err := f.ask(r, to, body)
-			switch {
-			case err == nil:
+			asking, stop := context.WithCancel(r.Context())
+			answered := func() {}
+			if !rawBody(r) { // of which nothing is left to be sent again
+				answered = f.giveUpOn(to, stop)
+			}
+			res, err := f.ask(r.WithContext(asking), to, body)
+			answered()
+			if err == nil {
 				f.count.WithLabelValues("answered").Inc()
 				pass(w, res)
+				stop()
 				return
+			}
+			stop()
+			switch {
 			case r.Context().Err() != nil:
 				panic(http.ErrAbortHandler) // nobody listens any more
 			case !notSent(err) && !repeatable(r):
@@ -163,6 +175,32 @@ func (f *forwarder) handOn(w http.ResponseWriter, r *http.Request, body []byte) 
 		}
 	}
 	f.refuse(w, r, "none", last)
+}
+
+// giveUpOn calls stop once another process decides than the one that is asked, which
+// may stand still for good with the request. It ends with the call of answered.
+func (f *forwarder) giveUpOn(asked *url.URL, stop func()) (answered func()) {
+	over := make(chan struct{})
+	go func() {
+		tick := time.NewTicker(forwardLook)
+		defer tick.Stop()
+		for { // ends with the answer, or another writer
+			select {
+			case <-over:
+				return
+			case <-tick.C:
+			}
+			done, own := f.s.o.Writers.Decide()
+			if own {
+				done()
+			}
+			if now := f.s.o.Writers.Elsewhere(); own || now != nil && *now != *asked {
+				stop()
+				return
+			}
+		}
+	}()
+	return func() { close(over) }
 }
 
 // errUndecided is the answer of a process that says that it did not decide.

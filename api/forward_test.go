@@ -140,3 +140,31 @@ func TestForwardIsCut(t *testing.T) {
 		t.Errorf("the broken connection was used %d times", cuts.Load())
 	}
 }
+
+// TestForwardedToOneThatStandsStill: when another process decides, a request that may
+// be repeated goes there, though the one that was asked says nothing.
+func TestForwardedToOneThatStandsStill(t *testing.T) {
+	t.Parallel()
+	writer := newSite(t)
+	s, p := beside(t, writer)
+	s.server.forward.patience = 20 * time.Second
+	asked, still := make(chan struct{}, 1), make(chan struct{})
+	silent := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		asked <- struct{}{}
+		<-still
+	}))
+	defer silent.Close()
+	defer close(still)
+	p.point(t, silent.URL)
+	go func() {
+		<-asked
+		p.point(t, writer.http.URL)
+	}()
+	s.want(201, s.admin, "POST", "/v1/tenants", `{"name":"acme","currency":"USD"}`, header{"Idempotency-Key", "k"})
+	p.point(t, silent.URL)
+	go func() {
+		<-asked
+		p.point(t, writer.http.URL)
+	}()
+	s.refused(503, "outcome.unknown", s.admin, "POST", "/v1/tenants", `{"name":"other","currency":"USD"}`) // nobody could tell a repeat
+}
