@@ -34,6 +34,7 @@ dev: build ## run everything on this machine (MACHINE=lab boots real VMs and nee
 .PHONY: test
 test: setup ## all tests but the slow suites
 	$(GO) vet ./...
+	$(GO) vet -tags lab ./... # or a change would be found to break them only on a lab
 	$(GO) test -timeout 10m $(PURE)
 	$(GO) test -timeout 12m -race $(RACE)
 

@@ -76,7 +76,7 @@ func (tr *trial) clients(seed uint64) *clients {
 	for i := range tr.tenants {
 		user := tr.userOf(tr.tenants[i].caller)
 		for range clientsEach {
-			one := &client{c: c, n: n, random: rand.New(rand.NewPCG(seed, uint64(n))), key: tr.tenants[i].key, user: user, project: tr.tenants[i].project}
+			one := &wisher{c: c, n: n, random: rand.New(rand.NewPCG(seed, uint64(n))), key: tr.tenants[i].key, user: user, project: tr.tenants[i].project}
 			c.wg.Go(one.rent)
 			n++
 		}
@@ -84,7 +84,7 @@ func (tr *trial) clients(seed uint64) *clients {
 	op := tr.sites[0].operator()
 	user := tr.userOf(op)
 	for range 2 {
-		one := &client{c: c, n: n, random: rand.New(rand.NewPCG(seed, uint64(n))), key: op.key, user: user}
+		one := &wisher{c: c, n: n, random: rand.New(rand.NewPCG(seed, uint64(n))), key: op.key, user: user}
 		c.wg.Go(one.operate)
 		n++
 	}
@@ -126,8 +126,8 @@ func (c *clients) complain(format string, args ...any) {
 	}
 }
 
-// client is one of them.
-type client struct {
+// wisher is one of them, with what it wishes for.
+type wisher struct {
 	c             *clients
 	n, asked      int
 	random        *rand.Rand
@@ -137,7 +137,7 @@ type client struct {
 }
 
 // rent launches, stops, starts and releases until the end.
-func (c *client) rent() {
+func (c *wisher) rent() {
 	for !c.c.ended() {
 		switch n := c.random.IntN(10); {
 		case len(c.running)+len(c.idle) == 0, n < 5 && len(c.running)+len(c.idle) < liveEach:
@@ -159,7 +159,7 @@ func (c *client) rent() {
 	}
 }
 
-func (c *client) power(v verb, from, to *[]*operation) {
+func (c *wisher) power(v verb, from, to *[]*operation) {
 	i := c.random.IntN(len(*from))
 	a := (*from)[i]
 	o := c.ask(v, a.on, "POST", "/v1/allocations/"+a.on+"/"+string(v), nil)
@@ -169,7 +169,7 @@ func (c *client) power(v verb, from, to *[]*operation) {
 	}
 }
 
-func (c *client) release(of *[]*operation) {
+func (c *wisher) release(of *[]*operation) {
 	i := c.random.IntN(len(*of))
 	a := (*of)[i]
 	*of = slices.Delete(*of, i, i+1)
@@ -181,7 +181,7 @@ func (c *client) release(of *[]*operation) {
 }
 
 // operate takes slots out of service and brings them back.
-func (c *client) operate() {
+func (c *wisher) operate() {
 	var out []string
 	for !c.c.ended() {
 		if n := c.random.IntN(10); len(out) > 0 && n < 6 {
@@ -198,7 +198,7 @@ func (c *client) operate() {
 	}
 }
 
-func (c *client) wait(d time.Duration) {
+func (c *wisher) wait(d time.Duration) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
@@ -209,7 +209,7 @@ func (c *client) wait(d time.Duration) {
 
 // ask repeats a command with one Idempotency-Key, at one member after another, until
 // it is answered.
-func (c *client) ask(v verb, on, method, path string, body any) *operation {
+func (c *wisher) ask(v verb, on, method, path string, body any) *operation {
 	c.asked++
 	key := fmt.Sprintf("c%d-%d", c.n, c.asked)
 	o := &operation{client: c.n, verb: v, on: on, key: domain.DigestOf([]byte(c.user + "|" + key)), call: time.Since(c.c.began)}
@@ -252,7 +252,7 @@ var refusals = map[verb][]string{
 	launch: {"capacity.exhausted"}, stopVM: {"allocation.wrong_state"}, startVM: {"allocation.wrong_state"}, rewipe: {"slot.not_quarantined"},
 }
 
-func (c *client) answer(o *operation, a *answer) {
+func (c *wisher) answer(o *operation, a *answer) {
 	if a.status >= 300 {
 		if !slices.Contains(refusals[o.verb], a.code) {
 			c.c.complain("%v: %s", o, a.body)
