@@ -179,9 +179,11 @@ func (tr *trial) startMembers(moreNATS func()) {
 		client := newClient(nil)
 		client.Timeout = answerLimit
 		tr.sites = append(tr.sites, &site{t: t, dir: dir, base: "http://" + address, client: client})
-		tr.members = append(tr.members, newDaemon(t, tr.dir, fmt.Sprintf("cp%d", i), filepath.Join(bin, "gpuaas"), append([]string{"serve", "--data-dir", dir, "--listen", address,
+		tr.members = append(tr.members, newDaemon(t, tr.dir, fmt.Sprintf("cp%d", i), filepath.Join(bin, "gpuaas"), append([]string{
+			"serve", "--data-dir", dir, "--listen", address,
 			"--advertise-url", "http://" + way.address(), "--nats-url", addresses("nats://", tr.toLog), "--replicas", fmt.Sprint(trialNATS), "--log-level", "info",
-			"--database-url", "postgres://gpuaas@" + models.address() + "/models?sslmode=disable&connect_timeout=5"}, tr.natsFlags()...)...))
+			"--database-url", "postgres://gpuaas@" + models.address() + "/models?sslmode=disable&connect_timeout=5",
+		}, tr.natsFlags()...)...))
 		if i == 0 { // it makes the streams and the operator, as soon as the cluster has a leader
 			eventually(t, startLimit, "the first member at the first NATS server", func() error {
 				return errNo(slices.ContainsFunc(tr.toLog, (*proxy).used), "no connection")
