@@ -138,29 +138,9 @@ func streaming(r *http.Request) bool {
 // readBody takes the whole body, within bounds of size and time, so that no
 // handler waits for a caller.
 func (c *call) readBody(r *http.Request) *domain.Error {
-	if r.ContentLength > maxBodyBytes {
-		return errTooLarge()
-	}
-	w := c.echo.Response()
-	_ = huma.SetReadDeadline(w, time.Now().Add(bodyTimeout)) // a recorder in a test has none
-	var buf []byte
-	var err error
-	if r.ContentLength > 0 {
-		buf = make([]byte, r.ContentLength)
-		_, err = io.ReadFull(r.Body, buf)
-	} else {
-		buf, err = io.ReadAll(io.LimitReader(r.Body, maxBodyBytes+1))
-	}
-	if err == nil && len(buf) <= maxBodyBytes {
-		_ = huma.SetReadDeadline(w, time.Time{})
-	} // else it stays: net/http reads on, before it answers, what a handler left
-	switch {
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return errSlow()
-	case err != nil:
-		return domain.Errorf(domain.Invalid, "request.malformed", "the body ended early")
-	case len(buf) > maxBodyBytes:
-		return errTooLarge()
+	buf, derr := wholeBody(c.echo.Response(), r)
+	if derr != nil {
+		return derr
 	}
 	r.Body = io.NopCloser(bytes.NewReader(buf))
 	if len(buf) == 0 {
@@ -177,6 +157,37 @@ func (c *call) readBody(r *http.Request) *domain.Error {
 	}
 	c.body = buf
 	return nil
+}
+
+// wholeBody reads a body within its bounds of size and time. The bound of time stays
+// when it is refused: net/http reads on, before it answers, what a handler left.
+func wholeBody(w http.ResponseWriter, r *http.Request) ([]byte, *domain.Error) {
+	if r.ContentLength == 0 {
+		return nil, nil
+	}
+	rc := http.NewResponseController(w)
+	_ = rc.SetReadDeadline(time.Now().Add(bodyTimeout)) // a recorder in a test has none
+	if r.ContentLength > maxBodyBytes {
+		return nil, errTooLarge()
+	}
+	var b []byte
+	var err error
+	if r.ContentLength > 0 {
+		b = make([]byte, r.ContentLength)
+		_, err = io.ReadFull(r.Body, b)
+	} else {
+		b, err = io.ReadAll(io.LimitReader(r.Body, maxBodyBytes+1))
+	}
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, errSlow()
+	case err != nil:
+		return nil, domain.Errorf(domain.Invalid, "request.malformed", "the body ended early")
+	case len(b) > maxBodyBytes:
+		return nil, errTooLarge()
+	}
+	_ = rc.SetReadDeadline(time.Time{})
+	return b, nil
 }
 
 // boundRaw bounds the time in which a handler, or net/http after it, reads a body of

@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 
@@ -259,28 +258,6 @@ func pass(w http.ResponseWriter, res *http.Response) {
 	}
 	w.WriteHeader(res.StatusCode)
 	_, _ = io.Copy(w, res.Body)
-}
-
-// wholeBody reads a request's body within its bounds of size and time.
-func wholeBody(w http.ResponseWriter, r *http.Request) ([]byte, *domain.Error) {
-	if r.ContentLength == 0 {
-		return nil, nil
-	}
-	rc := http.NewResponseController(w)
-	_ = rc.SetReadDeadline(time.Now().Add(bodyTimeout)) // a recorder in a test has none
-	b, err := io.ReadAll(io.LimitReader(r.Body, maxBodyBytes+1))
-	if err == nil && len(b) <= maxBodyBytes {
-		_ = rc.SetReadDeadline(time.Time{})
-	} // else it stays: see readBody
-	switch {
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return nil, errSlow()
-	case err != nil:
-		return nil, domain.Errorf(domain.Invalid, "request.malformed", "the body ended early")
-	case len(b) > maxBodyBytes:
-		return nil, errTooLarge()
-	}
-	return b, nil
 }
 
 func errNotWriter() *domain.Error {

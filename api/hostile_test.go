@@ -2,19 +2,18 @@ package api
 
 import (
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
-	"io/fs"
 	"maps"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/gpuaas/gpuaas/domain/domaintest"
 )
 
 // The campaigns of hostile requests (foreign_test.go, malformed_test.go, flood_test.go): their routes,
@@ -39,34 +38,17 @@ type campaign struct {
 func openCampaign(t *testing.T, name string) *campaign {
 	t.Helper()
 	c := &campaign{Counts: map[string]uint64{}, file: filepath.Join(*hostileCache, name+".json")}
-	b, err := os.ReadFile(c.file)
-	if err == nil {
-		err = json.Unmarshal(b, c)
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := domaintest.ReadCount(c.file, c); err != nil {
 		t.Fatal(err)
 	}
 	return c
 }
 
-// keep replaces the file at once: a sitting may be interrupted at any time.
+// keep writes down how far it is.
 func (c *campaign) keep(t *testing.T) {
 	t.Helper()
-	c.Date, c.Commit = time.Now().UTC().Format(time.DateOnly), "unknown"
-	if out, err := exec.Command("git", "describe", "--always", "--dirty").Output(); err == nil {
-		c.Commit = strings.TrimSpace(string(out))
-	}
-	b, err := json.MarshalIndent(c, "", "  ")
-	if err == nil {
-		err = os.MkdirAll(filepath.Dir(c.file), 0o755)
-	}
-	if err == nil {
-		err = os.WriteFile(c.file+".new", append(b, '\n'), 0o644)
-	}
-	if err == nil {
-		err = os.Rename(c.file+".new", c.file)
-	}
-	if err != nil {
+	c.Date, c.Commit = time.Now().UTC().Format(time.DateOnly), domaintest.Commit()
+	if err := domaintest.WriteCount(c.file, c); err != nil {
 		t.Fatal(err)
 	}
 }

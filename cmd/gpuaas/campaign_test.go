@@ -1,22 +1,19 @@
 package main_test
 
 import (
-	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
-	"io/fs"
 	"maps"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/anishathalye/porcupine"
+
+	"github.com/gpuaas/gpuaas/domain/domaintest"
 )
 
 var (
@@ -63,7 +60,7 @@ func oneTrial(t *testing.T, seed uint64, over func(faults, operations int, since
 	for _, d := range tr.daemons() {
 		out.Restarts += d.started()
 	}
-	out.Newest = []trialRun{{time.Now().UTC().Format(time.DateOnly), commitUnderTest(), seed, v.operations}}
+	out.Newest = []trialRun{{time.Now().UTC().Format(time.DateOnly), domaintest.Commit(), seed, v.operations}}
 	t.Logf("faults: %s", describe(counts))
 	t.Logf("%d operations, %d decided after a refusal, %d starts of processes, %v", v.operations, v.late, out.Restarts, time.Since(began).Round(time.Millisecond))
 	return out
@@ -94,8 +91,8 @@ func TestCampaign(t *testing.T) {
 		t.Skip("make test-long")
 	}
 	file := filepath.Join(*campaignCache, "campaign.json")
-	sum, err := readTally(file)
-	if err != nil {
+	var sum tally
+	if err := domaintest.ReadCount(file, &sum); err != nil {
 		t.Fatal(err)
 	}
 	for began := time.Now(); time.Since(began) < *campaignFor; {
@@ -109,7 +106,7 @@ func TestCampaign(t *testing.T) {
 			t.FailNow()
 		}
 		sum.add(one)
-		if err := sum.write(file); err != nil {
+		if err := domaintest.WriteCount(file, sum); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -128,41 +125,6 @@ func (a *tally) add(b tally) {
 	}
 	a.Newest = append(a.Newest, b.Newest...)
 	a.Newest = a.Newest[max(0, len(a.Newest)-keepRuns):]
-}
-
-func readTally(file string) (c tally, err error) {
-	b, err := os.ReadFile(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return c, nil
-	}
-	if err == nil {
-		err = json.Unmarshal(b, &c)
-	}
-	return c, err
-}
-
-// write replaces the file at once: a sitting may be interrupted at any time.
-func (a *tally) write(file string) error {
-	b, err := json.MarshalIndent(a, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-		return err
-	}
-	if err := os.WriteFile(file+".new", append(b, '\n'), 0o644); err != nil {
-		return err
-	}
-	return os.Rename(file+".new", file)
-}
-
-// commitUnderTest is as far as git says.
-func commitUnderTest() string {
-	out, err := exec.Command("git", "describe", "--always", "--dirty").Output()
-	if err != nil {
-		return "unknown"
-	}
-	return strings.TrimSpace(string(out))
 }
 
 // TestSlotModel shows that histories which make no sense are found, and others are

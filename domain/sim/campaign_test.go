@@ -1,17 +1,14 @@
 package sim_test
 
 import (
-	"encoding/json"
-	"errors"
 	"flag"
-	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/gpuaas/gpuaas/domain/domaintest"
 	"github.com/gpuaas/gpuaas/domain/sim"
 )
 
@@ -52,8 +49,8 @@ func TestCampaign(t *testing.T) {
 		t.Skip("make test-long")
 	}
 	file := filepath.Join(*cache, "simulation.json")
-	c, err := readCampaign(file)
-	if err != nil {
+	var c campaign
+	if err := domaintest.ReadCount(file, &c); err != nil {
 		t.Fatal(err)
 	}
 	began, first := time.Now(), c.Done
@@ -68,13 +65,13 @@ func TestCampaign(t *testing.T) {
 		c.Done += campaignBatch
 		c.Steps, c.Commits, c.Events = c.Steps+uint64(total.Steps), c.Commits+total.Commits, c.Events+total.Events
 		c.Seconds += uint64(time.Since(at).Seconds())
-		now := part{time.Now().UTC().Format(time.DateOnly), head(), campaignSeeds + first, campaignSeeds + c.Done - 1}
+		now := part{time.Now().UTC().Format(time.DateOnly), domaintest.Commit(), campaignSeeds + first, campaignSeeds + c.Done - 1}
 		if n := len(c.Parts); n > 0 && c.Parts[n-1].From == now.From {
 			c.Parts = c.Parts[:n-1]
 		}
 		c.Parts = append(c.Parts, now)
 		c.Parts = c.Parts[max(0, len(c.Parts)-keepParts):]
-		if err := c.write(file); err != nil {
+		if err := domaintest.WriteCount(file, c); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -82,39 +79,4 @@ func TestCampaign(t *testing.T) {
 		t.Errorf("never seen: %s", strings.Join(never, ", "))
 	}
 	t.Logf("%d schedules of %d, %d steps, %d commits, %d events, 0 failures (%s)", c.Done, campaignGoal, c.Steps, c.Commits, c.Events, file)
-}
-
-func readCampaign(file string) (c campaign, err error) {
-	b, err := os.ReadFile(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return c, nil
-	}
-	if err == nil {
-		err = json.Unmarshal(b, &c)
-	}
-	return c, err
-}
-
-// write replaces the file at once: a sitting may be interrupted at any time.
-func (c *campaign) write(file string) error {
-	b, err := json.MarshalIndent(c, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-		return err
-	}
-	if err := os.WriteFile(file+".new", append(b, '\n'), 0o644); err != nil {
-		return err
-	}
-	return os.Rename(file+".new", file)
-}
-
-// head is the commit under test, as far as git says.
-func head() string {
-	out, err := exec.Command("git", "describe", "--always", "--dirty").Output()
-	if err != nil {
-		return "unknown"
-	}
-	return strings.TrimSpace(string(out))
 }
