@@ -50,6 +50,8 @@ setup_lab() {
     case "$p" in ''|'#'*) continue;; esac
     dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")
   done < "$here/deploy/lab/packages.txt"
+  # one that knows Debian 13, from where the emulated host's QEMU comes
+  [ -e /usr/share/keyrings/debian-archive-trixie-stable.gpg ] || missing+=(debian-archive-keyring)
   if [ "${#missing[@]}" -gt 0 ]; then echo "setup: installing ${missing[*]}"; install "${missing[@]}"; fi
 }
 case "${1:-}" in

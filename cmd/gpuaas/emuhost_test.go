@@ -159,12 +159,13 @@ func (r *racked) step(what string) {
 
 // explain shows what a failure leaves behind.
 func (r *racked) explain() {
-	end := func(b []byte) string { return string(b[max(0, len(b)-6000):]) }
+	end := func(b []byte) string { return string(b[max(0, len(b)-2500):]) }
 	r.t.Logf("console:\n%s", end([]byte(r.host.Console())))
 	if r.hostd != nil {
 		r.t.Logf("hostd:\n%s", end(r.hostd.Stderr()))
 	}
 	r.t.Logf("site:\n%s", r.site.out.tail())
+	r.t.Logf("emulator: %s", r.host.EmulatorSaid())
 }
 
 // sh runs a script in the host.

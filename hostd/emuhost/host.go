@@ -74,10 +74,9 @@ func (h *Host) PowerOn(ctx context.Context) error {
 	}
 }
 
-// A processor that QEMU emulates misses its timer now and then and stands still: seen
-// in one of some fifty boots, on cores with four times as much to do as they can. A
-// host that has not come up within bootLimit is switched off and on again, after a
-// restart too.
+// A processor that QEMU 10 emulated stood still now and then: in one of some fifty
+// boots, on cores with four times as much to do as they can. A host that has not come up
+// within bootLimit is switched off and on again, after a restart too.
 const (
 	bootLimit = 2 * time.Minute
 	bootTries = 3
@@ -196,6 +195,15 @@ func (h *Host) Monitor(ctx context.Context, command string, arguments any) (json
 func (h *Host) Console() string {
 	b, _ := os.ReadFile(h.path("console.log"))
 	return string(b)
+}
+
+// EmulatorSaid is the last of what QEMU itself has printed since power on: why it
+// ended, if it did not end well.
+func (h *Host) EmulatorSaid() string {
+	if h.machine == nil {
+		return ""
+	}
+	return h.machine.said()
 }
 
 // CopyIn copies a file of this machine into the host, with its mode. The path is
