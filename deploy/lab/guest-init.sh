@@ -12,6 +12,9 @@ find_now() { # COMMAND...: repeats until it prints something
   for i in $(seq 50); do "$@" 2>/dev/null | grep . && return; sleep 0.1; done
 }
 say "up $(cut -d' ' -f1 /proc/uptime)"
+# Under Secure Boot the kernel lets not even root change it.
+mount -t securityfs sec /sys/kernel/security && say "lockdown $(sed 's/.*\[\(.*\)\].*/\1/' /sys/kernel/security/lockdown)"
+[ -e /sys/class/tpm/tpm0 ] && say "tpm $(cat /sys/class/tpm/tpm0/tpm_version_major)"
 
 # The drives: our own data partition is number 2 of the drive we booted from.
 data=$(find_now sh -c 'for p in /sys/block/nvme*/nvme*p2 /sys/block/vd*/vd*2; do [ -e $p ] && echo /dev/${p##*/}; done' | head -1)

@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -160,4 +162,65 @@ func (e *embedded) bars(name string) []bar {
 		walk(b.Devices)
 	}
 	return bars
+}
+
+// TestLabSecureBoot starts VMs that were promised Secure Boot and a TPM, with the keys
+// that OVMF comes with: an image that nobody signed is refused by the firmware, the same
+// guest as Debian signed it runs, and its kernel knows that it may not be changed.
+func TestLabSecureBoot(t *testing.T) {
+	l := newLibvirt(t, "seccomp_sandbox = 1\n")
+	for _, c := range []struct {
+		name  string
+		args  []string // of deploy/lab/mkimage.sh
+		want  []string // on the console, in the end
+		never string
+	}{
+		{"unsigned", nil, []string{"Access Denied"}, "TINY"},
+		{"signed", []string{"--signed"}, []string{"TINY lockdown integrity", "TINY tpm 2", "TINY boots 1"}, "Access Denied"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l := &embedded{t, l.root}
+			image, err := exec.Command("../../deploy/lab/mkimage.sh", c.args...).Output()
+			if err != nil {
+				t.Fatalf("mkimage.sh: %v (make lab-image)", err)
+			}
+			path := func(of string) string { return filepath.Join(l.root, c.name+"."+of) }
+			if out, err := exec.Command("qemu-img", "convert", "-O", "raw", strings.TrimSpace(string(image)), path("raw")).CombinedOutput(); err != nil {
+				t.Fatalf("qemu-img: %v\n%s", err, out)
+			}
+			s := &Spec{
+				Name: "vm_1", UUID: "7a0c8f0a-3d5e-4f7e-9a58-1d2c3b4a5968", SecureBoot: true, VTPM: true,
+				Firmware: "/usr/share/OVMF/OVMF_CODE_4M.ms.fd", FirmwareVars: "/usr/share/OVMF/OVMF_VARS_4M.ms.fd",
+				NVRAM: path("nvram.fd"), ConsoleLog: path("console.log"),
+				MemoryMiB: 384, CPUs: 1, Drives: []Drive{{Path: path("raw"), Serial: "SIGNED0"}},
+			}
+			text, err := s.XML()
+			if err == nil {
+				err = os.WriteFile(path("xml"), []byte(text), 0o600)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.must("define --validate " + path("xml"))
+			defer l.virsh("destroy vm_1; undefine vm_1 --nvram --tpm")
+			began := time.Now()
+			l.must("start vm_1")
+			for {
+				b, _ := os.ReadFile(s.ConsoleLog)
+				said := string(b)
+				if strings.Contains(said, c.never) {
+					t.Fatalf("the console says %q:\n%s", c.never, said)
+				}
+				missing := slices.DeleteFunc(slices.Clone(c.want), func(w string) bool { return strings.Contains(said, w) })
+				if len(missing) == 0 {
+					t.Logf("%v after %v", c.want, time.Since(began).Round(time.Second))
+					return
+				}
+				if time.Since(began) > 4*time.Minute {
+					t.Fatalf("the console does not say %q:\n%s", missing, said[max(0, len(said)-3000):])
+				}
+				time.Sleep(time.Second) // the firmware is at work
+			}
+		})
+	}
 }
