@@ -90,7 +90,7 @@ func TestOneSerial(t *testing.T) {
 	expect(get(200, key, escaped, ""), map[string]string{
 		"devices.0.name": "nvme/" + serial, "devices.0.state": "in_slot", "devices.0.wipe_owed": "false", "devices.1.name": "gpu/" + serial, "devices.1.state": "in_slot",
 		"places.1.slot": "h2/0", "places.1.host_id": h2.id.String(), "places.1.until": "", "places.2.slot": "h3/0", "places.2.component": "gpu",
-		"wipe_duties.0.state": "discharged", "wipe_duties.0.found_host_id": h2.id.String(),
+		"wipe_duties.0.state": "discharged", "wipe_duties.0.found_host_id": h2.id.String(), "wipe_duties.0.baseline_fresh": "true",
 		"items.2.slot": "h2/0", "items.2.wipe_result": "verified", "items.2.wipes.0.device.serial": serial, "items.3.slot": "h3/0", "items.3.component": "gpu", "items.3.wipes": "[]",
 	})
 

@@ -414,7 +414,7 @@ func (h *fakeHost) wipe() {
 			Slot: w.Lease.Slot, Generation: w.Lease.Generation, Nonce: w.Lease.Nonce, Attempt: w.Attempt, StartedAt: now, EndedAt: now,
 			Devices: []domain.DeviceWipe{
 				{Component: "gpu", Serial: sp.GPU.Serial, Method: "flr", Result: domain.WipeVerified},
-				{Component: "nvme", Serial: sp.NVMe.Serial, Method: "sanitize-crypto", Result: domain.WipeVerified, BytesRead: sp.NVMe.SizeBytes},
+				{Component: "nvme", Serial: sp.NVMe.Serial, Method: "sanitize-crypto", Result: domain.WipeVerified, BytesRead: sp.NVMe.SizeBytes, Fresh: w.Lease.Generation == 1},
 				{Component: "ib_vf", Serial: sp.IBVF.Serial, Method: "reset", Result: domain.WipeVerified},
 			},
 		}})

@@ -21,6 +21,7 @@ type WipeDuty struct {
 	Since       string `json:"since" format:"date-time"`
 	FoundSlotID string `json:"found_slot_id,omitempty" doc:"Where it was found and wiped"`
 	FoundHostID string `json:"found_host_id,omitempty"`
+	Fresh       bool   `json:"baseline_fresh,omitempty" doc:"The host that wiped it had never seen it: its firmware and settings are compared from now on with what they were then, whoever had set them"`
 	ReportedBy  string `json:"reported_by_user_id,omitempty"`
 	ConfirmedBy string `json:"confirmed_by_user_id,omitempty"`
 	Evidence    string `json:"evidence,omitempty"`
@@ -67,7 +68,7 @@ func (s *Server) listWipeDuties(c *call) (*List[WipeDuty], *domain.Error) {
 func (s *Server) showWipeDuty(r *projections.WipeDuty) WipeDuty {
 	return WipeDuty{
 		ID: r.ID, CRN: s.crn("", "", "wipe_duty", r.ID), Name: r.Component + "/" + r.Serial, State: r.State, Component: r.Component, Serial: r.Serial, SlotID: r.SlotID, HostID: r.HostID, Generation: uint64(r.Generation),
-		Cause: r.Cause, Since: r.Since.String(), FoundSlotID: r.FoundSlotID, FoundHostID: r.FoundHostID, ReportedBy: r.ReportedBy,
+		Cause: r.Cause, Since: r.Since.String(), FoundSlotID: r.FoundSlotID, FoundHostID: r.FoundHostID, Fresh: r.Fresh, ReportedBy: r.ReportedBy,
 		ConfirmedBy: r.ConfirmedBy, Evidence: r.Evidence, ChangedAt: r.ChangedAt.String(),
 	}
 }

@@ -22,6 +22,7 @@ type WipeDuty struct {
 	Since       time.Time `json:"since"`
 	FoundSlotID string    `json:"found_slot_id,omitempty"` // where it was wiped
 	FoundHostID string    `json:"found_host_id,omitempty"`
+	Fresh       bool      `json:"baseline_fresh,omitempty"` // the host that wiped it had never seen it
 	ReportedBy  string    `json:"reported_by_user_id,omitempty"`
 	ConfirmedBy string    `json:"confirmed_by_user_id,omitempty"`
 	Evidence    string    `json:"evidence,omitempty"`

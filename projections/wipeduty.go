@@ -29,8 +29,8 @@ func (b *batch) wipeOwed(x *at, e *domain.WipeOwed) {
 }
 
 func (b *batch) wipeDischarged(x *at, e *domain.WipeDischarged) {
-	b.exec(1, `UPDATE wipe_duties SET state = 'discharged', found_slot_id = $2, found_host_id = $3, changed_at = $4 WHERE id = $1`,
-		e.ID.String(), e.Slot.String(), e.Host.String(), timestamp(x.At))
+	b.exec(1, `UPDATE wipe_duties SET state = 'discharged', found_slot_id = $2, found_host_id = $3, changed_at = $4, baseline_fresh = $5 WHERE id = $1`,
+		e.ID.String(), e.Slot.String(), e.Host.String(), timestamp(x.At), e.Fresh)
 }
 
 func (b *batch) destructionReported(x *at, e *domain.DestructionReported) {
@@ -57,6 +57,7 @@ type WipeDuty struct {
 	Since       domain.Time `json:"since" db:"since"`
 	FoundSlotID string      `json:"found_slot_id,omitempty" db:"found_slot_id"`
 	FoundHostID string      `json:"found_host_id,omitempty" db:"found_host_id"`
+	Fresh       bool        `json:"baseline_fresh,omitempty" db:"baseline_fresh"` // the host that wiped it had never seen it
 	ReportedBy  string      `json:"reported_by_user_id,omitempty" db:"reported_by"`
 	ConfirmedBy string      `json:"confirmed_by_user_id,omitempty" db:"confirmed_by"`
 	Evidence    string      `json:"evidence,omitempty" db:"evidence"`
@@ -66,7 +67,7 @@ type WipeDuty struct {
 func (d WipeDuty) place() cursor { return cursor{a: d.Number} }
 
 const selectWipeDuties = `SELECT number, id, state, component, serial, slot_id, host_id, generation, cause, since, found_slot_id,
-	found_host_id, reported_by, confirmed_by, evidence, changed_at FROM wipe_duties`
+	found_host_id, baseline_fresh, reported_by, confirmed_by, evidence, changed_at FROM wipe_duties`
 
 // WipeDuties lists wipe duties, those that have ended too.
 func (r *Reader) WipeDuties(ctx context.Context, scope Scope, state string, o ListOptions) (page Page[WipeDuty], err error) {

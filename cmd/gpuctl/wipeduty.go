@@ -21,6 +21,12 @@ var dutyColumns = []column[client.WipeDuty]{
 	{name: "REPORTED BY", wide: true, cell: func(d client.WipeDuty) string { return d.ReportedBy }},
 	{name: "CONFIRMED BY", wide: true, cell: func(d client.WipeDuty) string { return d.ConfirmedBy }},
 	{name: "EVIDENCE", wide: true, cell: func(d client.WipeDuty) string { return d.Evidence }},
+	{name: "BASELINE", wide: true, cell: func(d client.WipeDuty) string {
+		if d.Fresh {
+			return "taken there"
+		}
+		return ""
+	}},
 }
 
 var dutyStates = []string{"owed", "destruction_reported", "destroyed", "discharged"}
