@@ -44,6 +44,7 @@ test-long: setup ## campaigns that go on where they ended (FOR=10m each): real p
 	$(GO) test -timeout 24h -v -count=1 ./domain/sim -run 'TestCampaign|TestMutants' -sim.long -sim.for=$(or $(FOR),10m) -sim.cache=$(CACHE)
 	$(GO) test -timeout 24h -v -count=1 ./api -run '^(TestForeign|TestMalformed|TestFlood)$$' -hostile.long -hostile.for=$(or $(FOR),10m) -hostile.cache=$(CACHE)
 	$(GO) test -timeout 24h -v -count=1 ./cmd/gpuaas -run 'TestFailover|TestRollingUpgrade' -ha.rounds=$(or $(ROUNDS),25) -ha.upgrade
+	$(GO) test -tags lab -timeout 30m -v -count=1 -run TestLabLong ./hostd/emuhost
 	scripts/fuzz.sh $(or $(FUZZ),1m)
 
 .PHONY: test-lab

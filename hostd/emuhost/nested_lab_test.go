@@ -129,9 +129,9 @@ const (
 	nvme0 = "0000:03:00.0"
 )
 
-// TestLabNested has a tenant's VM with two GPUs and a drive, started directly, and the
+// TestLabLongNested has a tenant's VM with two GPUs and a drive, started directly, and the
 // next tenant's, booted by UEFI from the drive after it was erased.
-func TestLabNested(t *testing.T) {
+func TestLabLongNested(t *testing.T) {
 	h, ctx := boot(t, emuhost.Options{})
 	began := time.Now()
 	if err := h.Service(ctx, emuhost.Libvirt); err != nil {

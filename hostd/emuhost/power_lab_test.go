@@ -13,9 +13,9 @@ import (
 // drive0 finds the first drive by its serial: nvmeN changes from boot to boot.
 const drive0 = "d=$(readlink -e /dev/disk/by-id/nvme-QEMU_NVMe_Ctrl_NVMESLOT0); "
 
-// TestLabPower: what is flushed survives every way of going down, on the drives and on
+// TestLabLongPower: what is flushed survives every way of going down, on the drives and on
 // the root disk, and what is not flushed does not survive a power cut.
-func TestLabPower(t *testing.T) {
+func TestLabLongPower(t *testing.T) {
 	dir := t.TempDir()
 	h, ctx := boot(t, emuhost.Options{Dir: dir})
 	id := sh(t, ctx, h, "cat /proc/sys/kernel/random/boot_id")
