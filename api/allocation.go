@@ -46,6 +46,7 @@ type VM struct {
 	SlotIDs []string `json:"slot_ids" nullable:"false"`
 	Address string   `json:"address,omitempty" example:"10.64.0.7"`
 	Overdue bool     `json:"overdue,omitempty" doc:"It did not do in time what it should"`
+	Reason  string   `json:"reason,omitempty" doc:"Why it is off: requested, guest (it powered itself off), or what the host says. Its slots are kept, and billed" example:"guest"`
 }
 
 // allocationActions are the routes that act on an allocation.
@@ -176,7 +177,7 @@ func (s *Server) showAllocation(r *projections.Allocation) Allocation {
 		ExpiresAt: r.ExpiresAt.String(), ReleasedAt: r.ReleasedAt.String(),
 	}
 	for i, v := range r.VMs {
-		a.VMs[i] = VM{ID: v.ID, State: v.State, HostID: v.HostID, SlotIDs: v.SlotIDs, Address: v.Address, Overdue: v.Overdue}
+		a.VMs[i] = VM{ID: v.ID, State: v.State, HostID: v.HostID, SlotIDs: v.SlotIDs, Address: v.Address, Overdue: v.Overdue, Reason: v.Reason}
 	}
 	s.nameVMs(&a)
 	return a

@@ -60,6 +60,7 @@ type VM struct {
 	SlotIDs []string `json:"slot_ids"`
 	Address string   `json:"address,omitempty"`
 	Overdue bool     `json:"overdue,omitempty"` // it did not do in time what it should
+	Reason  string   `json:"reason,omitempty"`  // why it is off: requested, guest (it powered itself off), or what the host says
 }
 
 // NewAllocation is what is to be launched.

@@ -25,6 +25,7 @@ type vmRow struct {
 	boot       uint32
 	address    string
 	overdue    bool
+	reason     string // of its last stop
 	started    domain.Time
 	usage      uint64
 	billStart  domain.Time
@@ -41,6 +42,7 @@ var vmMutable = []column[vmRow]{
 	integer("boot", func(r *vmRow) uint32 { return r.boot }),
 	text("address", func(r *vmRow) string { return r.address }),
 	flag("overdue", func(r *vmRow) bool { return r.overdue }),
+	text("reason", func(r *vmRow) string { return r.reason }),
 	instant("started_at", func(r *vmRow) domain.Time { return r.started }),
 	integer("usage_number", func(r *vmRow) uint64 { return r.usage }),
 	instant("bill_start", func(r *vmRow) domain.Time { return r.billStart }),
@@ -67,7 +69,7 @@ var (
 )
 
 func (c *cache) loadVMs(ctx context.Context, conn *pgx.Conn, allocations []string) error {
-	rows, err := conn.Query(ctx, `SELECT allocation_id, position, id, slot_ids::text, state, power, boot, address, overdue, started_at, usage_number, bill_start, bill_end, free
+	rows, err := conn.Query(ctx, `SELECT allocation_id, position, id, slot_ids::text, state, power, boot, address, overdue, reason, started_at, usage_number, bill_start, bill_end, free
 		FROM vms WHERE allocation_id = ANY($1) ORDER BY allocation_id, position`, allocations)
 	if err != nil {
 		return err
@@ -75,7 +77,7 @@ func (c *cache) loadVMs(ctx context.Context, conn *pgx.Conn, allocations []strin
 	var r vmRow
 	var allocation, id, slots, state, power string
 	_, err = pgx.ForEachRow(rows, []any{
-		&allocation, &r.position, &id, &slots, &state, &power, &r.boot, &r.address, &r.overdue, &r.started, &r.usage, &r.billStart, &r.billEnd, &r.free,
+		&allocation, &r.position, &id, &slots, &state, &power, &r.boot, &r.address, &r.overdue, &r.reason, &r.started, &r.usage, &r.billStart, &r.billEnd, &r.free,
 	}, func() error {
 		row := r
 		row.slots = nil
@@ -152,7 +154,9 @@ func (b *batch) vmRunning(x *at, e *domain.VMRunning) {
 }
 
 func (b *batch) vmStopped(x *at, e *domain.VMStopped) {
-	b.onVM(x, &e.VMChange, func(v *vmRow) { v.state, v.power, v.overdue = domain.Stopped, domain.PowerOff, false })
+	b.onVM(x, &e.VMChange, func(v *vmRow) {
+		v.state, v.power, v.overdue, v.reason = domain.Stopped, domain.PowerOff, false, e.Reason
+	})
 }
 
 func (b *batch) vmLost(x *at, e *domain.VMLost) {

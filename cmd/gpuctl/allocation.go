@@ -21,7 +21,7 @@ var allocationColumns = []column[client.Allocation]{
 	{name: "ADDRESS", cell: addresses},
 	{name: "CREATED", cell: func(x client.Allocation) string { return when(x.CreatedAt) }},
 	{name: "ID", cell: func(x client.Allocation) string { return x.ID }},
-	{name: "REASON", wide: true, cell: func(x client.Allocation) string { return x.Reason }},
+	{name: "REASON", wide: true, cell: reasonOf},
 	{name: "TAGS", wide: true, cell: tagsOf},
 	{name: "IMAGE", wide: true, cell: func(x client.Allocation) string { return x.Image }},
 	{name: "GPUS A VM", wide: true, cell: func(x client.Allocation) string { return itoa(x.Shape) }},
@@ -30,6 +30,20 @@ var allocationColumns = []column[client.Allocation]{
 	{name: "HOSTS", wide: true, cell: hostsOf},
 	{name: "PROJECT", wide: true, cell: func(x client.Allocation) string { return x.ProjectID }},
 	{name: "CRN", wide: true, cell: func(x client.Allocation) string { return x.CRN }},
+}
+
+// reasonOf says why it ended, or why it is off; and that it costs nevertheless.
+func reasonOf(x client.Allocation) string {
+	if x.State != client.Stopped {
+		return x.Reason
+	}
+	var why []string
+	for _, v := range x.VMs {
+		if v.Reason != "" && !slices.Contains(why, v.Reason) {
+			why = append(why, v.Reason)
+		}
+	}
+	return strings.TrimSpace(strings.Join(why, ", ") + " (its GPUs are kept, and billed until it is released)")
 }
 
 var allocationStates = []string{

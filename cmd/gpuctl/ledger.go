@@ -52,7 +52,7 @@ var usageColumns = []column[client.UsageLine]{
 	{name: "SKU", cell: func(u client.UsageLine) string { return u.SKU }},
 	{name: "GPUS", cell: func(u client.UsageLine) string { return itoa(u.GPUs) }},
 	{name: "START", cell: func(u client.UsageLine) string { return when(u.Start) }},
-	{name: "END", cell: func(u client.UsageLine) string { return first(when(u.End), "running") }},
+	{name: "END", cell: func(u client.UsageLine) string { return first(when(u.End), "open") }},
 	{name: "FREE", cell: func(u client.UsageLine) string { return yes(u.Free) }},
 	{name: "VM", cell: func(u client.UsageLine) string { return u.VMID }},
 }
