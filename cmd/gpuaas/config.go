@@ -46,6 +46,7 @@ type config struct {
 	Silent       int    `koanf:"host-silent-seconds"`
 	Snapshot     uint64 `koanf:"snapshot-every"`
 	MaxConns     int    `koanf:"max-connections"`
+	LeaveNotice  int    `koanf:"leave-notice-seconds"`
 
 	InsecurePlain bool `koanf:"insecure-plain"`
 }
@@ -79,6 +80,7 @@ func configFlags(f *pflag.FlagSet) {
 	f.Int("host-silent-seconds", 15, "a host without heartbeats for so long is silent")
 	f.Uint64("snapshot-every", 20_000, "commits between snapshots of the world")
 	f.Int("max-connections", 16384, "connections to the API at once; a quarter of them for one address")
+	f.Int("leave-notice-seconds", 0, "after SIGTERM serve on for so long, not ready, so that a load balancer sees it")
 	f.Bool("insecure-plain", false, "allow addresses that other machines reach without TLS: keys travel in clear")
 }
 

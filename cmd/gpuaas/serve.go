@@ -95,6 +95,9 @@ func (s *site) serveAPI(ctx context.Context) error {
 
 // notReady says what keeps the site from serving.
 func (s *site) notReady(context.Context) (why []string) {
+	if s.leaving.Load() {
+		why = append(why, "this process is about to end")
+	}
 	if l := s.member.writer(); l != nil {
 		select {
 		case <-l.Started():

@@ -56,6 +56,7 @@ type site struct {
 	hostConsumer func(ctx context.Context, host domain.HostID) error
 
 	gate      atomic.Pointer[domain.Error] // why admission is stopped
+	leaving   atomic.Bool                  // told to end, and about to
 	gates     sync.Mutex
 	why       map[string]*domain.Error
 	started   time.Time
@@ -182,7 +183,9 @@ func (s *site) run(ctx context.Context, ready func(context.Context) error) error
 		return err
 	}
 	// What serves goes on while the writer hands over, and stops last.
-	working, fail := context.WithCancelCause(ctx)
+	noticed, cancel := s.noticed(ctx)
+	defer cancel()
+	working, fail := context.WithCancelCause(noticed)
 	defer fail(nil)
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopServing()
@@ -214,6 +217,21 @@ func (s *site) run(ctx context.Context, ready func(context.Context) error) error
 	close(done)
 	snapshots.Wait()
 	return err
+}
+
+// noticed ends leave-notice-seconds after ctx. In between this process works as ever but
+// says that it is not ready: who sends it requests sees that before it stops answering.
+func (s *site) noticed(ctx context.Context) (context.Context, context.CancelFunc) {
+	out, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		defer cancel()
+		s.leaving.Store(true)
+		select {
+		case <-time.After(time.Duration(s.cfg.LeaveNotice) * time.Second):
+		case <-out.Done(): // something failed
+		}
+	})
+	return out, func() { stop(); cancel() }
 }
 
 // partFunc starts a part of the site that runs until its context ends. Its error

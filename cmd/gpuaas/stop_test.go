@@ -1,12 +1,16 @@
 package main_test
 
 import (
+	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -75,5 +79,30 @@ func TestPortInUse(t *testing.T) {
 	_, stderr, code := tool(t, "serve", "--data-dir", dataDir(t), "--listen", l.Addr().String())
 	if code != 1 || !strings.Contains(stderr, l.Addr().String()) || !strings.Contains(stderr, "address already in use") {
 		t.Errorf("exit code %d: %s", code, stderr)
+	}
+}
+
+// TestLeaveNotice: between SIGTERM and its end a process is not ready, and serves.
+func TestLeaveNotice(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "serve", "--leave-notice-seconds", "2")
+	op := s.operator()
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, limit, "not ready", func() error {
+		r, err := http.Get(s.address() + "/readyz")
+		if err != nil {
+			t.Fatalf("it ended without notice: %v", err)
+		}
+		defer r.Body.Close()
+		if b, _ := io.ReadAll(r.Body); r.StatusCode != http.StatusServiceUnavailable || !strings.Contains(string(b), "about to end") {
+			return fmt.Errorf("%d %s", r.StatusCode, b)
+		}
+		return nil
+	})
+	op.do(201, "POST", "/v1/tenants", obj{"name": "late", "currency": "USD"})
+	if code := s.ended(t, limit); code != 0 {
+		t.Errorf("exit code %d:\n%s", code, s.out.tail())
 	}
 }
