@@ -154,6 +154,9 @@ func (p *Projector) connect(ctx context.Context) (*pgx.Conn, error) {
 	for k, v := range map[string]string{
 		"application_name": "gpuaas-projector", "synchronous_commit": "off", "jit": "off",
 		"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off", "plan_cache_mode": "force_generic_plan",
+		// The session holds the lock of the only projector: a network that swallows it must
+		// not keep the next one out for the two hours of the kernel's default.
+		"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3", "tcp_user_timeout": "20000",
 	} {
 		config.RuntimeParams[k] = v
 	}
