@@ -50,12 +50,12 @@ func newTestWorld(t testing.TB) *world {
 		*[]*string{&w.finance, &w.auditor}[i] = w.site.key(domain.TenantID{}, u, 0, 0)
 	}
 	w.ids = map[string]string{
-		"t": w.acme.id, "p": w.acme.project, "a": w.alloc, "h": w.hostID, "u": w.user, "k": w.key, "key": "quota.gpus", "d": domain.WipeDutyID{1}.String(),
+		"t": w.acme.id, "p": w.acme.project, "a": w.alloc, "h": w.hostID, "u": w.user, "k": w.key, "key": "quota.gpus", "d": domain.WipeDutyID{1}.String(), "v": domain.VMID{1}.String(),
 		"i": w.image, "b": "upl_1", "serial": "GPU-h1-0",
 	}
 	w.strangers = map[string]string{
 		"t": domain.TenantID{9}.String(), "p": domain.ProjectID{9}.String(), "a": domain.AllocationID{9}.String(), "h": domain.HostID{9}.String(),
-		"u": domain.UserID{9}.String(), "k": domain.APIKeyID{9}.String(), "key": "quota.gpus", "d": domain.WipeDutyID{9}.String(),
+		"u": domain.UserID{9}.String(), "k": domain.APIKeyID{9}.String(), "key": "quota.gpus", "d": domain.WipeDutyID{9}.String(), "v": domain.VMID{9}.String(),
 		"i": domain.ImageID{9}.String(), "b": "upl_9", "serial": "GPU-h1-9",
 	}
 	time.Sleep(time.Until(time.Now().Truncate(0).Add(310 * time.Millisecond))) // the expired key expires
@@ -80,31 +80,32 @@ func (w *world) nowhere(path string) string {
 
 // bodies are good bodies of every route that has one.
 var bodies = map[string]string{
-	"POST /v1/tenants":                     `{"name":"third","currency":"USD"}`,
-	"POST /v1/tenants/{t}/members":         `{"role":"viewer"}`,
-	"POST /v1/tenants/{t}/api-keys":        `{"name":"k2","role":"viewer","reason":"test"}`,
-	"POST /v1/tenants/{t}/projects":        `{"name":"second"}`,
-	"POST /v1/tenants/{t}/credits":         `{"currency":"USD","amount_micros":5,"kind":"promotional"}`,
-	"POST /v1/projects/{p}/members":        `{"user_id":"usr_24000000000000000000000000","role":"viewer"}`,
-	"POST /v1/projects/{p}/allocations":    `{"sku":"gpu-1x","image":"tiny"}`,
-	"POST /v1/operators":                   `{"roles":["auditor"]}`,
-	"PUT /v1/operators/{u}":                `{"roles":["auditor"]}`,
-	"POST /v1/operators/{u}/api-keys":      `{"name":"laptop"}`,
-	"PUT /v1/policies/global/{key}":        `{"value":8}`,
-	"PUT /v1/policies/tenants/{t}/{key}":   `{"value":7}`,
-	"PUT /v1/policies/projects/{p}/{key}":  `{"value":6}`,
-	"POST /v1/skus":                        `{"name":"gpu-2x","shape":2}`,
-	"POST /v1/skus/{s}/prices":             `{"currency":"USD","micros_per_unit_hour":3}`,
-	"POST /v1/hosts":                       `{"name":"h2"}`,
-	"POST /v1/hosts/{h}/slot-map/approve":  `{"digest":"sha256:` + strings.Repeat("0", 64) + `","wipe_policy":"auto"}`,
-	"POST /v1/slots/{s}/quarantine":        `{"reason":"noise"}`,
-	"POST /v1/slots/{s}/retire":            `{"reason":"old"}`,
-	"POST /v1/wipe-duties/{d}/destroyed":   `{"evidence":"certificate-1"}`,
-	"POST /v1/images":                      `{"name":"other","digest":"sha256:` + strings.Repeat("1", 64) + `"}`,
-	"POST /v1/images/uploads":              `{"digest":"sha256:` + strings.Repeat("1", 64) + `","size_bytes":1}`,
-	"POST /v1/projects/{p}/images":         `{"name":"other","digest":"sha256:` + strings.Repeat("1", 64) + `"}`,
-	"POST /v1/projects/{p}/images/uploads": `{"digest":"sha256:` + strings.Repeat("1", 64) + `","size_bytes":1}`,
-	"POST /v1/enroll":                      `{"token":"enr_0000000000000","signing_public_key":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=","nats_public_key":"U` + strings.Repeat("0", 55) + `"}`,
+	"POST /v1/tenants":                           `{"name":"third","currency":"USD"}`,
+	"POST /v1/tenants/{t}/members":               `{"role":"viewer"}`,
+	"POST /v1/tenants/{t}/api-keys":              `{"name":"k2","role":"viewer","reason":"test"}`,
+	"POST /v1/tenants/{t}/projects":              `{"name":"second"}`,
+	"POST /v1/tenants/{t}/credits":               `{"currency":"USD","amount_micros":5,"kind":"promotional"}`,
+	"POST /v1/projects/{p}/members":              `{"user_id":"usr_24000000000000000000000000","role":"viewer"}`,
+	"POST /v1/projects/{p}/allocations":          `{"sku":"gpu-1x","image":"tiny"}`,
+	"POST /v1/operators":                         `{"roles":["auditor"]}`,
+	"PUT /v1/operators/{u}":                      `{"roles":["auditor"]}`,
+	"POST /v1/operators/{u}/api-keys":            `{"name":"laptop"}`,
+	"PUT /v1/policies/global/{key}":              `{"value":8}`,
+	"PUT /v1/policies/tenants/{t}/{key}":         `{"value":7}`,
+	"PUT /v1/policies/projects/{p}/{key}":        `{"value":6}`,
+	"POST /v1/skus":                              `{"name":"gpu-2x","shape":2}`,
+	"POST /v1/skus/{s}/prices":                   `{"currency":"USD","micros_per_unit_hour":3}`,
+	"POST /v1/hosts":                             `{"name":"h2"}`,
+	"POST /v1/hosts/{h}/slot-map/approve":        `{"digest":"sha256:` + strings.Repeat("0", 64) + `","wipe_policy":"auto"}`,
+	"POST /v1/slots/{s}/quarantine":              `{"reason":"noise"}`,
+	"POST /v1/slots/{s}/retire":                  `{"reason":"old"}`,
+	"POST /v1/hosts/{h}/unknown-vms/{v}/destroy": `{"reason":"test"}`,
+	"POST /v1/wipe-duties/{d}/destroyed":         `{"evidence":"certificate-1"}`,
+	"POST /v1/images":                            `{"name":"other","digest":"sha256:` + strings.Repeat("1", 64) + `"}`,
+	"POST /v1/images/uploads":                    `{"digest":"sha256:` + strings.Repeat("1", 64) + `","size_bytes":1}`,
+	"POST /v1/projects/{p}/images":               `{"name":"other","digest":"sha256:` + strings.Repeat("1", 64) + `"}`,
+	"POST /v1/projects/{p}/images/uploads":       `{"digest":"sha256:` + strings.Repeat("1", 64) + `","size_bytes":1}`,
+	"POST /v1/enroll":                            `{"token":"enr_0000000000000","signing_public_key":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=","nats_public_key":"U` + strings.Repeat("0", 55) + `"}`,
 }
 
 func changes(r route) bool { return r.method != "GET" && r.method != "HEAD" }

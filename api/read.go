@@ -248,6 +248,7 @@ func (s *Server) register() {
 	s.enrollRoutes()
 	s.slotRoutes()
 	s.wipeDutyRoutes()
+	s.epochRoutes()
 	s.deviceRoutes()
 	s.allocationRoutes()
 	s.erasureRoutes()

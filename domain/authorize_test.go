@@ -126,7 +126,11 @@ func TestWhoMayDoWhat(t *testing.T) {
 		pmembers  = padmins + " pmember"
 	)
 	f := p.f
+	p.s.w.hosts.get(p.host.id).unknown = []HeldVM{{VM: VMID{5}}}
 	rows := []row{
+		system("site.open_epoch", "command.not_found", "site.epoch_opened", p.s.openEpoch(p.actors["operator"])),
+		system("host.note_ahead", "host.not_found", "host.ahead", &NoteHostAhead{Host: p.host.id, Epoch: 9}),
+		site("host.destroy_unknown_vm", operators, "host.unknown_vm_destroyed", &DestroyUnknownVM{Host: p.host.id, VM: VMID{5}, Reason: "test"}),
 		system("writer.start", "command.not_found", "site.writer_started", &StartWriter{Site: "test", LogicLevel: LogicLevel}),
 		system("tick", "command.not_found", "allocation.vm_removed", &Tick{}),
 		system("host.admit", "host.not_found", "host.admitted", &AdmitHost{TokenID: p.token, NATSKey: "U" + strings.Repeat("A", 55), SignKey: make([]byte, 32)}),

@@ -31,6 +31,8 @@ type Host struct {
 	Faulted  bool // quarantined as a whole
 	LostAt   Time // its power-off was confirmed, nothing ran since; 0 once no VM is left
 	Removed  bool // taken out of the site: only the row is left
+	Accounts Time // it has to say what it holds, since the log ended here; 0: it has
+	Ahead    bool // it has seen a placement that this log never made
 
 	Generation uint64    // of its desired state
 	Journal    JournalID // reports recorded so far
@@ -39,6 +41,7 @@ type Host struct {
 	slots      []uint32    // rows of slots, by index on the host
 	vms        []uint32    // rows of VMs placed here, in the order of placing
 	rack       uint32      // row of its rack in the placement index
+	unknown    []HeldVM    // what it has and the log does not know
 	dirty      bool        // desired state changed since placements were last taken
 }
 
@@ -52,7 +55,7 @@ func (h *Host) proposalID() Digest {
 
 // placeable reports whether new VMs may go there.
 func (h *Host) placeable() bool {
-	return !h.MapID.IsZero() && !h.Cordoned && !h.Draining && h.Silent == 0 && !h.Faulted && !h.Removed
+	return !h.MapID.IsZero() && !h.Cordoned && !h.Draining && h.Silent == 0 && !h.Faulted && !h.Removed && h.Accounts == 0 && !h.Ahead
 }
 
 // EnrollHost makes a host. The token's hash lets the host exchange it for a

@@ -134,6 +134,12 @@ type Desired struct {
 	SlotMap    Digest       `json:"slot_map"`   // the approved map; zero: none yet, do nothing but propose
 	VMs        []PlacedVM   `json:"vms"`
 	Wipes      []PlacedWipe `json:"wipes"`
+	// Account: a new epoch. The host changes nothing, and says what it holds: an
+	// inventory report with Holdings. What comes after that places it again.
+	Account bool `json:"account,omitempty"`
+	// Keep are VMs that the log does not know. They are left as they are until an
+	// operator has decided.
+	Keep []VMID `json:"keep,omitempty"`
 }
 
 func (d *Desired) wire(c *coder) {
@@ -144,6 +150,8 @@ func (d *Desired) wire(c *coder) {
 	c.digest(5, &d.SlotMap)
 	msgs(c, 6, &d.VMs)
 	msgs(c, 7, &d.Wipes)
+	c.bool(8, &d.Account)
+	ids(c, 9, &d.Keep)
 }
 
 // Digest is the SHA-256 of the desired state's bytes.
@@ -182,7 +190,7 @@ type ReportKind string
 
 // The report kinds.
 const (
-	ReportInventory ReportKind = "inventory" // Inventory: the slot map found
+	ReportInventory ReportKind = "inventory" // Inventory: the slot map found; or Holdings
 	ReportStarted   ReportKind = "started"   // VMReport: the domain runs
 	ReportAlive     ReportKind = "alive"     // VMReport: first sign of life (DHCP lease, metadata call); Address set
 	ReportReady     ReportKind = "ready"     // VMReport: the guest says so
@@ -207,6 +215,7 @@ type Report struct {
 	VM         *VMReport
 	Wipe       *WipeReport
 	Fault      *FaultReport
+	Holdings   *HoldingsReport
 }
 
 func (r *Report) wire(c *coder) {
@@ -221,6 +230,7 @@ func (r *Report) wire(c *coder) {
 	optional(c, 9, &r.VM)
 	optional(c, 10, &r.Wipe)
 	optional(c, 11, &r.Fault)
+	optional(c, 12, &r.Holdings)
 }
 
 // SignedReport is what travels: the report's bytes and the host's Ed25519
@@ -245,7 +255,7 @@ func DecodeReport(b []byte) (*Report, error) {
 		return nil, err
 	}
 	bodies := 0
-	for _, has := range []bool{r.Inventory != nil, r.VM != nil, r.Wipe != nil, r.Fault != nil} {
+	for _, has := range []bool{r.Inventory != nil, r.VM != nil, r.Wipe != nil, r.Fault != nil, r.Holdings != nil} {
 		if has {
 			bodies++
 		}
@@ -411,6 +421,59 @@ func (f *FaultReport) wire(c *coder) {
 	c.str(3, &f.Scope)
 	c.str(4, &f.Reason)
 	c.str(5, &f.Detail)
+}
+
+// HoldingsReport is what a host holds when a new epoch asks for it: what the log
+// may have forgotten.
+type HoldingsReport struct {
+	Epoch      uint32 // of the highest desired state it saw before
+	Generation uint64
+	SlotMap    Digest // in force; zero: none
+	VMs        []HeldVM
+	Slots      []HeldSlot // of the map in force
+}
+
+func (r *HoldingsReport) wire(c *coder) {
+	uintField(c, 1, &r.Epoch)
+	c.uvar(2, &r.Generation)
+	c.digest(3, &r.SlotMap)
+	msgs(c, 4, &r.VMs)
+	msgs(c, 5, &r.Slots)
+}
+
+// HeldVM is a VM that exists on a host, or that it took on and did not report
+// removed. Whose it is, is zero where the host does not remember.
+type HeldVM struct {
+	VM         VMID         `json:"vm_id"`
+	Allocation AllocationID `json:"allocation_id,omitzero"`
+	Tenant     TenantID     `json:"tenant_id,omitzero"`
+	Slots      []uint32     `json:"slots"` // by index
+	Boot       uint32       `json:"boot"`
+	Running    bool         `json:"running"`
+}
+
+func (v *HeldVM) wire(c *coder) {
+	idField(c, 1, &v.VM)
+	idField(c, 2, &v.Allocation)
+	idField(c, 3, &v.Tenant)
+	uints(c, 4, &v.Slots)
+	uintField(c, 5, &v.Boot)
+	c.bool(6, &v.Running)
+}
+
+// HeldSlot is what a host remembers of a slot.
+type HeldSlot struct {
+	Index      uint32
+	Slot       SlotID // zero: never placed
+	Generation uint32 // the highest placed
+	Dirty      bool   // a VM wrote its drive, and no verified wipe followed
+}
+
+func (s *HeldSlot) wire(c *coder) {
+	uintField(c, 1, &s.Index)
+	idField(c, 2, &s.Slot)
+	uintField(c, 3, &s.Generation)
+	c.bool(4, &s.Dirty)
 }
 
 // Heartbeat goes over core NATS every few seconds; it is not kept.

@@ -39,6 +39,9 @@ var commandTypes = registry(
 	func() CommandBody { return new(ActOnAllocation) },
 	func() CommandBody { return new(RegisterImage) },
 	func() CommandBody { return new(RetireImage) },
+	func() CommandBody { return new(OpenEpoch) },
+	func() CommandBody { return new(NoteHostAhead) },
+	func() CommandBody { return new(DestroyUnknownVM) },
 )
 
 // eventTypes lists the events, as structs of their present version (version.go).
@@ -100,6 +103,10 @@ var eventTypes = registry(
 	func() EventBody { return new(VMOverdue) },
 	func() EventBody { return new(ImageRegistered) },
 	func() EventBody { return new(ImageRetired) },
+	func() EventBody { return new(EpochOpened) },
+	func() EventBody { return new(HostReconciled) },
+	func() EventBody { return new(HostAhead) },
+	func() EventBody { return new(UnknownVMDestroyed) },
 )
 
 func registry[T any](news ...func() T) map[string]func() T {

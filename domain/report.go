@@ -90,6 +90,9 @@ func (m *RecordReport) decide(w *World, x *Context) ([]EventBody, *Error) {
 		return nil, Errorf(Invalid, "report.no_journal", "the report names no journal")
 	case r.Journal == h.Journal && r.Number <= h.Acked:
 		return nil, nil // a repeat
+	case h.Accounts != 0 && r.Epoch < w.Epoch:
+		return nil, Errorf(Conflict, "report.old_epoch", "epoch %d is over: what it said is asked for anew", r.Epoch)
+	case h.Accounts != 0 && r.Holdings != nil: // whatever came before it is lost, or in it
 	case slices.Contains(h.ended, r.Journal):
 		return nil, Errorf(Conflict, "report.old_journal", "the journal has ended: another one of this host was heard of since")
 	case r.Journal == h.Journal && r.Number != h.Acked+1, r.Journal != h.Journal && r.Number != 1:
@@ -115,12 +118,14 @@ func (w *World) judge(x *Context, hi uint32, r *Report) ([]EventBody, *Error) {
 	if r.Epoch > w.Epoch || r.Epoch == w.Epoch && r.Generation > h.Generation {
 		return nil, Errorf(Invalid, "report.from_the_future", "generation %d.%d was never placed", r.Epoch, r.Generation)
 	}
-	if r.Epoch < w.Epoch && r.Kind != ReportInventory {
+	if r.Epoch < w.Epoch && (r.Kind != ReportInventory || r.Holdings != nil) {
 		return nil, Errorf(Conflict, "report.old_epoch", "epoch %d is over", r.Epoch)
 	}
 	switch {
 	case r.Inventory != nil && r.Kind == ReportInventory:
 		return w.judgeInventory(h, r.Inventory)
+	case r.Holdings != nil && r.Kind == ReportInventory:
+		return w.judgeHoldings(x, hi, r.Holdings)
 	case r.VM != nil:
 		return w.judgeVM(x, hi, r.Kind, r.VM)
 	case r.Wipe != nil && r.Kind == ReportWiped:
@@ -312,6 +317,13 @@ func (w *World) DraftPlacement(id HostID) (*PlacementDraft, bool) {
 		VMs: make([]PlacedVM, 0, len(h.vms)),
 	}}}
 	p := &d.placement
+	if h.Accounts != 0 {
+		p.Desired.Account = true
+		return d, true
+	}
+	for i := range h.unknown {
+		p.Desired.Keep = append(p.Desired.Keep, h.unknown[i].VM)
+	}
 	for _, row := range h.vms {
 		v := w.vms.row(row)
 		a := w.allocations.row(v.alloc)

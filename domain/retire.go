@@ -57,6 +57,9 @@ func (m *RetireSlot) decide(w *World, x *Context) ([]EventBody, *Error) {
 	default:
 		return nil, Errorf(Conflict, "slot.in_use", "the slot is %s: only an available or quarantined slot is retired; quarantine it, and wait for its wipe", s.State)
 	}
+	if w.unknownOn(w.slots.find(m.Slot), VMID{}) {
+		return nil, errUnknownVM()
+	}
 	events := w.owe(x, s, [3]uint64{}, "retired", 0)
 	return append(events, &SlotRetired{Host: w.hosts.row(s.host).ID, Slot: s.ID, Reason: "operator." + m.Reason}), nil
 }

@@ -136,6 +136,9 @@ func (h *Host) wire(c *coder) {
 	c.time(24, &h.LostAt)
 	ids(c, 25, &h.ended)
 	c.sub(26, &h.away)
+	c.time(27, &h.Accounts)
+	c.bool(28, &h.Ahead)
+	msgs(c, 29, &h.unknown)
 }
 
 func (s *Slot) wire(c *coder) {

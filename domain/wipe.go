@@ -41,7 +41,7 @@ func (s *WipingSlot) wire(c *coder) {
 // lease had none (the first wipe).
 type SlotWipeStarted struct {
 	Host  HostID       `json:"host_id"`
-	Cause string       `json:"cause"` // "approved", "released", "rewipe"
+	Cause string       `json:"cause"` // "approved", "released", "rewipe", "epoch"
 	Slots []WipingSlot `json:"slots"`
 	Seed  [16]byte     `json:"-"`
 }
@@ -140,6 +140,9 @@ func (m *RewipeSlot) decide(w *World, x *Context) ([]EventBody, *Error) {
 	}
 	if s.State != SlotIsQuarantined {
 		return nil, Errorf(Conflict, "slot.not_quarantined", "the slot is %s: only a quarantined slot is wiped again", s.State)
+	}
+	if w.unknownOn(w.slots.find(m.Slot), VMID{}) {
+		return nil, errUnknownVM()
 	}
 	return []EventBody{&SlotWipeStarted{Host: w.hosts.row(s.host).ID, Cause: "rewipe", Slots: []WipingSlot{
 		{Slot: s.ID, Generation: s.Generation, Attempt: s.Attempt + 1, Deadline: x.At.Add(wipeDeadline(s.Policy))},

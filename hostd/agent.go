@@ -152,6 +152,9 @@ func (a *Agent) reconcile(ctx context.Context) (time.Duration, error) {
 	if err := a.inventory(ctx); err != nil {
 		return 0, full(err)
 	}
+	if a.desired != nil && a.desired.Account {
+		return a.account(ctx)
+	}
 	if a.desired == nil || a.approved == nil {
 		a.status.rest(a.idleReason())
 		return min(a.nextLook(), firstWord), nil
@@ -251,6 +254,7 @@ func (a *Agent) accept(p *domain.Placement) error {
 		a.o.Log.Error("a placement for another host was delivered here: ignored", "site", d.Site, "host", d.Host)
 		return nil
 	}
+	before := a.fence.Seen()
 	verdict, err := a.fence.Admit(d)
 	if err != nil {
 		return err
@@ -273,7 +277,11 @@ func (a *Agent) accept(p *domain.Placement) error {
 	if a.desired != nil && a.desired.Generation == d.Generation && a.desired.Epoch == d.Epoch {
 		return nil // only the acknowledgement moved
 	}
-	if err := a.journal.Note(acceptance(d, a.journal.Facts(""))); err != nil {
+	change := acceptance(d, a.journal.Facts(""))
+	if d.Account {
+		change = a.accounting(d, before)
+	}
+	if err := a.journal.Note(change); err != nil {
 		return full(err) // not taken on: the next placement, or the next life, tries again
 	}
 	a.o.Log.Info("placement", "epoch", d.Epoch, "generation", d.Generation, "vms", len(d.VMs), "wipes", len(d.Wipes))

@@ -15,6 +15,7 @@ import (
 // it can be dropped without touching another's.
 //
 //	vm/<vm>/known               slots     taken on, not yet reported removed
+//	vm/<vm>/of                  ids       allocation and tenant
 //	vm/<vm>/failed              boot      reported as failed
 //	vm/<vm>/rebooted            boot      the machine was told to reboot into it
 //	vm/<vm>/boot/<n>/<kind>     ""        reported of that boot
@@ -22,9 +23,12 @@ import (
 //	wipe/<lease>/<attempt>/     ""        evidence reported
 //	dirty/<drive serial>/       vm        wrote the drive; no verified wipe since
 //	slot/<index>/id             slot id
+//	slot/<index>/generation     number    the highest placed
 //	slot/<index>/fault/<what>/  ""        reported since the last verified wipe
 //	inventory/<epoch>/<map>/    ""        proposed
 //	conflict/<epoch>/           ""        reported
+//	before/<epoch>/             numbers   epoch and generation seen before it
+//	holdings/<epoch>/           ""        reported
 //	map                         digest    of the slot map in force
 func vmKey(id domain.VMID) string    { return "vm/" + id.String() + "/" }
 func knownKey(id domain.VMID) string { return vmKey(id) + "known" }
@@ -38,9 +42,10 @@ const (
 	doubtFact = "doubted" // and why
 )
 
-func wipeKey(k plan.WipeKey) string  { return fmt.Sprintf("wipe/%s/%d/", k.Lease, k.Attempt) }
-func slotIDKey(index uint32) string  { return fmt.Sprintf("slot/%d/id", index) }
-func slotFaults(index uint32) string { return fmt.Sprintf("slot/%d/fault/", index) }
+func wipeKey(k plan.WipeKey) string         { return fmt.Sprintf("wipe/%s/%d/", k.Lease, k.Attempt) }
+func slotIDKey(index uint32) string         { return fmt.Sprintf("slot/%d/id", index) }
+func slotFaults(index uint32) string        { return fmt.Sprintf("slot/%d/fault/", index) }
+func slotGenerationKey(index uint32) string { return fmt.Sprintf("slot/%d/generation", index) }
 func formatSlots(in []uint32) string {
 	return strings.Trim(strings.ReplaceAll(fmt.Sprint(in), " ", ","), "[]")
 }
@@ -121,21 +126,28 @@ func remember(facts map[string]string, m *domain.SlotMap, observed []machine.Obs
 func acceptance(d *domain.Desired, facts map[string]string) journal.Change {
 	c := journal.Change{Set: map[string]string{mapKey: d.SlotMap.String()}}
 	wanted := map[string]bool{}
+	placed := func(l *domain.Lease) {
+		c.Set[slotIDKey(l.Index)] = l.Slot.String()
+		if have, _ := parseBoot(facts[slotGenerationKey(l.Index)]); l.Generation > have {
+			c.Set[slotGenerationKey(l.Index)] = formatBoot(l.Generation)
+		}
+	}
 	for i := range d.Wipes {
 		w := &d.Wipes[i]
 		wanted[wipeKey(plan.KeyOf(w))] = true
-		c.Set[slotIDKey(w.Lease.Index)] = w.Lease.Slot.String()
+		placed(&w.Lease)
 	}
 	for i := range d.VMs {
 		v := &d.VMs[i]
 		var slots []uint32
-		for _, l := range v.Leases {
-			slots = append(slots, l.Index)
-			c.Set[slotIDKey(l.Index)] = l.Slot.String()
+		for k := range v.Leases {
+			slots = append(slots, v.Leases[k].Index)
+			placed(&v.Leases[k])
 		}
 		if _, known := facts[knownKey(v.VM)]; !known {
 			c.Set[knownKey(v.VM)] = formatSlots(slots)
 		}
+		c.Set[vmKey(v.VM)+"of"] = v.Allocation.String() + " " + v.Tenant.String()
 	}
 	for key := range facts {
 		if strings.HasPrefix(key, "wipe/") && !wanted[key] {

@@ -19,20 +19,17 @@ func (a *Agent) restore() error {
 		d = nil
 	}
 	if d == nil {
-		if text, ok := a.journal.Fact(mapKey); ok {
-			var digest domain.Digest
-			if err := digest.UnmarshalText([]byte(text)); err == nil {
-				a.inForce.Store(a.maps.load(digest))
-			}
-		}
+		a.inForce.Store(a.mapInForce())
 		if a.fence.Seen().Generation > 0 && a.inForce.Load() == nil {
 			a.o.Log.Warn("no approved slot map is known until the site says which is")
 		}
 		return nil
 	}
 	// The journal may have begun anew since.
-	if err := a.journal.Note(acceptance(d, a.journal.Facts(""))); err != nil {
-		return full(err)
+	if !d.Account {
+		if err := a.journal.Note(acceptance(d, a.journal.Facts(""))); err != nil {
+			return full(err)
+		}
 	}
 	a.takeOn(d)
 	a.o.Log.Info("the placement of the last life", "epoch", d.Epoch, "generation", d.Generation, "vms", len(d.VMs), "wipes", len(d.Wipes))
@@ -43,6 +40,13 @@ func (a *Agent) restore() error {
 // is in it leaves the host's drivers.
 func (a *Agent) takeOn(d *domain.Desired) {
 	a.desired = d
+	if d.Account { // what was approved before stays so until the site has heard
+		if a.approved == nil {
+			a.approved = a.mapInForce()
+			a.inForce.Store(a.approved)
+		}
+		return
+	}
 	a.approve(a.maps.load(d.SlotMap))
 }
 
@@ -57,4 +61,13 @@ func (a *Agent) approve(m *domain.SlotMap) {
 	if m != nil && (before == nil || before.Digest() != m.Digest()) {
 		a.lookSoon()
 	}
+}
+
+// mapInForce is the map that the journal names as approved, nil if there is none.
+func (a *Agent) mapInForce() *domain.SlotMap {
+	var digest domain.Digest
+	if text, ok := a.journal.Fact(mapKey); !ok || digest.UnmarshalText([]byte(text)) != nil {
+		return nil
+	}
+	return a.maps.load(digest)
 }

@@ -71,6 +71,10 @@ func (n *needs) collect(e domain.EventBody) {
 				n.slots[id] = true
 			}
 		}
+	case *domain.HostReconciled:
+		for i := range e.Slots {
+			n.slots[e.Slots[i].Slot] = true
+		}
 	case *domain.SlotRetired:
 		n.slots[e.Slot] = true
 	case *domain.WipeOwed:

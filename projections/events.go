@@ -115,6 +115,9 @@ func (b *batch) project(x *at, e domain.EventBody) {
 		b.imageRegistered(x, e)
 	case *domain.ImageRetired:
 		b.imageRetired(x, e)
+	case *domain.EpochOpened, *domain.HostAhead, *domain.UnknownVMDestroyed: // GET /v1/epoch asks the world
+	case *domain.HostReconciled:
+		b.hostReconciled(x, e)
 	default:
 		b.fail("event %d is a %s, which this build does not project: upgrade it", x.Number, e.EventType())
 	}

@@ -97,6 +97,14 @@ func (b *batch) mapAmended(x *at, e *domain.MapAmended) {
 	b.placeDevices(x, e.Host, places)
 }
 
+// hostReconciled: leases that the log forgot. The wipe after them is of nobody's.
+func (b *batch) hostReconciled(x *at, e *domain.HostReconciled) {
+	for _, s := range e.Slots {
+		b.changeSlot(x, s.Slot, func(r *slotRow) { r.generation = s.Generation })
+		b.newLeases = append(b.newLeases, &leaseRow{key: leaseKey{s.Slot, s.Generation}, host: e.Host, started: x.At, ended: x.At})
+	}
+}
+
 // addSlot brings a slot into being, with the lease of generation 0: nobody's, but
 // its wipe has evidence like any other.
 func (b *batch) addSlot(x *at, host domain.HostID, class string, i int, id domain.SlotID, policy domain.WipePolicy, spec *domain.SlotSpec) {

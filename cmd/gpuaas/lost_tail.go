@@ -5,7 +5,7 @@ import (
 	"fmt"
 )
 
-const lostTailAdvice = "bring the newest log back before starting this site: nothing was written"
+const lostTailAdvice = "bring the newest log back before starting this site, or if there is none, see gpuaas site open-epoch: nothing was written"
 
 // refuseAhead refuses read models that show what the log does not have. They are
 // looked at before this process writes, or, where their database was away at the

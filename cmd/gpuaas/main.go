@@ -27,7 +27,7 @@ func root() *cobra.Command {
 		Use: "gpuaas", Short: "The control plane of a GPU cloud site",
 		SilenceUsage: true, SilenceErrors: true,
 	}
-	c.AddCommand(devCommand(), serveCommand(), logCommand(), streamsCommand(), natsCommand(), projectionsCommand(), configCommand(),
+	c.AddCommand(devCommand(), serveCommand(), logCommand(), streamsCommand(), natsCommand(), projectionsCommand(), siteCommand(), configCommand(),
 		&cobra.Command{Use: "version", Short: "Print the build", Args: cobra.NoArgs, Run: func(c *cobra.Command, _ []string) {
 			fmt.Fprintln(c.OutOrStdout(), build())
 		}})

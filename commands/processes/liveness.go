@@ -35,6 +35,9 @@ type beat struct {
 	heard  domain.Time // last heartbeat, zero if none since the start
 	silent bool
 	state  domain.Heartbeat
+
+	epoch      uint32 // of the pair that was compared with the log
+	generation uint64
 }
 
 // Heard notes a heartbeat.
@@ -97,7 +100,49 @@ func (l *Liveness) Run(ctx context.Context) {
 			return
 		case <-t.C:
 			l.check(ctx)
+			l.noteAhead(ctx)
 		}
+	}
+}
+
+// noteAhead says which hosts have seen placements that this log never made: it has lost
+// its end. Each pair is compared once.
+func (l *Liveness) noteAhead(ctx context.Context) {
+	var news []domain.Heartbeat
+	l.mu.Lock()
+	for id, b := range l.seen {
+		if hb := &b.state; b.heard != 0 && (hb.Epoch != b.epoch || hb.Generation != b.generation) {
+			b.epoch, b.generation = hb.Epoch, hb.Generation
+			news = append(news, domain.Heartbeat{Host: id, Epoch: hb.Epoch, Generation: hb.Generation})
+		}
+	}
+	l.mu.Unlock()
+	if len(news) == 0 {
+		return
+	}
+	var ahead []domain.Heartbeat
+	_, _ = l.Loop.Query(ctx, domain.System, func(w *domain.World, _ domain.Time) {
+		for _, hb := range news {
+			if w.AheadOf(hb.Host, hb.Epoch, hb.Generation) {
+				ahead = append(ahead, hb)
+			}
+		}
+	})
+	for _, hb := range ahead {
+		cmd := &domain.Command{Actor: domain.System, Body: &domain.NoteHostAhead{Host: hb.Host, Epoch: hb.Epoch, Generation: hb.Generation}}
+		cmd.ID = commands.NewCommandID(l.Clock(), domain.Entropy(domain.DigestOf(hb.Host[:])))
+		sub, cancel := context.WithTimeout(ctx, 5*time.Second)
+		r := l.Loop.Submit(sub, cmd)
+		cancel()
+		if r.Err == nil {
+			l.Log.Error("a host has seen placements that this log never made: the log has lost its end; stop the site and see gpuaas site open-epoch", "host", hb.Host, "epoch", hb.Epoch, "generation", hb.Generation)
+			continue
+		}
+		l.mu.Lock()
+		if b := l.seen[hb.Host]; b != nil {
+			b.generation = 0 // asked again
+		}
+		l.mu.Unlock()
 	}
 }
 

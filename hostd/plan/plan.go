@@ -71,8 +71,8 @@ type State struct {
 // Diff lists the steps from s to d, in an order that respects every After. No
 // steps means that there is nothing to do now.
 func Diff(d *domain.Desired, s State) []Step {
-	if d == nil || d.SlotMap.IsZero() {
-		return nil // no approved map: nothing is ours to touch
+	if d == nil || d.SlotMap.IsZero() || d.Account {
+		return nil // no approved map: nothing is ours to touch; nor while the site asks what there is
 	}
 	p := newPlanner(d, s)
 	p.removals()
@@ -90,8 +90,9 @@ type planner struct {
 	s        State
 	observed map[domain.VMID]machine.Observed
 	placed   map[domain.VMID]int // how many times
-	claims   map[uint32]int      // desired VMs per slot
-	erase    map[uint32]bool     // slots with a wipe in the placement, done or not
+	kept     map[domain.VMID]bool
+	claims   map[uint32]int  // desired VMs per slot
+	erase    map[uint32]bool // slots with a wipe in the placement, done or not
 	holders  map[uint32][]domain.VMID
 	removing map[domain.VMID]int // VM -> position of its removal
 	lastWipe map[uint32]int
@@ -103,6 +104,7 @@ func newPlanner(d *domain.Desired, s State) *planner {
 		d: d, s: s,
 		observed: map[domain.VMID]machine.Observed{},
 		placed:   map[domain.VMID]int{},
+		kept:     map[domain.VMID]bool{},
 		claims:   map[uint32]int{},
 		erase:    map[uint32]bool{},
 		holders:  map[uint32][]domain.VMID{},
@@ -121,6 +123,9 @@ func newPlanner(d *domain.Desired, s State) *planner {
 			p.claims[l.Index]++
 		}
 	}
+	for _, id := range d.Keep {
+		p.kept[id] = true
+	}
 	for i := range d.Wipes {
 		p.erase[d.Wipes[i].Lease.Index] = true
 	}
@@ -132,16 +137,22 @@ func (p *planner) add(s Step) int {
 	return len(p.steps) - 1
 }
 
-// removals takes away every VM that exists, or was begun, and is not desired.
+// removals takes away every VM that exists, or was begun, and is not desired. One that
+// is kept holds its slots.
 func (p *planner) removals() {
 	gone := map[domain.VMID][]uint32{}
 	for id, slots := range p.s.Known {
-		if p.placed[id] == 0 {
+		switch {
+		case p.kept[id]:
+			for _, slot := range slots {
+				p.holders[slot] = append(p.holders[slot], id)
+			}
+		case p.placed[id] == 0:
 			gone[id] = append(gone[id], slots...)
 		}
 	}
 	for id, v := range p.observed {
-		if p.placed[id] == 0 {
+		if p.placed[id] == 0 && !p.kept[id] {
 			gone[id] = append(gone[id], v.Slots...)
 		}
 	}
@@ -258,13 +269,16 @@ func (p *planner) wipe(w *domain.PlacedWipe) {
 
 // Drift says in a line what is observed and not desired, "" if nothing.
 func Drift(d *domain.Desired, s State) string {
-	if d == nil || d.SlotMap.IsZero() {
+	if d == nil || d.SlotMap.IsZero() || d.Account {
 		return ""
 	}
 	p := newPlanner(d, s)
 	var out []string
 	for _, v := range s.VMs {
-		if p.placed[v.VM] == 0 {
+		switch {
+		case p.kept[v.VM]:
+			out = append(out, fmt.Sprintf("%s is unknown to the log, and kept", v.VM))
+		case p.placed[v.VM] == 0:
 			out = append(out, fmt.Sprintf("%s exists and is not placed", v.VM))
 		}
 	}

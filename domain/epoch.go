@@ -1,0 +1,575 @@
+package domain
+
+import "slices"
+
+// A log that lost its end (a restored backup, a disk that lied) is gone on with in a
+// new site epoch, on the word of two operators. What was acknowledged after the end is
+// forgotten by the log, not by the hosts: each says what it holds before anything of it
+// is placed again, and what the log does not know is kept, quarantined and shown until
+// an operator has decided.
+
+// LostSign is something that knows of more than the log that is left.
+type LostSign struct {
+	Source string `json:"source"` // "snapshot", "feed", "read_models", "placement", "host"
+	Name   string `json:"name,omitempty"`
+	Commit uint64 `json:"commit,omitempty"` // the newest that it knows
+	Hash   Digest `json:"hash,omitzero"`
+}
+
+func (s *LostSign) wire(c *coder) {
+	c.str(1, &s.Source)
+	c.str(2, &s.Name)
+	c.uvar(3, &s.Commit)
+	c.digest(4, &s.Hash)
+}
+
+// OpenEpoch opens the site's next epoch. Who asks has checked that whoever approves
+// holds the keys, and has looked for the signs.
+type OpenEpoch struct {
+	Epoch    uint32 `json:"epoch"`
+	Survived Head   `json:"survived"` // the last commit that is left
+	// SurvivedAt is that commit's time. Nobody wrote since: it is an outage.
+	SurvivedAt Time       `json:"survived_at"`
+	Reason     string     `json:"reason"`
+	Approved   []APIKeyID `json:"approved_by_key_ids"` // of two operators
+	Lost       []LostSign `json:"lost"`
+}
+
+// CommandType implements CommandBody.
+func (*OpenEpoch) CommandType() string { return "site.open_epoch" }
+
+func (m *OpenEpoch) wire(c *coder) {
+	uintField(c, 1, &m.Epoch)
+	c.uvar(2, &m.Survived.N)
+	c.digest(3, &m.Survived.Hash)
+	c.time(4, &m.SurvivedAt)
+	c.str(5, &m.Reason)
+	ids(c, 6, &m.Approved)
+	msgs(c, 7, &m.Lost)
+}
+
+// EpochOpened is the fact. From now on every admitted host has to account for itself.
+type EpochOpened struct {
+	Site       string     `json:"site"`
+	Epoch      uint32     `json:"epoch"`
+	Survived   Head       `json:"survived"`
+	SurvivedAt Time       `json:"survived_at"`
+	Reason     string     `json:"reason"`
+	Approved   []UserID   `json:"approved_by_user_ids"`
+	Keys       []APIKeyID `json:"approved_by_key_ids"`
+	Lost       []LostSign `json:"lost"`
+}
+
+// EventType implements EventBody.
+func (*EpochOpened) EventType() string { return "site.epoch_opened" }
+
+// Owner implements EventBody.
+func (*EpochOpened) Owner() string { return "" }
+
+// Resource implements EventBody.
+func (e *EpochOpened) Resource() string { return e.Site }
+
+func (e *EpochOpened) wire(c *coder) {
+	c.str(1, &e.Site)
+	uintField(c, 2, &e.Epoch)
+	c.uvar(3, &e.Survived.N)
+	c.digest(4, &e.Survived.Hash)
+	c.time(5, &e.SurvivedAt)
+	c.str(6, &e.Reason)
+	ids(c, 7, &e.Approved)
+	ids(c, 8, &e.Keys)
+	msgs(c, 9, &e.Lost)
+}
+
+// maxLostSigns bounds what an epoch records of what was lost.
+const maxLostSigns = 64
+
+func (m *OpenEpoch) decide(w *World, x *Context) ([]EventBody, *Error) {
+	if x.Actor.Kind != ActorSystem {
+		return nil, notFound("command")
+	}
+	if err := checkWord("reason", m.Reason, 256, false); err != nil {
+		return nil, err
+	}
+	switch {
+	case m.Epoch != w.Epoch+1:
+		return nil, Errorf(Conflict, "epoch.not_next", "the site is in epoch %d: the next one is %d, not %d", w.Epoch, w.Epoch+1, m.Epoch)
+	case m.Survived != w.Head:
+		return nil, Errorf(Conflict, "epoch.other_end", "the log ends at commit %d %s, not at %d %s", w.Head.N, w.Head.Hash, m.Survived.N, m.Survived.Hash)
+	case m.SurvivedAt > x.At || w.At != m.SurvivedAt && w.At != x.At:
+		return nil, Errorf(Invalid, "epoch.other_time", "the log ends at %s, not at %s", w.At, m.SurvivedAt)
+	case len(m.Lost) == 0:
+		return nil, Errorf(Conflict, "epoch.nothing_lost", "nothing knows of more than the log: start the site as it is")
+	case len(m.Lost) > maxLostSigns:
+		return nil, Errorf(Invalid, "epoch.too_many_signs", "%d signs of what was lost, at most %d", len(m.Lost), maxLostSigns)
+	case len(m.Approved) != 2:
+		return nil, Errorf(Forbidden, "epoch.two_operators", "a new epoch needs two operators, %d approved", len(m.Approved))
+	}
+	e := &EpochOpened{Site: w.Site, Epoch: m.Epoch, Survived: w.Head, SurvivedAt: m.SurvivedAt, Reason: m.Reason, Keys: m.Approved, Lost: m.Lost}
+	for _, key := range m.Approved {
+		p, err := w.principal(&Context{At: x.At, Actor: Actor{Kind: ActorKey, Key: key}})
+		switch {
+		case err != nil:
+			return nil, Errorf(Forbidden, "epoch.key_invalid", "the key %s is unknown, expired or revoked in the log that is left", key)
+		case p.platform&RoleOperator == 0:
+			return nil, Errorf(Forbidden, "epoch.not_operator", "the key %s is not an operator's in the log that is left", key)
+		case slices.Contains(e.Approved, p.user):
+			return nil, Errorf(Forbidden, "epoch.same_operator", "both keys are %s's: a new epoch needs two different operators", p.user)
+		}
+		e.Approved = append(e.Approved, p.user)
+	}
+	return []EventBody{e}, nil
+}
+
+func (e *EpochOpened) apply(w *World, x *Applied) {
+	w.Epoch = e.Epoch
+	w.extendDeadlines(x.At.Sub(e.SurvivedAt)) // nobody wrote, as far as this log knows
+	w.addOutage(gap{e.SurvivedAt, x.At})
+	for row, h := range w.hosts.rows() {
+		if h.Removed || h.NATSKey == "" {
+			continue
+		}
+		h.Accounts, h.Ahead = e.SurvivedAt, false
+		w.touch(h)
+		w.fleet.refresh(w, row)
+	}
+}
+
+// HeldGeneration is a slot whose leases go on above what its host has seen.
+type HeldGeneration struct {
+	Slot       SlotID `json:"slot_id"`
+	Generation uint32 `json:"generation"`
+}
+
+func (s *HeldGeneration) wire(c *coder) {
+	idField(c, 1, &s.Slot)
+	uintField(c, 2, &s.Generation)
+}
+
+// HostReconciled is a host's account of itself, compared with the log: it is placed
+// again. Unknown VMs are none of the log's. Nobody is billed for them.
+type HostReconciled struct {
+	Host           HostID           `json:"host_id"`
+	Epoch          uint32           `json:"epoch"`
+	SeenEpoch      uint32           `json:"seen_epoch"` // the highest before it
+	SeenGeneration uint64           `json:"seen_generation"`
+	SlotMap        Digest           `json:"slot_map,omitzero"` // in force on the host
+	Unknown        []HeldVM         `json:"unknown_vms"`
+	Slots          []HeldGeneration `json:"slots"` // whose generation rises
+}
+
+// EventType implements EventBody.
+func (*HostReconciled) EventType() string { return "host.reconciled" }
+
+// Owner implements EventBody.
+func (e *HostReconciled) Owner() string { return e.Host.String() }
+
+// Resource implements EventBody.
+func (e *HostReconciled) Resource() string { return e.Host.String() }
+
+func (e *HostReconciled) wire(c *coder) {
+	idField(c, 1, &e.Host)
+	uintField(c, 2, &e.Epoch)
+	uintField(c, 3, &e.SeenEpoch)
+	c.uvar(4, &e.SeenGeneration)
+	c.digest(5, &e.SlotMap)
+	msgs(c, 6, &e.Unknown)
+	msgs(c, 7, &e.Slots)
+}
+
+func (e *HostReconciled) apply(w *World, _ *Applied) {
+	w.changeHost(e.Host, func(h *Host) {
+		h.Accounts, h.unknown = 0, nil
+		for i := range e.Unknown {
+			v := e.Unknown[i]
+			v.Slots = slices.Clone(v.Slots)
+			h.unknown = append(h.unknown, v)
+		}
+		for _, s := range e.Slots {
+			w.slots.get(s.Slot).Generation = s.Generation
+		}
+		w.touch(h)
+	})
+}
+
+// The reasons of what an account leads to.
+const (
+	reasonUnknownVM  = "epoch.unknown_vm"  // of a quarantine: a VM that the log does not know holds the slot
+	reasonMapDiffers = "epoch.map_differs" // of a quarantine: the host has another map than the log
+	reasonNotOnHost  = "epoch.not_on_host" // of a release: the host has had the VM, and has it no more
+	causeEpoch       = "epoch"             // of a wipe: the slot was used after the end of the log
+)
+
+// judgeHoldings compares a host's account with the log. What both know goes on. A VM
+// of the log's that the host has had and has no more is released, billed to the end of
+// the log that was left. A slot that was used since is wiped, or quarantined while
+// something holds it.
+func (w *World) judgeHoldings(x *Context, hi uint32, r *HoldingsReport) ([]EventBody, *Error) {
+	h := w.hosts.row(hi)
+	if h.Accounts == 0 {
+		return nil, Errorf(Conflict, "report.late", "the host has accounted for itself already")
+	}
+	if len(r.VMs) > maxSlotsOnMap || len(r.Slots) > maxSlotsOnMap {
+		return nil, Errorf(Invalid, "report.too_large", "more slots or VMs than a host can have")
+	}
+	a := account{w: w, x: x, h: h, hi: hi, e: &HostReconciled{
+		Host: h.ID, Epoch: w.Epoch, SeenEpoch: r.Epoch, SeenGeneration: r.Generation, SlotMap: r.SlotMap,
+	}, held: map[VMID]bool{}, seen: map[uint32]HeldSlot{}, unknown: map[uint32]bool{}, let: map[uint32]bool{}}
+	a.read(r)
+	a.endVMs()
+	a.events = append(a.events, a.e)
+	a.slots(!r.SlotMap.IsZero() && r.SlotMap != h.MapID)
+	return a.events, nil
+}
+
+// account is one judgement of holdings.
+type account struct {
+	w       *World
+	x       *Context
+	h       *Host
+	hi      uint32
+	e       *HostReconciled
+	held    map[VMID]bool
+	seen    map[uint32]HeldSlot // by slot row, as the host remembers it
+	unknown map[uint32]bool     // slot rows that unknown VMs hold
+	let     map[uint32]bool     // slot rows that are released here
+	events  []EventBody
+}
+
+// slotAt finds a slot of the host by its index on the map.
+func (a *account) slotAt(index uint32) uint32 {
+	for _, row := range a.h.slots {
+		if s := a.w.slots.row(row); uint32(s.Index) == index && s.State != SlotIsRetired {
+			return row
+		}
+	}
+	return none
+}
+
+func (a *account) read(r *HoldingsReport) {
+	for _, v := range r.VMs {
+		if a.held[v.VM] {
+			continue
+		}
+		a.held[v.VM] = true
+		if row := a.w.vms.find(v.VM); row != none && a.w.vms.row(row).host == a.hi {
+			continue
+		}
+		a.e.Unknown = append(a.e.Unknown, v)
+		for _, index := range v.Slots {
+			if row := a.slotAt(index); row != none {
+				a.unknown[row] = true
+			}
+		}
+	}
+	for _, s := range r.Slots {
+		row := a.slotAt(s.Index)
+		if row == none || !s.Slot.IsZero() && s.Slot != a.w.slots.row(row).ID {
+			continue
+		}
+		a.seen[row] = s
+		if s.Generation > a.w.slots.row(row).Generation {
+			a.e.Slots = append(a.e.Slots, HeldGeneration{a.w.slots.row(row).ID, s.Generation})
+		}
+	}
+}
+
+// gone reports whether the host has had the VM and has it no more. One that never
+// reached it is still to be started there.
+func (a *account) gone(v *VM) bool {
+	if a.held[v.ID] {
+		return false
+	}
+	if v.State >= Releasing || v.Started != 0 {
+		return true
+	}
+	for _, row := range v.slots[:v.n] {
+		if s, ok := a.seen[row]; a.unknown[row] || ok && s.Generation >= a.w.slots.row(row).Generation {
+			return true
+		}
+	}
+	return false
+}
+
+// endVMs releases what is gone.
+func (a *account) endVMs() {
+	var rows []uint32
+	add := func(row uint32) {
+		if row != none && !slices.Contains(rows, row) && a.gone(a.w.vms.row(row)) {
+			rows = append(rows, row)
+		}
+	}
+	for _, row := range a.h.vms {
+		add(row)
+	}
+	for _, row := range a.h.slots {
+		add(a.w.slots.row(row).vm) // also one that was being released
+	}
+	purses, done := map[uint32]*purse{}, map[uint32]bool{}
+	for _, row := range rows {
+		al := a.w.vms.row(row).alloc
+		if done[al] {
+			continue
+		}
+		done[al] = true
+		a.endAllocation(purses, a.w.allocations.row(al), rows)
+	}
+}
+
+// endAllocation releases an allocation of which VMs are gone, the whole of it, as ever.
+func (a *account) endAllocation(purses map[uint32]*purse, al *Allocation, gone []uint32) {
+	w := a.w
+	if w.vms.row(al.vms[0]).State < Releasing {
+		if purses[al.tenant] == nil {
+			purses[al.tenant] = newPurse(w, w.tenants.row(al.tenant), a.x)
+		}
+		a.events = append(a.events, w.release(purses[al.tenant], al, reasonNotOnHost, a.h.Accounts, false)...)
+		for _, vi := range al.vms {
+			v := w.vms.row(vi)
+			for _, s := range v.slots[:v.n] {
+				a.let[s] = true
+			}
+		}
+	}
+	left := false
+	for _, vi := range al.vms {
+		v := w.vms.row(vi)
+		switch {
+		case v.State == Released:
+		case slices.Contains(gone, vi):
+			a.events = append(a.events, &VMRemoved{w.vmChange(v, a.x.At)})
+		default:
+			left = true
+		}
+	}
+	if !left {
+		a.events = append(a.events, &AllocationReleased{ID: al.ID, Tenant: al.Tenant})
+	}
+}
+
+// slots takes out of service what is held, and wipes what was used.
+func (a *account) slots(mapDiffers bool) {
+	again := &SlotWipeStarted{Host: a.h.ID, Cause: causeEpoch}
+	for _, row := range a.h.slots {
+		s := a.w.slots.row(row)
+		leased := (s.State == SlotIsReserved || s.State == SlotIsActive) && !a.let[row]
+		seen := a.seen[row]
+		switch {
+		case s.State == SlotIsRetired || s.State == SlotIsProposed || leased:
+		case a.unknown[row]:
+			a.quarantine(s, reasonUnknownVM)
+		case s.State == SlotIsQuarantined:
+		case mapDiffers:
+			a.quarantine(s, reasonMapDiffers)
+		case a.let[row]: // goes to its wipe
+		case seen.Generation > s.Generation || seen.Dirty && s.State == SlotIsAvailable:
+			again.Slots = append(again.Slots, WipingSlot{
+				Slot: s.ID, Generation: max(s.Generation, seen.Generation), Attempt: s.Attempt + 1, Deadline: a.x.At.Add(wipeDeadline(s.Policy)),
+			})
+		}
+	}
+	if len(again.Slots) > 0 {
+		seed := a.x.Entropy.derive("wipe-seed", 0)
+		copy(again.Seed[:], seed[:])
+		a.events = append(a.events, again)
+	}
+}
+
+func (a *account) quarantine(s *Slot, reason string) {
+	a.events = append(a.events, &SlotQuarantined{Host: a.h.ID, Slot: s.ID, Component: "host", Scope: "host", Reason: reason})
+}
+
+// NoteHostAhead is the site's own observation: the host has seen a placement that this
+// log never made. Nothing new goes there until an epoch is opened.
+type NoteHostAhead struct {
+	Host       HostID `json:"host_id"`
+	Epoch      uint32 `json:"epoch"`
+	Generation uint64 `json:"generation"`
+}
+
+// CommandType implements CommandBody.
+func (*NoteHostAhead) CommandType() string { return "host.note_ahead" }
+
+func (m *NoteHostAhead) wire(c *coder) {
+	idField(c, 1, &m.Host)
+	uintField(c, 2, &m.Epoch)
+	c.uvar(3, &m.Generation)
+}
+
+// HostAhead is the fact: the log has lost its end, or is another than the host's.
+type HostAhead struct {
+	Host           HostID `json:"host_id"`
+	SeenEpoch      uint32 `json:"seen_epoch"`
+	SeenGeneration uint64 `json:"seen_generation"`
+	Epoch          uint32 `json:"epoch"` // the log's
+	Generation     uint64 `json:"generation"`
+}
+
+// EventType implements EventBody.
+func (*HostAhead) EventType() string { return "host.ahead" }
+
+// Owner implements EventBody.
+func (e *HostAhead) Owner() string { return e.Host.String() }
+
+// Resource implements EventBody.
+func (e *HostAhead) Resource() string { return e.Host.String() }
+
+func (e *HostAhead) wire(c *coder) {
+	idField(c, 1, &e.Host)
+	uintField(c, 2, &e.SeenEpoch)
+	c.uvar(3, &e.SeenGeneration)
+	uintField(c, 4, &e.Epoch)
+	c.uvar(5, &e.Generation)
+}
+
+// AheadOf reports whether a host that has seen the pair has seen more than the log
+// ever placed on it.
+func (w *World) AheadOf(host HostID, epoch uint32, generation uint64) bool {
+	h := w.hosts.get(host)
+	return h != nil && !h.Removed && !h.Ahead && (epoch > w.Epoch || epoch == w.Epoch && generation > h.Generation)
+}
+
+func (m *NoteHostAhead) decide(w *World, x *Context) ([]EventBody, *Error) {
+	if x.Actor.Kind != ActorSystem {
+		return nil, notFound("host")
+	}
+	if !w.AheadOf(m.Host, m.Epoch, m.Generation) {
+		return nil, nil
+	}
+	return []EventBody{&HostAhead{Host: m.Host, SeenEpoch: m.Epoch, SeenGeneration: m.Generation, Epoch: w.Epoch, Generation: w.hosts.get(m.Host).Generation}}, nil
+}
+
+func (e *HostAhead) apply(w *World, _ *Applied) {
+	w.changeHost(e.Host, func(h *Host) { h.Ahead = true })
+}
+
+// DestroyUnknownVM is an operator's decision on a VM that the log does not know: it is
+// removed, and its slots are wiped.
+type DestroyUnknownVM struct {
+	Host   HostID `json:"host_id"`
+	VM     VMID   `json:"vm_id"`
+	Reason string `json:"reason"`
+}
+
+// CommandType implements CommandBody.
+func (*DestroyUnknownVM) CommandType() string { return "host.destroy_unknown_vm" }
+
+func (m *DestroyUnknownVM) wire(c *coder) {
+	idField(c, 1, &m.Host)
+	idField(c, 2, &m.VM)
+	c.str(3, &m.Reason)
+}
+
+// UnknownVMDestroyed is the decision: the host no longer keeps the VM.
+type UnknownVMDestroyed struct {
+	Host   HostID `json:"host_id"`
+	VM     VMID   `json:"vm_id"`
+	User   UserID `json:"user_id"`
+	Reason string `json:"reason"`
+}
+
+// EventType implements EventBody.
+func (*UnknownVMDestroyed) EventType() string { return "host.unknown_vm_destroyed" }
+
+// Owner implements EventBody.
+func (e *UnknownVMDestroyed) Owner() string { return e.Host.String() }
+
+// Resource implements EventBody.
+func (e *UnknownVMDestroyed) Resource() string { return e.VM.String() }
+
+func (e *UnknownVMDestroyed) wire(c *coder) {
+	idField(c, 1, &e.Host)
+	idField(c, 2, &e.VM)
+	idField(c, 3, &e.User)
+	c.str(4, &e.Reason)
+}
+
+func (m *DestroyUnknownVM) decide(w *World, x *Context) ([]EventBody, *Error) {
+	if err := w.requirePlatform(x, RoleOperator); err != nil {
+		return nil, err
+	}
+	who, err := w.principal(x)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkSlug("reason", m.Reason); err != nil {
+		return nil, err
+	}
+	hi := w.hosts.find(m.Host)
+	if hi == none {
+		return nil, notFound("host")
+	}
+	h := w.hosts.row(hi)
+	at := slices.IndexFunc(h.unknown, func(v HeldVM) bool { return v.VM == m.VM })
+	if at < 0 {
+		return nil, notFound("vm")
+	}
+	if h.Accounts != 0 {
+		return nil, Errorf(Conflict, "host.accounting", "the host has not said yet what it holds in this epoch: wait for it")
+	}
+	events := []EventBody{&UnknownVMDestroyed{Host: m.Host, VM: m.VM, User: who.user, Reason: m.Reason}}
+	wipe := &SlotWipeStarted{Host: m.Host, Cause: causeEpoch}
+	for _, index := range h.unknown[at].Slots {
+		row := (&account{w: w, h: h}).slotAt(index)
+		if row == none || w.slots.row(row).State != SlotIsQuarantined || w.unknownOn(row, m.VM) {
+			continue
+		}
+		s := w.slots.row(row)
+		wipe.Slots = append(wipe.Slots, WipingSlot{Slot: s.ID, Generation: s.Generation, Attempt: s.Attempt + 1, Deadline: x.At.Add(releaseDeadline + wipeDeadline(s.Policy))})
+	}
+	if len(wipe.Slots) == 0 {
+		return events, nil
+	}
+	seed := x.Entropy.derive("wipe-seed", 0)
+	copy(wipe.Seed[:], seed[:])
+	return append(events, wipe), nil
+}
+
+func (e *UnknownVMDestroyed) apply(w *World, _ *Applied) {
+	w.changeHost(e.Host, func(h *Host) {
+		h.unknown = slices.DeleteFunc(h.unknown, func(v HeldVM) bool { return v.VM == e.VM })
+		w.touch(h)
+	})
+}
+
+// unknownOn reports whether a VM that the log does not know holds the slot, other than
+// the one excepted.
+func (w *World) unknownOn(row uint32, except VMID) bool {
+	s := w.slots.row(row)
+	for _, v := range w.hosts.row(s.host).unknown {
+		if v.VM != except && slices.Contains(v.Slots, uint32(s.Index)) {
+			return true
+		}
+	}
+	return false
+}
+
+func errUnknownVM() *Error {
+	return Errorf(Conflict, "slot.unknown_vm", "a VM that the log does not know holds the slot: decide on it first, see GET /v1/epoch")
+}
+
+// UnknownVM is a VM that a host has and the log does not know.
+type UnknownVM struct {
+	Host HostID
+	HeldVM
+}
+
+// EpochState is the epoch and what is left to reconcile in it, in the order of hosts.
+func (w *World) EpochState() (epoch uint32, awaited, ahead []HostID, unknown []UnknownVM) {
+	for _, h := range w.hosts.rows() {
+		if h.Removed {
+			continue
+		}
+		if h.Accounts != 0 {
+			awaited = append(awaited, h.ID)
+		}
+		if h.Ahead {
+			ahead = append(ahead, h.ID)
+		}
+		for _, v := range h.unknown {
+			v.Slots = slices.Clone(v.Slots)
+			unknown = append(unknown, UnknownVM{h.ID, v})
+		}
+	}
+	return w.Epoch, awaited, ahead, unknown
+}

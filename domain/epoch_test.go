@@ -1,0 +1,224 @@
+package domain
+
+import (
+	"crypto/sha256"
+	"slices"
+	"testing"
+)
+
+// restored is the site of a backup of its log: its first n commits.
+func (s *site) restored(n int) *site {
+	s.t.Helper()
+	old := &site{t: s.t, w: NewWorld(), now: s.now, seq: s.seq + 1000, admin: s.admin, check: true}
+	for _, b := range s.log[:n] {
+		c, err := DecodeCommit(b)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		if err := old.w.ApplyCommit(c, sha256.Sum256(b)); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	old.log = slices.Clone(s.log[:n])
+	return old
+}
+
+// second makes another operator.
+func (s *site) second() (Actor, UserID) {
+	user := UserID{2}
+	s.must(s.admin, &SetOperator{User: user, Roles: RoleOperator})
+	s.must(s.admin, &CreateAPIKey{User: user, Name: "second", Hash: Digest{2}})
+	return Actor{Kind: ActorKey, Key: s.w.keyByHash[Digest{2}]}, user
+}
+
+func (s *site) openEpoch(second Actor) *OpenEpoch {
+	return &OpenEpoch{
+		Epoch: s.w.Epoch + 1, Survived: s.w.Head, SurvivedAt: s.w.At, Reason: "restored-backup",
+		Approved: []APIKeyID{s.admin.Key, second.Key}, Lost: []LostSign{{Source: "feed", Commit: s.w.Head.N + 7}},
+	}
+}
+
+// holdings is what the host says when its placement is what the site had made before.
+func (h *fakeHost) holdings(before *Placement) *HoldingsReport {
+	r := &HoldingsReport{Epoch: before.Desired.Epoch, Generation: before.Desired.Generation, SlotMap: before.Desired.SlotMap}
+	for _, v := range before.Desired.VMs {
+		held := HeldVM{VM: v.VM, Allocation: v.Allocation, Tenant: v.Tenant, Boot: v.Boot, Running: true}
+		for _, l := range v.Leases {
+			held.Slots = append(held.Slots, l.Index)
+		}
+		r.VMs = append(r.VMs, held)
+	}
+	return r
+}
+
+func TestEpochNeedsTwoOperatorsAndALoss(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	second, _ := s.second()
+	finance := UserID{3}
+	s.must(s.admin, &SetOperator{User: finance, Roles: RoleFinance})
+	for i, user := range []UserID{{1}, finance} {
+		s.must(s.admin, &CreateAPIKey{User: user, Name: "other", Hash: Digest{9, byte(i)}})
+	}
+	same, low := s.w.keyByHash[Digest{9, 0}], s.w.keyByHash[Digest{9, 1}]
+	refused := func(code string, change func(*OpenEpoch)) {
+		t.Helper()
+		m := s.openEpoch(second)
+		change(m)
+		s.refused(System, m, code)
+	}
+	refused("epoch.two_operators", func(m *OpenEpoch) { m.Approved = m.Approved[:1] })
+	refused("epoch.same_operator", func(m *OpenEpoch) { m.Approved[1] = m.Approved[0] })
+	refused("epoch.same_operator", func(m *OpenEpoch) { m.Approved[1] = same })
+	refused("epoch.not_operator", func(m *OpenEpoch) { m.Approved[1] = low })
+	refused("epoch.key_invalid", func(m *OpenEpoch) { m.Approved[1] = APIKeyID{7} })
+	refused("epoch.not_next", func(m *OpenEpoch) { m.Epoch++ })
+	refused("epoch.not_next", func(m *OpenEpoch) { m.Epoch-- })
+	refused("epoch.other_end", func(m *OpenEpoch) { m.Survived.N-- })
+	refused("epoch.nothing_lost", func(m *OpenEpoch) { m.Lost = nil })
+	s.refused(s.admin, s.openEpoch(second), "command.not_found")
+	s.must(s.admin, &RevokeAPIKey{Key: second.Key})
+	s.refused(System, s.openEpoch(second), "epoch.key_invalid")
+}
+
+// TestLostTailIsReconciled loses a tail in which one VM ended and its slot was let to
+// another tenant, one slot was used and wiped, and one VM began. What the host says
+// decides: nothing runs twice, nothing unknown is touched or billed.
+func TestLostTailIsReconciled(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	second, _ := s.second()
+	h := s.host("h1", 5, "r")
+	s.sku("gpu-1x", 1, 3_600_000)
+	acme, other := s.tenant("acme", 1e9), s.tenant("other", 1e9)
+	stays := s.launch(acme, "stays", "gpu-1x", 1)
+	ends := s.launch(acme, "ends", "gpu-1x", 1)
+	h.boot()
+	s.after(30 * Minute)
+	last := s.launch(acme, "last", "gpu-1x", 1) // placed by the last commit that is left: it reached the host
+	cut := len(s.log)
+
+	h.boot()
+	s.release(acme, ends, h)
+	s.launch(other, "begins", "gpu-1x", 1) // on the slot of the one that ended
+	h.boot()
+	short := s.launch(other, "short", "gpu-1x", 1)
+	h.boot()
+	s.release(other, short, h) // used, and wiped again
+	s.after(Hour)
+	before := h.placement()
+	seen := map[uint32]uint32{}
+	for _, row := range s.w.hosts.get(h.id).slots {
+		seen[uint32(s.w.slots.row(row).Index)] = s.w.slots.row(row).Generation
+	}
+
+	r := s.restored(cut)
+	survived, at := r.w.Head, r.w.At
+	opened := r.must(System, r.openEpoch(second))[0].(*EpochOpened)
+	if opened.Epoch != 2 || opened.Survived != survived || opened.SurvivedAt != at || len(opened.Approved) != 2 {
+		t.Fatalf("%+v", opened)
+	}
+	lost := *h
+	h = &lost
+	h.s, h.n = r, h.n+5 // reports that the log has forgotten, too
+	asked := h.placement().Desired
+	if !asked.Account || asked.Epoch != 2 || len(asked.VMs)+len(asked.Wipes) != 0 || asked.SlotMap != before.Desired.SlotMap {
+		t.Fatalf("it does not only ask: %+v", asked)
+	}
+	if _, err := r.try(acme.key, &CreateAllocation{Project: acme.project, SKUName: "gpu-1x", Count: 1}); err == nil || err.Code != "capacity.exhausted" {
+		t.Fatalf("a host that was not heard takes VMs: %v", err)
+	}
+
+	says := h.holdings(before)
+	for index := range uint32(5) {
+		says.Slots = append(says.Slots, HeldSlot{Index: index, Generation: seen[index]})
+	}
+	e := h.report(Report{Kind: ReportInventory, Holdings: says})
+	done := ofType[*HostReconciled](e)
+	if len(done) != 1 || len(done[0].Unknown) != 1 || done[0].Unknown[0].Tenant != other.id {
+		t.Fatalf("%+v", done)
+	}
+	unknown := done[0].Unknown[0]
+	if gone := ofType[*AllocationReleasing](e); len(gone) != 1 || gone[0].ID != ends || gone[0].Reason != "epoch.not_on_host" || gone[0].BilledTo != at {
+		t.Errorf("what ended: %+v", gone)
+	}
+	if len(ofType[*AllocationReleased](e)) != 1 || r.w.allocations.get(ends) != nil || r.w.allocations.get(stays) == nil || r.w.allocations.get(last) == nil {
+		t.Errorf("%+v", e)
+	}
+	if q := ofType[*SlotQuarantined](e); len(q) != 1 || q[0].Reason != "epoch.unknown_vm" {
+		t.Errorf("quarantined: %+v", q)
+	}
+	if u := ofType[*SlotWipeStarted](e); len(u) != 2 || u[1].Cause != "epoch" || len(u[1].Slots) != 1 {
+		t.Errorf("the slot that was used since is not wiped: %+v", u)
+	}
+	for _, row := range r.w.hosts.get(h.id).slots {
+		if sl := r.w.slots.row(row); sl.Generation < seen[uint32(sl.Index)] {
+			t.Errorf("slot %d is at generation %d, its host has seen %d", sl.Index, sl.Generation, seen[uint32(sl.Index)])
+		}
+	}
+	now := h.placement().Desired
+	if now.Account || !slices.Equal(now.Keep, []VMID{unknown.VM}) || len(now.VMs) != 2 {
+		t.Errorf("%+v", now)
+	}
+	held := r.w.slots.row(r.w.hosts.get(h.id).slots[unknown.Slots[0]])
+	r.refused(r.admin, &RewipeSlot{Slot: held.ID}, "slot.unknown_vm")
+	r.refused(r.admin, &RetireSlot{Slot: held.ID, Reason: "no"}, "slot.unknown_vm")
+	if again := h.report(Report{Kind: ReportInventory, Holdings: says}); again[0].(*HostReported).Refused != "report.late" {
+		t.Errorf("a second account: %+v", again)
+	}
+	h.boot() // both go on: what is said again changes nothing
+	h.wipe()
+	r.after(3 * Hour)
+	if used := r.balance(other); used.Available != 1e9 {
+		t.Errorf("the tenant of the unknown VM has %d left", used.Available)
+	}
+
+	// The operator decides; then the slot comes back, and only by a wipe.
+	r.refused(r.admin, &DestroyUnknownVM{Host: h.id, VM: VMID{5}, Reason: "no"}, "vm.not_found")
+	r.must(r.admin, &DestroyUnknownVM{Host: h.id, VM: unknown.VM, Reason: "tenant-agreed"})
+	if now := h.placement().Desired; len(now.Keep) != 0 || len(now.Wipes) != 1 || held.State != SlotIsWiping {
+		t.Errorf("%+v", now)
+	}
+	nonce := h.placement().Desired.Wipes[0].Lease.Nonce
+	for _, b := range before.Desired.VMs {
+		for _, l := range b.Leases {
+			if l.Nonce == nonce {
+				t.Error("a nonce of the lost epoch comes again")
+			}
+		}
+	}
+	h.wipe()
+	if held.State != SlotIsAvailable {
+		t.Errorf("the slot is %s", held.State)
+	}
+	r.replays()
+}
+
+// A VM that a host holds against a lease of the log's: the lease ends, the VM stays.
+func TestAccountOfAnotherHistory(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	second, _ := s.second()
+	h := s.host("h1", 2, "r")
+	s.sku("gpu-1x", 1, 3_600_000)
+	f := s.tenant("acme", 1e9)
+	ours := s.launch(f, "ours", "gpu-1x", 1) // the host refused it: its fence was ahead
+	slot := s.w.vms.row(s.w.allocations.get(ours).vms[0]).slots[0]
+	s.must(System, &NoteHostAhead{Host: h.id, Epoch: 1, Generation: 99})
+	if e, _ := s.try(System, &NoteHostAhead{Host: h.id, Epoch: 1, Generation: 99}); e != nil {
+		t.Error("said twice")
+	}
+	if _, err := s.try(f.key, &CreateAllocation{Project: f.project, SKUName: "gpu-1x", Count: 1}); err == nil {
+		t.Error("a host that is ahead takes VMs")
+	}
+	s.must(System, s.openEpoch(second))
+	theirs := HeldVM{VM: VMID{8}, Slots: []uint32{uint32(s.w.slots.row(slot).Index)}, Running: true}
+	e := h.report(Report{Kind: ReportInventory, Holdings: &HoldingsReport{Epoch: 1, Generation: 99, VMs: []HeldVM{theirs}, SlotMap: Digest{1}}})
+	if s.w.allocations.get(ours) != nil || s.w.slots.row(slot).State != SlotIsQuarantined {
+		t.Errorf("%+v", e)
+	}
+	if q := ofType[*SlotQuarantined](e); len(q) != 2 || q[1].Reason != "epoch.map_differs" && q[0].Reason != "epoch.map_differs" {
+		t.Errorf("with another map: %+v", q)
+	}
+	s.replays()
+}

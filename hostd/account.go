@@ -1,0 +1,90 @@
+package hostd
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/hostd/journal"
+)
+
+// A new site epoch was opened on a log that had lost its end. The host changes
+// nothing: it lets what it is doing end, says what it holds, and waits for a
+// placement that was made in that knowledge.
+
+func beforeKey(epoch uint32) string   { return fmt.Sprintf("before/%d/", epoch) }
+func holdingsKey(epoch uint32) string { return fmt.Sprintf("holdings/%d/", epoch) }
+
+// accounting is what has to be remembered when an epoch asks for an account: what was
+// seen before it.
+func (a *Agent) accounting(d *domain.Desired, before journal.Seen) journal.Change {
+	if before.Epoch == d.Epoch {
+		return journal.Change{}
+	}
+	return journal.Change{Set: map[string]string{beforeKey(d.Epoch): fmt.Sprintf("%d %d", before.Epoch, before.Generation)}}
+}
+
+// account says what the host holds, once an epoch and when nothing is under way. What it
+// reported before is forgotten: the log may have, too.
+func (a *Agent) account(ctx context.Context) (time.Duration, error) {
+	a.status.rest("a new site epoch: waits for the first placement of it")
+	key := holdingsKey(a.desired.Epoch)
+	if _, said := a.journal.Fact(key); said || len(a.chains) > 0 {
+		return a.nextLook(), nil
+	}
+	observing, cancel := context.WithTimeout(ctx, observeTimeout)
+	observed, err := a.o.Machine.Observe(observing)
+	cancel()
+	if err != nil {
+		a.o.Log.Warn("cannot observe the machine", "err", err)
+		return a.o.Limits.Backoff, nil
+	}
+	m := a.approved
+	if m == nil {
+		m = &domain.SlotMap{}
+	} else if err := a.adopt(observed); err != nil {
+		return a.o.Limits.Replan, full(err)
+	}
+	facts := a.journal.Facts("")
+	state := remember(facts, m, observed)
+	r := &domain.HoldingsReport{}
+	_, _ = fmt.Sscan(facts[beforeKey(a.desired.Epoch)], &r.Epoch, &r.Generation)
+	if a.approved != nil {
+		r.SlotMap = a.approved.Digest()
+	}
+	held := map[domain.VMID]*domain.HeldVM{}
+	for id, slots := range state.Known {
+		held[id] = &domain.HeldVM{VM: id, Slots: slots}
+	}
+	for _, o := range state.VMs {
+		held[o.VM] = &domain.HeldVM{VM: o.VM, Slots: o.Slots, Boot: o.Boot, Running: o.Running}
+	}
+	change := journal.Change{Set: map[string]string{key: ""}, Drop: []string{"wipe/"}}
+	for id, v := range held {
+		if allocation, tenant, ok := strings.Cut(facts[vmKey(id)+"of"], " "); ok {
+			_ = v.Allocation.UnmarshalText([]byte(allocation)) // zero: not remembered
+			_ = v.Tenant.UnmarshalText([]byte(tenant))
+		}
+		r.VMs = append(r.VMs, *v)
+		change.Drop = append(change.Drop, vmKey(id)+"boot/", vmKey(id)+"failed")
+	}
+	slices.SortFunc(r.VMs, func(x, y domain.HeldVM) int { return bytes.Compare(x.VM[:], y.VM[:]) })
+	slices.Sort(change.Drop)
+	for i := range m.Slots {
+		index := m.Slots[i].Index
+		s := domain.HeldSlot{Index: index}
+		_, s.Dirty = state.Dirty[index]
+		s.Generation, _ = parseBoot(facts[slotGenerationKey(index)])
+		_ = s.Slot.UnmarshalText([]byte(facts[slotIDKey(index)])) // zero: never placed
+		r.Slots = append(r.Slots, s)
+		change.Drop = append(change.Drop, slotFaults(index))
+	}
+	if err := a.report(domain.Report{Kind: domain.ReportInventory, Holdings: r}, change); err != nil {
+		return a.o.Limits.Replan, full(err)
+	}
+	return a.nextLook(), nil
+}
