@@ -97,11 +97,14 @@ func (b *batch) mapAmended(x *at, e *domain.MapAmended) {
 	b.placeDevices(x, e.Host, places)
 }
 
-// hostReconciled: leases that the log forgot. The wipe after them is of nobody's.
+// hostReconciled: leases that the log forgot, and with them their wipes. What is wiped
+// now is the last of them, once more.
 func (b *batch) hostReconciled(x *at, e *domain.HostReconciled) {
 	for _, s := range e.Slots {
 		b.changeSlot(x, s.Slot, func(r *slotRow) { r.generation = s.Generation })
-		b.newLeases = append(b.newLeases, &leaseRow{key: leaseKey{s.Slot, s.Generation}, host: e.Host, started: x.At, ended: x.At})
+		key := leaseKey{s.Slot, s.Generation}
+		b.newLeases = append(b.newLeases, &leaseRow{key: key, host: e.Host, started: x.At, ended: x.At})
+		b.prove(x, key, false, &wipeEvidence{Result: "quarantined", Component: "host", Reason: "epoch.forgotten"})
 	}
 }
 
