@@ -125,6 +125,8 @@ func (f *foreigners) kindOf(path, name string) string {
 	switch {
 	case name == "s" && strings.Contains(path, "/skus/"):
 		return "sku"
+	case name == "v":
+		return "vm"
 	case name == "s" || name == "slot_id":
 		return "slot"
 	case name == "upload_id":

@@ -76,7 +76,7 @@ var matrix = map[string]string{
 	"POST /v1/wipe-duties/{d}/destroyed":         "pppp ppp p +pp",
 	"GET /v1/wipe-duties":                        "pppp ppp p +++",
 	"GET /v1/epoch":                              "pppp ppp p +++",
-	"POST /v1/hosts/{h}/unknown-vms/{v}/destroy": "pppp ppp p 4pp", // there is none
+	"POST /v1/hosts/{h}/unknown-vms/{v}/destroy": "pppp ppp p +pp",
 	"GET /v1/devices/{serial}":                   "pppp ppp p +++",
 	"POST /v1/projects/{p}/allocations":          "++rr ++r 4 +44",
 	"POST /v1/allocations/{a}/stop":              "++rr ++r 4 +44",
@@ -186,6 +186,7 @@ type parties struct {
 	slots2     []string
 	duty       string
 	launched   string
+	unknown    byte // VMs that h2 has and the log does not know: so many were asked about
 }
 
 func newParties(w *world) *parties {
@@ -218,11 +219,47 @@ func newParties(w *world) *parties {
 	p.h2.failWipe(p.slots2[3])
 	last := w.want(202, w.admin, "POST", "/v1/slots/"+p.slots2[3]+"/retire", `{"reason":"old"}`).header.Get("Log-Sequence")
 	p.duty = w.want(200, w.admin, "GET", "/v1/wipe-duties?at_least="+last, "").get("items.0.id")
+	p.openEpoch()
 	w.system(&domain.ActOnHost{Host: p.h4.id, Action: domain.HostSilent, Since: domain.TimeOf(time.Now())})
 	w.images.mu.Lock()
 	w.images.uploads["upl_0"] = &Upload{NewUpload: NewUpload{Digest: domain.Digest{1}, SizeBytes: 1}, ID: "upl_0", Complete: true, Content: ImageContent{SizeBytes: 1, DiskBytes: 1, Format: domain.ImageRaw}}
 	w.images.mu.Unlock()
 	return p
+}
+
+// openEpoch goes on with the log as if it had lost its end: what the hosts have, the log
+// has too, but for VMs of h2.
+func (p *parties) openEpoch() {
+	m := &domain.OpenEpoch{Reason: "test", Lost: []domain.LostSign{{Source: "feed"}}}
+	if _, err := p.loop.Query(p.t.Context(), domain.System, func(w *domain.World, _ domain.Time) {
+		m.Epoch, m.Survived, m.SurvivedAt = w.Epoch+1, w.Head, w.At
+		for _, secret := range []string{p.admin, p.keys["operator"]} {
+			k, _ := w.KeyByHash(domain.DigestOf([]byte(secret)))
+			m.Approved = append(m.Approved, k.ID)
+		}
+	}); err != nil {
+		p.t.Fatal(err)
+	}
+	hosts := []*fakeHost{p.h1, p.h2, p.h4}
+	var says []*domain.HoldingsReport
+	for _, h := range hosts {
+		d := h.placement().Desired
+		r := &domain.HoldingsReport{Epoch: d.Epoch, Generation: d.Generation, SlotMap: d.SlotMap}
+		for _, v := range d.VMs {
+			r.VMs = append(r.VMs, domain.HeldVM{VM: v.VM})
+		}
+		says = append(says, r)
+	}
+	for i := range byte(60) {
+		says[1].VMs = append(says[1].VMs, domain.HeldVM{VM: domain.VMID{i + 1}})
+	}
+	p.system(m)
+	for i, h := range hosts {
+		h.report(domain.Report{Kind: domain.ReportInventory, Holdings: says[i]})
+	}
+	if a := p.want(200, p.admin, "GET", "/v1/epoch", ""); a.get("epoch") != "2" || a.get("unknown_vms.59.host_id") != p.h2.id.String() || a.get("awaited_host_ids.0") != "" {
+		p.t.Fatalf("%s", a.body)
+	}
 }
 
 func (p *parties) newMember() string {
@@ -264,6 +301,9 @@ func (p *parties) prepare(name string) attempt {
 		return one("s", p.slots2[2])
 	case "POST /v1/wipe-duties/{d}/destroyed":
 		return one("d", p.duty)
+	case "POST /v1/hosts/{h}/unknown-vms/{v}/destroy":
+		p.unknown++
+		return attempt{ids: map[string]string{"h": p.h2.id.String(), "v": domain.VMID{p.unknown}.String()}}
 	case "POST /v1/allocations/{a}/stop", "POST /v1/allocations/{a}/reboot", "GET /v1/allocations/{a}/console":
 		p.h1.halt()
 		p.do(p.acme.owner, "POST", alloc+"/start", "")

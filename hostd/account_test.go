@@ -1,0 +1,93 @@
+package hostd_test
+
+import (
+	"context"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/hostd/machine"
+	"github.com/gpuaas/gpuaas/hostd/machine/sim"
+)
+
+// A new epoch asks what the host holds. Until the site has heard, and while it says that
+// a VM is to be kept, the VM runs on, across restarts of the daemon; what was reported
+// is reported again.
+func TestNewEpochAccountsAndKeeps(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRack(t, sim.Options{Slots: 3})
+		r.start()
+		r.approve()
+		r.site.place(func(d *domain.Desired) { d.VMs = []domain.PlacedVM{vm(1, 0), vm(2, 1)} })
+		r.await("two VMs", func() bool { return r.running(1) && r.running(2) })
+		r.awaitSaid("ready 1 boot 1", "ready 2 boot 1")
+		before := len(r.site.said())
+
+		r.site.place(func(d *domain.Desired) {
+			d.Epoch, d.Generation, d.Account, d.VMs, d.Wipes = 2, 1, true, nil, nil
+		})
+		var says *domain.HoldingsReport
+		r.await("the account", func() bool { says = r.site.holdings(); return says != nil })
+		if len(says.VMs) != 2 || says.VMs[0].VM != (domain.VMID{1}) || !says.VMs[1].Running || says.Epoch != 1 || says.Generation == 0 {
+			t.Errorf("%+v", says)
+		}
+		if s := says.Slots; len(s) != 3 || s[0].Generation != 1 || s[1].Generation != 2 || !s[1].Dirty || s[2].Dirty || s[1].Slot != (domain.SlotID{2}) {
+			t.Errorf("%+v", says.Slots)
+		}
+		r.stop()
+		r.start() // the next life waits, too
+		time.Sleep(time.Minute)
+		if !r.running(1) || !r.running(2) {
+			t.Fatal("a VM ended while the site asked")
+		}
+
+		r.site.place(func(d *domain.Desired) {
+			d.Account, d.VMs, d.Keep = false, []domain.PlacedVM{vm(1, 0)}, []domain.VMID{{2}}
+			d.Wipes = []domain.PlacedWipe{{Lease: lease(1, 9), Attempt: 1, Policy: domain.WipeAuto}} // not under its feet
+		})
+		r.await("the boot said again", func() bool { return count(r.site.said()[before:], "ready 1 boot 1") == 1 })
+		r.stop()
+		r.start()
+		time.Sleep(time.Minute)
+		if !r.running(1) || !r.running(2) {
+			t.Fatal("a VM that is to be kept was removed")
+		}
+
+		r.site.place(func(d *domain.Desired) { d.Keep = nil })
+		r.await("the unknown VM to be gone", func() bool { return r.running(1) && !r.running(2) })
+		r.awaitWiped()
+	})
+}
+
+func (r *rack) running(n byte) bool {
+	r.t.Helper()
+	observed, err := r.machine.Observe(context.Background())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return slices.ContainsFunc(observed, func(o machine.Observed) bool { return o.VM[0] == n && o.Running })
+}
+
+// holdings is the last account, nil if there was none.
+func (s *site) holdings() (h *domain.HoldingsReport) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.reports {
+		if r.Holdings != nil {
+			h = r.Holdings
+		}
+	}
+	return h
+}
+
+func count(lines []string, want string) (n int) {
+	for _, l := range lines {
+		if l == want {
+			n++
+		}
+	}
+	return n
+}
