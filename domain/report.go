@@ -88,11 +88,11 @@ func (m *RecordReport) decide(w *World, x *Context) ([]EventBody, *Error) {
 		return nil, Errorf(Invalid, "report.foreign_host", "the report speaks of another host")
 	case r.Journal.IsZero():
 		return nil, Errorf(Invalid, "report.no_journal", "the report names no journal")
-	case r.Journal == h.Journal && r.Number <= h.Acked:
-		return nil, nil // a repeat
 	case h.Accounts != 0 && r.Epoch < w.Epoch:
 		return nil, Errorf(Conflict, "report.old_epoch", "epoch %d is over: what it said is asked for anew", r.Epoch)
 	case h.Accounts != 0 && r.Holdings != nil: // whatever came before it is lost, or in it
+	case r.Journal == h.Journal && r.Number <= h.Acked:
+		return nil, nil // a repeat
 	case slices.Contains(h.ended, r.Journal):
 		return nil, Errorf(Conflict, "report.old_journal", "the journal has ended: another one of this host was heard of since")
 	case r.Journal == h.Journal && r.Number != h.Acked+1, r.Journal != h.Journal && r.Number != 1:

@@ -51,11 +51,11 @@ func (a *Agent) takeOn(d *domain.Desired) {
 }
 
 // approve sets the map that desired names, nil if it is not one of ours. Then what was
-// approved before is still tenants', unless the site says that nothing is.
+// approved before is still tenants', unless the site says that nothing is, and keeps nothing.
 func (a *Agent) approve(m *domain.SlotMap) {
 	before := a.inForce.Load()
 	a.approved = m
-	if m != nil || a.desired.SlotMap.IsZero() {
+	if m != nil || a.desired.SlotMap.IsZero() && len(a.desired.Keep) == 0 {
 		a.inForce.Store(m)
 	}
 	if m != nil && (before == nil || before.Digest() != m.Digest()) {

@@ -142,17 +142,12 @@ func (p *planner) add(s Step) int {
 func (p *planner) removals() {
 	gone := map[domain.VMID][]uint32{}
 	for id, slots := range p.s.Known {
-		switch {
-		case p.kept[id]:
-			for _, slot := range slots {
-				p.holders[slot] = append(p.holders[slot], id)
-			}
-		case p.placed[id] == 0:
+		if p.placed[id] == 0 {
 			gone[id] = append(gone[id], slots...)
 		}
 	}
 	for id, v := range p.observed {
-		if p.placed[id] == 0 && !p.kept[id] {
+		if p.placed[id] == 0 {
 			gone[id] = append(gone[id], v.Slots...)
 		}
 	}
@@ -160,7 +155,9 @@ func (p *planner) removals() {
 		slots := gone[id]
 		slices.Sort(slots)
 		slots = slices.Compact(slots)
-		p.removing[id] = p.add(Step{Op: Remove, VM: id, Slots: slots})
+		if !p.kept[id] {
+			p.removing[id] = p.add(Step{Op: Remove, VM: id, Slots: slots})
+		}
 		for _, slot := range slots {
 			if !slices.Contains(p.holders[slot], id) {
 				p.holders[slot] = append(p.holders[slot], id)
