@@ -40,14 +40,33 @@ func (l *Loop) lastSnapshot() {
 	}
 }
 
-// appender makes one group after another durable.
-func (l *Loop) appender(ctx context.Context, in <-chan *pending, acks chan<- error) {
+// appender makes one group after another durable. The loop's own ctx says only when to
+// become impatient: what was begun is finished.
+func (l *Loop) appender(ctx, loop context.Context, in <-chan *pending, acks chan<- error) {
 	for p := range in {
-		attempt, cancel := context.WithTimeout(ctx, l.o.AppendTimeout)
+		l.appending.Store(l.o.Clock().UnixMilli())
+		attempt, cancel := l.patience(ctx, loop)
 		_, err := l.o.Log.Append(attempt, l.o.Log.Seq(p.closed.Head.N)-1, p.closed.Commit)
 		cancel()
+		l.appending.Store(0)
 		acks <- err
 	}
+}
+
+// patience is how long one append may take.
+func (l *Loop) patience(ctx, loop context.Context) (context.Context, context.CancelFunc) {
+	if !l.o.Alone {
+		return context.WithTimeout(ctx, l.o.AppendTimeout)
+	}
+	attempt, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(loop, func() {
+		select {
+		case <-time.After(l.o.AppendTimeout):
+			cancel()
+		case <-attempt.Done():
+		}
+	})
+	return attempt, func() { stop(); cancel() }
 }
 
 // durable answers everyone in a group that is now in the log.

@@ -28,6 +28,8 @@ type Loop struct {
 	wall0  time.Time // wall and monotonic clock at the last look
 	snapAt uint64
 
+	appending atomic.Int64 // since when an append is under way, in Unix milliseconds; 0: none is
+
 	held  atomic.Pointer[domain.Error] // see Hold
 	still *domain.Error                // what of it the loop has seen
 
@@ -64,6 +66,15 @@ func (l *Loop) Directory() *Directory { return l.dir }
 
 // Started is closed once this process is the writer and answers.
 func (l *Loop) Started() <-chan struct{} { return l.started }
+
+// Waits says for how long the append under way has been waited for; 0: none is.
+func (l *Loop) Waits() time.Duration {
+	since := l.appending.Load()
+	if since == 0 {
+		return 0
+	}
+	return max(0, l.o.Clock().Sub(time.UnixMilli(since)))
+}
 
 // Err is why the loop ended; nil while it runs.
 func (l *Loop) Err() error {
@@ -137,7 +148,7 @@ func (l *Loop) run(ctx context.Context) error {
 	acks := make(chan error, 1)    // from it
 	appendCtx, stopAppends := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopAppends()
-	go l.appender(appendCtx, appends, acks)
+	go l.appender(appendCtx, ctx, appends, acks)
 	defer close(appends)
 
 	l.wall0 = l.o.Clock()

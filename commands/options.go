@@ -48,6 +48,9 @@ type Options struct {
 	// refusals that come without an append wait. Nil: always.
 	Live func() bool
 	// AppendTimeout is how long the site may be without its log before the process
-	// gives up. Default 30 s.
+	// gives up, so that another one can write. Default 30 s.
 	AppendTimeout time.Duration
+	// Alone: there is no other process, and giving up would end the reads as well. An
+	// append is waited for until the loop is told to end, and AppendTimeout from then on.
+	Alone bool
 }

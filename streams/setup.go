@@ -105,6 +105,9 @@ func (c Config) wanted() []jetstream.StreamConfig {
 // maxMessageBytes bounds a message of the log: a commit and its headers.
 const maxMessageBytes = domain.MaxCommitBytes + domain.MaxDecisionBytes + 4096
 
+// insufficientStorage is the server's JSStorageResourcesExceededErr.
+const insufficientStorage = 10047
+
 // Setup creates the streams that do not exist, with the administrator's
 // connection. What exists is compared, never updated: an update of the log can
 // truncate it, whatever its deny flags say. The drifts found are returned; a site
@@ -121,6 +124,10 @@ func Setup(ctx context.Context, admin *nats.Conn, c Config) ([]Drift, error) {
 		_, err := js.Stream(ctx, want.Name)
 		if errors.Is(err, jetstream.ErrStreamNotFound) {
 			_, err = js.CreateStream(ctx, want)
+		}
+		var api *jetstream.APIError
+		if errors.As(err, &api) && api.ErrorCode == insufficientStorage {
+			err = fmt.Errorf("%w: NATS needs %d MiB more where it keeps its streams: make room, or give it another disk", err, want.MaxBytes>>20)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("set up stream %s: %w", want.Name, err)

@@ -52,7 +52,7 @@ func (s *site) watchDrift(ctx context.Context) error {
 }
 
 // watchDisk stops admission before the disk is full: JetStream answers a full disk
-// with timeouts, and does not resume by itself.
+// with timeouts, and does not resume by itself. When there is room again all goes on.
 func (s *site) watchDisk(ctx context.Context) error {
 	free := prometheus.NewGauge(prometheus.GaugeOpts{Name: "gpuaas_disk_free_ratio", Help: "Free part of the data directory's disk."})
 	s.reg.MustRegister(free)
@@ -69,6 +69,9 @@ func (s *site) watchDisk(ctx context.Context) error {
 			if percent < s.cfg.MinFree {
 				gate = domain.Errorf(domain.Unavailable, "site.disk_nearly_full", "the site's disk is nearly full: an operator has to make room")
 			}
+			if gate == nil {
+				s.unstick(ctx)
+			}
 			s.setGate("disk", gate)
 		}
 		select {
@@ -76,6 +79,24 @@ func (s *site) watchDisk(ctx context.Context) error {
 			return nil
 		case <-t.C:
 		}
+	}
+}
+
+// unstick starts the embedded NATS server again when streams of it met a full disk: it
+// would not write them any more. It is asked before admission goes on.
+func (s *site) unstick(ctx context.Context) {
+	if s.nats == nil {
+		return // an operator's cluster, with a supervisor of its own
+	}
+	stuck := s.nats.Stuck()
+	if len(stuck) == 0 {
+		return
+	}
+	s.log.Warn("the embedded NATS server is started again: it does not write any more what met a full disk", "streams", stuck)
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if err := s.nats.Restart(ctx); err != nil {
+		s.log.Error("the embedded NATS server does not start again", "err", err)
 	}
 }
 

@@ -93,6 +93,9 @@ func (s *site) serveAPI(ctx context.Context) error {
 	return s.front.serve(ctx, handler, srv.Close)
 }
 
+// stalled is how long an append may take before the site says so.
+const stalled = 5 * time.Second
+
 // notReady says what keeps the site from serving.
 func (s *site) notReady(context.Context) (why []string) {
 	if s.leaving.Load() {
@@ -103,6 +106,9 @@ func (s *site) notReady(context.Context) (why []string) {
 		case <-l.Started():
 			if err := l.Err(); err != nil {
 				why = append(why, "the decision loop has ended")
+			}
+			if l.Waits() > stalled {
+				why = append(why, "the log does not take what is decided")
 			}
 		default:
 			why = append(why, "the writer's term has not begun")

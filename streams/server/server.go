@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/jwt/v2"
@@ -57,7 +58,8 @@ const (
 
 // Server is a running server.
 type Server struct {
-	ns    *natsserver.Server
+	o     Options
+	ns    atomic.Pointer[natsserver.Server]
 	trust *Trust
 }
 
@@ -81,36 +83,67 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 		}
 		o.Trust = t
 	}
-	opts, err := o.options()
-	if err != nil {
-		return nil, err
-	}
-	ns, err := natsserver.NewServer(opts)
-	if err != nil {
-		return nil, fmt.Errorf("nats server: %w", err)
-	}
-	if o.Log != nil {
-		ns.SetLoggerV2(logger{o.Log}, false, false, false)
-	}
-	s := &Server{ns: ns, trust: o.Trust}
-	ns.Start()
-	if err := s.ready(ctx); err != nil {
-		s.Shutdown()
+	s := &Server{o: o, trust: o.Trust}
+	if err := s.start(ctx); err != nil {
 		return nil, err
 	}
 	return s, o.keepPort(s)
 }
 
+func (s *Server) start(ctx context.Context) error {
+	opts, err := s.o.options()
+	if err != nil {
+		return err
+	}
+	ns, err := natsserver.NewServer(opts)
+	if err != nil {
+		return fmt.Errorf("nats server: %w", err)
+	}
+	if s.o.Log != nil {
+		ns.SetLoggerV2(logger{s.o.Log}, false, false, false)
+	}
+	s.ns.Store(ns)
+	ns.Start()
+	if err := s.ready(ctx); err != nil {
+		s.Shutdown()
+		return err
+	}
+	return nil
+}
+
+// Stuck says which streams are not written any more: one that met a full disk, or
+// another write error, stays so until the server is started again. Nil: none.
+func (s *Server) Stuck() []string {
+	h := s.ns.Load().Healthz(&natsserver.HealthzOptions{Details: true})
+	var out []string
+	for _, e := range h.Errors {
+		if e.Type == natsserver.HealthzErrorStream {
+			out = append(out, e.Stream)
+		}
+	}
+	return out
+}
+
+// Restart stops the server and starts it again at the same address: for its clients,
+// those within the process too, a connection that was lost and comes back.
+func (s *Server) Restart(ctx context.Context) error {
+	s.Shutdown()
+	if a, ok := s.ns.Load().Addr().(*net.TCPAddr); ok && s.o.Port <= 0 {
+		s.o.Port = a.Port
+	}
+	return s.start(ctx)
+}
+
 // ready waits for the listener and JetStream.
 func (s *Server) ready(ctx context.Context) error {
 	for { // ends with readiness or ctx
-		if s.ns.ReadyForConnections(50*time.Millisecond) && s.ns.JetStreamEnabled() {
+		if ns := s.ns.Load(); ns.ReadyForConnections(50*time.Millisecond) && ns.JetStreamEnabled() {
 			return nil
 		}
 		if ctx.Err() != nil {
 			return fmt.Errorf("nats server is not ready: %w", ctx.Err())
 		}
-		if !s.ns.Running() {
+		if !s.ns.Load().Running() {
 			return errors.New("nats server did not start; its log says why")
 		}
 	}
@@ -200,7 +233,7 @@ func (o *Options) port() int {
 }
 
 func (o *Options) keepPort(s *Server) error {
-	a, ok := s.ns.Addr().(*net.TCPAddr)
+	a, ok := s.ns.Load().Addr().(*net.TCPAddr)
 	if !ok {
 		return nil
 	}
@@ -208,11 +241,11 @@ func (o *Options) keepPort(s *Server) error {
 }
 
 // ClientURL is where hosts and other processes connect.
-func (s *Server) ClientURL() string { return s.ns.ClientURL() }
+func (s *Server) ClientURL() string { return s.ns.Load().ClientURL() }
 
 // ClusterAddr is where other servers connect; "" on a single server.
 func (s *Server) ClusterAddr() string {
-	if a := s.ns.ClusterAddr(); a != nil {
+	if a := s.ns.Load().ClusterAddr(); a != nil {
 		return a.String()
 	}
 	return ""
@@ -225,16 +258,20 @@ func (s *Server) Trust() *Trust { return s.trust }
 // Host has none here: a host connects with its own.
 func (s *Server) Dial(role Role) streams.Dial {
 	return func(opts ...nats.Option) (*nats.Conn, error) {
-		all := []nats.Option{nats.CustomInboxPrefix(streams.ControlInbox), nats.InProcessServer(s.ns), nats.UserCredentials(s.trust.CredsFile(role))}
+		all := []nats.Option{nats.CustomInboxPrefix(streams.ControlInbox), nats.InProcessServer(s), nats.UserCredentials(s.trust.CredsFile(role))}
 		return nats.Connect("", append(all, opts...)...)
 	}
 }
 
+// InProcessConn implements nats.InProcessConnProvider, for the server of the moment.
+func (s *Server) InProcessConn() (net.Conn, error) { return s.ns.Load().InProcessConn() }
+
 // Shutdown stops the server cleanly and waits: streams are flushed and their index
 // files written, which makes the next start fast.
 func (s *Server) Shutdown() {
-	s.ns.Shutdown()
-	s.ns.WaitForShutdown()
+	ns := s.ns.Load()
+	ns.Shutdown()
+	ns.WaitForShutdown()
 }
 
 // logger passes the server's log on. Its notices are a banner and addresses, in 30 lines.

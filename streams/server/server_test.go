@@ -32,6 +32,44 @@ func start(t *testing.T, o server.Options) *server.Server {
 	return s
 }
 
+// TestRestartInPlace: a connection within the process, and one from outside, outlive a
+// restart of the server that they are to.
+func TestRestartInPlace(t *testing.T) {
+	t.Parallel()
+	s := start(t, server.Options{Dir: t.TempDir(), Site: "lab"})
+	url := s.ClientURL()
+	again := func(nc *nats.Conn, err error) *nats.Conn {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(nc.Close)
+		return nc
+	}
+	patient := []nats.Option{nats.MaxReconnects(-1), nats.ReconnectWait(10 * time.Millisecond)}
+	inside := again(s.Dial(server.Runtime)(patient...))
+	outside := again(nats.Connect(url, append(patient, nats.UserCredentials(s.Trust().CredsFile(server.Responder)))...))
+	if stuck := s.Stuck(); len(stuck) != 0 {
+		t.Errorf("streams %v are stuck", stuck)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := s.Restart(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if s.ClientURL() != url {
+		t.Errorf("listens on %s, was %s", s.ClientURL(), url)
+	}
+	for _, nc := range []*nats.Conn{inside, outside} {
+		for ctx.Err() == nil && (nc.Stats().Reconnects == 0 || nc.FlushTimeout(time.Second) != nil) {
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+	if ctx.Err() != nil {
+		t.Error("a connection did not come back")
+	}
+}
+
 func TestRestart(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
