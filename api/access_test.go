@@ -50,12 +50,12 @@ func newTestWorld(t testing.TB) *world {
 		*[]*string{&w.finance, &w.auditor}[i] = w.site.key(domain.TenantID{}, u, 0, 0)
 	}
 	w.ids = map[string]string{
-		"t": w.acme.id, "p": w.acme.project, "a": w.alloc, "h": w.hostID, "u": w.user, "k": w.key, "key": "quota.gpus", "d": domain.WipeDutyID{1}.String(), "v": domain.VMID{1}.String(),
+		"t": w.acme.id, "p": w.acme.project, "a": w.alloc, "h": w.hostID, "u": w.user, "k": w.key, "key": "quota.gpus", "d": domain.WipeDutyID{1}.String(), "v": domain.VMID{1}.String(), "c": domain.CorrectionID{1}.String(),
 		"i": w.image, "b": "upl_1", "serial": "GPU-h1-0",
 	}
 	w.strangers = map[string]string{
 		"t": domain.TenantID{9}.String(), "p": domain.ProjectID{9}.String(), "a": domain.AllocationID{9}.String(), "h": domain.HostID{9}.String(),
-		"u": domain.UserID{9}.String(), "k": domain.APIKeyID{9}.String(), "key": "quota.gpus", "d": domain.WipeDutyID{9}.String(), "v": domain.VMID{9}.String(),
+		"u": domain.UserID{9}.String(), "k": domain.APIKeyID{9}.String(), "key": "quota.gpus", "d": domain.WipeDutyID{9}.String(), "v": domain.VMID{9}.String(), "c": domain.CorrectionID{9}.String(),
 		"i": domain.ImageID{9}.String(), "b": "upl_9", "serial": "GPU-h1-9",
 	}
 	time.Sleep(time.Until(time.Now().Truncate(0).Add(310 * time.Millisecond))) // the expired key expires
@@ -100,6 +100,7 @@ var bodies = map[string]string{
 	"POST /v1/slots/{s}/quarantine":              `{"reason":"noise"}`,
 	"POST /v1/slots/{s}/retire":                  `{"reason":"old"}`,
 	"POST /v1/hosts/{h}/unknown-vms/{v}/destroy": `{"reason":"test"}`,
+	"POST /v1/corrections":                       `{"field":"host.ahead","resource_id":"host_x","before":"true","after":"false","reason":"test"}`,
 	"POST /v1/wipe-duties/{d}/destroyed":         `{"evidence":"certificate-1"}`,
 	"POST /v1/images":                            `{"name":"other","digest":"sha256:` + strings.Repeat("1", 64) + `"}`,
 	"POST /v1/images/uploads":                    `{"digest":"sha256:` + strings.Repeat("1", 64) + `","size_bytes":1}`,

@@ -88,7 +88,7 @@ func newForeigners(t testing.TB) *foreigners {
 	e := f.system(&domain.RegisterImage{Image: domain.ImageSpec{Project: project, Name: "tiny", Digest: domain.Digest{1}, SizeBytes: 1, Format: domain.ImageRaw, DiskBytes: 1}})
 	f.own = map[string]string{
 		"t": o.id, "p": o.project, "a": alloc.get("id"), "vm": alloc.get("vms.0.id"), "k": key.get("id"), "u": member, "i": e[0].(*domain.ImageRegistered).ID.String(), "b": begin(o),
-		"h": f.hostID, "d": domain.WipeDutyID{1}.String(), "key": "quota.gpus", "slot": alloc.get("vms.0.slot_ids.0"), "sku": f.sku,
+		"h": f.hostID, "d": domain.WipeDutyID{1}.String(), "c": domain.CorrectionID{1}.String(), "key": "quota.gpus", "slot": alloc.get("vms.0.slot_ids.0"), "sku": f.sku,
 	}
 	f.ids["vm"] = f.want(200, f.acme.owner, "GET", fmt.Sprintf("/v1/allocations/%s?at_least=%d", f.alloc, f.log.last()), "").get("vms.0.id")
 	f.ids["slot"], f.ids["sku"] = f.slot, f.sku

@@ -75,6 +75,10 @@ var matrix = map[string]string{
 	"GET /v1/slots/{s}/leases":                   "pppp ppp p +++",
 	"POST /v1/wipe-duties/{d}/destroyed":         "pppp ppp p +pp",
 	"GET /v1/wipe-duties":                        "pppp ppp p +++",
+	"POST /v1/corrections":                       "pppp ppp p +pp",
+	"POST /v1/corrections/{c}/approve":           "pppp ppp p +pp",
+	"POST /v1/corrections/{c}/withdraw":          "pppp ppp p +pp",
+	"GET /v1/corrections":                        "pppp ppp p +++",
 	"GET /v1/epoch":                              "pppp ppp p +++",
 	"POST /v1/hosts/{h}/unknown-vms/{v}/destroy": "pppp ppp p +pp",
 	"GET /v1/devices/{serial}":                   "pppp ppp p +++",
@@ -186,7 +190,9 @@ type parties struct {
 	slots2     []string
 	duty       string
 	launched   string
-	unknown    byte // VMs that h2 has and the log does not know: so many were asked about
+	proposer   string // the key of a third operator
+	grant      string // of acme, whose balance is corrected up and down
+	unknown    byte   // VMs that h2 has and the log does not know: so many were asked about
 }
 
 func newParties(w *world) *parties {
@@ -220,11 +226,31 @@ func newParties(w *world) *parties {
 	last := w.want(202, w.admin, "POST", "/v1/slots/"+p.slots2[3]+"/retire", `{"reason":"old"}`).header.Get("Log-Sequence")
 	p.duty = w.want(200, w.admin, "GET", "/v1/wipe-duties?at_least="+last, "").get("items.0.id")
 	p.openEpoch()
+	w.system(&domain.SetOperator{User: domain.UserID{3, 3}, Roles: domain.RoleOperator})
+	p.proposer = w.site.key(domain.TenantID{}, domain.UserID{3, 3}, 0, 0)
+	p.grant = w.want(201, w.admin, "POST", "/v1/tenants/"+w.other.id+"/credits", `{"currency":"USD","amount_micros":1000000000,"kind":"promotional"}`).get("id")
 	w.system(&domain.ActOnHost{Host: p.h4.id, Action: domain.HostSilent, Since: domain.TimeOf(time.Now())})
 	w.images.mu.Lock()
 	w.images.uploads["upl_0"] = &Upload{NewUpload: NewUpload{Digest: domain.Digest{1}, SizeBytes: 1}, ID: "upl_0", Complete: true, Content: ImageContent{SizeBytes: 1, DiskBytes: 1, Format: domain.ImageRaw}}
 	w.images.mu.Unlock()
 	return p
+}
+
+// correction is a proposal that fits what is there.
+func (p *parties) correction() string {
+	var id domain.GrantID
+	_ = id.UnmarshalText([]byte(p.grant))
+	var now domain.Micros
+	if _, err := p.loop.Query(p.t.Context(), domain.System, func(w *domain.World, _ domain.Time) {
+		w.Balances(func(_ domain.TenantID, a domain.Account, _ domain.Currency, n domain.Micros) {
+			if a == (domain.Account{Kind: domain.AccountLot, Ref: id}) {
+				now = n
+			}
+		})
+	}); err != nil {
+		p.t.Fatal(err)
+	}
+	return fmt.Sprintf(`{"field":"grant.balance_micros","resource_id":%q,"before":"%d","after":"%d","reason":"test"}`, p.grant, now, now-1)
 }
 
 // openEpoch goes on with the log as if it had lost its end: what the hosts have, the log
@@ -301,6 +327,10 @@ func (p *parties) prepare(name string) attempt {
 		return one("s", p.slots2[2])
 	case "POST /v1/wipe-duties/{d}/destroyed":
 		return one("d", p.duty)
+	case "POST /v1/corrections":
+		return attempt{body: p.correction()}
+	case "POST /v1/corrections/{c}/approve", "POST /v1/corrections/{c}/withdraw":
+		return one("c", p.want(201, p.proposer, "POST", "/v1/corrections", p.correction()).get("id"))
 	case "POST /v1/hosts/{h}/unknown-vms/{v}/destroy":
 		p.unknown++
 		return attempt{ids: map[string]string{"h": p.h2.id.String(), "v": domain.VMID{p.unknown}.String()}}

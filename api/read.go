@@ -249,6 +249,7 @@ func (s *Server) register() {
 	s.slotRoutes()
 	s.wipeDutyRoutes()
 	s.epochRoutes()
+	s.correctionRoutes()
 	s.deviceRoutes()
 	s.allocationRoutes()
 	s.erasureRoutes()

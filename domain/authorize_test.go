@@ -1,6 +1,7 @@
 package domain
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -127,7 +128,12 @@ func TestWhoMayDoWhat(t *testing.T) {
 	)
 	f := p.f
 	p.s.w.hosts.get(p.host.id).unknown = []HeldVM{{VM: VMID{5}}}
+	_, c := p.s.w.corrections.add(CorrectionID{6})
+	*c = Correction{ID: CorrectionID{6}, Field: FieldGrantBalance, Resource: p.s.w.grants.row(0).ID.String(), Before: fmt.Sprint(p.s.w.grants.row(0).Balance), After: "1", By: UserID{99}, Until: p.s.now.Add(9 * Hour)}
 	rows := []row{
+		site("world.propose_correction", "operator", "world.correction_proposed", &ProposeCorrection{Field: c.Field, Resource: c.Resource, Before: c.Before, After: c.After, Reason: "test"}),
+		site("world.approve_correction", "operator", "world.corrected", &ApproveCorrection{Correction: c.ID}),
+		site("world.approve_correction, withdrawn", "operator", "world.correction_withdrawn", &ApproveCorrection{Correction: c.ID, Withdraw: true}),
 		system("site.open_epoch", "command.not_found", "site.epoch_opened", p.s.openEpoch(p.actors["operator"])),
 		system("host.note_ahead", "host.not_found", "host.ahead", &NoteHostAhead{Host: p.host.id, Epoch: 9}),
 		site("host.destroy_unknown_vm", operators, "host.unknown_vm_destroyed", &DestroyUnknownVM{Host: p.host.id, VM: VMID{5}, Reason: "test"}),
@@ -206,7 +212,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 			switch {
 			case slices.Contains(strings.Fields(r.may), name):
 				want = ""
-			case name == "system" && body.CommandType() == "wipe_duty.report_destroyed":
+			case name == "system" && slices.Contains([]string{"wipe_duty.report_destroyed", "world.propose_correction", "world.approve_correction"}, body.CommandType()):
 				want = platform
 			case name == "system":
 				want = r.stranger

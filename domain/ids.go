@@ -37,6 +37,7 @@ type (
 	TxID         = ID[txKind]
 	JournalID    = ID[journalKind]
 	WipeDutyID   = ID[wipeDutyKind]
+	CorrectionID = ID[correctionKind]
 	ImageID      = ID[imageKind]
 )
 
@@ -56,6 +57,7 @@ type (
 	txKind         struct{}
 	journalKind    struct{}
 	wipeDutyKind   struct{}
+	correctionKind struct{}
 	imageKind      struct{}
 )
 
@@ -74,6 +76,7 @@ func (commandKind) prefix() string    { return "cmd" }
 func (txKind) prefix() string         { return "tx" }
 func (journalKind) prefix() string    { return "jrn" }
 func (wipeDutyKind) prefix() string   { return "duty" }
+func (correctionKind) prefix() string { return "corr" }
 func (imageKind) prefix() string      { return "img" }
 
 // IsZero reports whether the id names nothing.

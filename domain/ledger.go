@@ -85,9 +85,10 @@ const (
 	TxClose                        // a line's last usage
 	TxRelease                      // what is left of a hold goes back
 	TxCorrection                   // usage that was posted is worth something else, or was none
+	TxAdjustment                   // two operators corrected a balance
 )
 
-var txKindNames = [...]string{"", "grant", "expiry", "hold", "capture", "accrual", "close", "release", "correction"}
+var txKindNames = [...]string{"", "grant", "expiry", "hold", "capture", "accrual", "close", "release", "correction", "adjustment"}
 
 func (k TxKind) String() string { return enumName(txKindNames[:], k) }
 

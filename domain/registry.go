@@ -42,6 +42,8 @@ var commandTypes = registry(
 	func() CommandBody { return new(OpenEpoch) },
 	func() CommandBody { return new(NoteHostAhead) },
 	func() CommandBody { return new(DestroyUnknownVM) },
+	func() CommandBody { return new(ProposeCorrection) },
+	func() CommandBody { return new(ApproveCorrection) },
 )
 
 // eventTypes lists the events, as structs of their present version (version.go).
@@ -107,6 +109,9 @@ var eventTypes = registry(
 	func() EventBody { return new(HostReconciled) },
 	func() EventBody { return new(HostAhead) },
 	func() EventBody { return new(UnknownVMDestroyed) },
+	func() EventBody { return new(CorrectionProposed) },
+	func() EventBody { return new(WorldCorrected) },
+	func() EventBody { return new(CorrectionWithdrawn) },
 )
 
 func registry[T any](news ...func() T) map[string]func() T {

@@ -13,7 +13,7 @@ func TestSnapshotSchemaNamesTheEncoding(t *testing.T) {
 	s.launch(f, "a", "gpu-1x", 2)
 	h.boot()
 	s.after(2 * Hour)
-	const schema, want = "gpuaas-world-9", "sha256:b252b11c6a1ed4a68bb53f3830b5efb7ca81211fa8e1c3b32e99546e6629bbbf"
+	const schema, want = "gpuaas-world-10", "sha256:36c4981ce2c60dcf402bc4a9db4647d7abca351fa3ca90a744afa422cb4aea19"
 	if got := s.w.Hash().String(); snapshotSchema != schema || got != want {
 		t.Fatalf("the world is encoded as %s under the schema %q, it was %s under %q: change snapshotSchema and this test together", got, snapshotSchema, want, schema)
 	}

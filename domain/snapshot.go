@@ -20,7 +20,7 @@ import (
 
 // snapshotSchema changes whenever the encoding of the world does: a snapshot of
 // another schema is not read, the log is.
-const snapshotSchema = "gpuaas-world-9"
+const snapshotSchema = "gpuaas-world-10"
 
 // ErrSnapshotSchema is a snapshot that another build wrote.
 var ErrSnapshotSchema = errors.New("snapshot of another schema")
@@ -83,6 +83,7 @@ func (w *World) wire(c *coder) {
 	wireTable(c, 30, &w.duties)
 	wireTable(c, 31, &w.images)
 	msgs(c, 32, &w.outages)
+	wireTable(c, 33, &w.corrections)
 }
 
 // rowCoder is one row of a table with its number.

@@ -29,6 +29,7 @@ type World struct {
 	vms         table[VMID, VM, *VM]
 	duties      table[WipeDutyID, WipeDuty, *WipeDuty]
 	images      table[ImageID, Image, *Image]
+	corrections table[CorrectionID, Correction, *Correction] // that wait for another operator
 
 	projectMembers map[projectMember]ProjectRole
 	policies       map[policyAt]*policyRow

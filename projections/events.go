@@ -116,6 +116,7 @@ func (b *batch) project(x *at, e domain.EventBody) {
 	case *domain.ImageRetired:
 		b.imageRetired(x, e)
 	case *domain.EpochOpened, *domain.HostAhead, *domain.UnknownVMDestroyed: // GET /v1/epoch asks the world
+	case *domain.CorrectionProposed, *domain.WorldCorrected, *domain.CorrectionWithdrawn: // what follows stands beside them
 	case *domain.HostReconciled:
 		b.hostReconciled(x, e)
 	default:

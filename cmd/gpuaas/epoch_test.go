@@ -210,8 +210,21 @@ func (p *past) converges(t *testing.T) {
 	if sl := p.slotBecomes(again.VMs[0].SlotIDs[0], "active"); sl.Generation < 3 { // the first wipe counts none
 		t.Logf("generation %d", sl.Generation)
 	}
-	destroy(1)
-	destroy(2)
+	for _, c := range []struct {
+		says string
+		args []string
+	}{
+		{p.other.id, []string{"epoch", "unknown-vms"}},
+		{"destroying", []string{"epoch", "destroy-vm", e.Unknown[1].Host, e.Unknown[1].VM, "--reason", "tenant-agreed", "--yes"}},
+		{`"vm_id": "` + e.Unknown[2].VM, []string{"epoch", "unknown-vms", "-o", "json"}},
+		{"destroying", []string{"epoch", "destroy-vm", e.Unknown[2].Host, e.Unknown[2].VM, "--reason", "tenant-agreed", "--yes", "-o", "json"}},
+	} {
+		cmd := exec.CommandContext(t.Context(), filepath.Join(bin, "gpuctl"), c.args...)
+		cmd.Env = append(os.Environ(), "GPUCTL_SERVER="+p.address(), "GPUCTL_KEY_FILE="+p.keys[1])
+		if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), c.says) {
+			t.Errorf("gpuctl %v: %v: %s", c.args, err, out)
+		}
+	}
 	quarantined(0)
 	eventually(t, limit, "two VMs", func() error {
 		now := simVMs(t, p.dir)

@@ -46,6 +46,9 @@ func TestGpuctl(t *testing.T) {
 		}
 	}
 	for verb, s := range c.walked {
+		if elsewhere[verb] != "" {
+			continue
+		}
 		if !s.table || !s.json && lacks[verb] == "" || !s.refused {
 			t.Errorf("gpuctl %s was not walked: succeeded with a table: %t, with -o json: %t; refused: %t", verb, s.table, s.json, s.refused)
 		}
@@ -56,6 +59,9 @@ func TestGpuctl(t *testing.T) {
 		}
 	}
 }
+
+// elsewhere says where a verb is walked that needs what this site does not have.
+var elsewhere = map[string]string{"epoch unknown-vms": "TestOpenEpoch", "epoch destroy-vm": "TestOpenEpoch"}
 
 // lacks says why a verb has no -o json.
 var lacks = map[string]string{

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"iter"
-
 	"github.com/spf13/cobra"
 
 	"github.com/gpuaas/gpuaas/client"
@@ -24,26 +22,30 @@ var unknownColumns = []column[client.UnknownVM]{
 }
 
 func (a *app) epoch() *cobra.Command {
-	show := &cobra.Command{
+	state := &cobra.Command{
 		Use: "show", Short: "The site's epoch, and what is left to reconcile in it", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return one(a, cmd.Context(), epochColumns, func(ctx cx, c *client.Client) (*client.Epoch, error) { return c.Epoch(ctx) })
 		},
 	}
-	unknown := &cobra.Command{Use: "unknown-vms", Short: "VMs that hosts have and the log does not know", Args: cobra.NoArgs}
-	listing(a, unknown, unknownColumns, func(ctx cx, c *client.Client, _ ...client.ListOption) (iter.Seq2[client.UnknownVM, error], error) {
-		e, err := c.Epoch(ctx)
-		if err != nil {
-			return nil, err
-		}
-		return func(yield func(client.UnknownVM, error) bool) {
-			for _, v := range e.UnknownVMs {
-				if !yield(v, nil) {
-					return
-				}
+	unknown := &cobra.Command{
+		Use: "unknown-vms", Short: "VMs that hosts have and the log does not know", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.client()
+			if err != nil {
+				return err
 			}
-		}, nil
-	})
+			ctx, answers := capture(cmd.Context())
+			e, err := c.Epoch(ctx)
+			switch {
+			case err != nil:
+				return err
+			case a.json():
+				return a.writeJSON((*answers)[0].Body)
+			}
+			return show(a, e.UnknownVMs, unknownColumns)
+		},
+	}
 	var reason string
 	var sure bool
 	destroy := &cobra.Command{
@@ -64,5 +66,5 @@ func (a *app) epoch() *cobra.Command {
 	destroy.Flags().StringVar(&reason, "reason", "", "a slug: tenant-agreed")
 	destroy.Flags().BoolVarP(&sure, "yes", "y", false, "do not ask")
 	_ = destroy.MarkFlagRequired("reason")
-	return group("epoch", "What is left to reconcile after a log lost its end", nil, show, unknown, destroy)
+	return group("epoch", "What is left to reconcile after a log lost its end", nil, state, unknown, destroy)
 }

@@ -54,7 +54,7 @@ func (a *app) root() *cobra.Command {
 	}
 	in("daily", a.offers(), a.allocations(), a.events(), a.balance(), a.ledger(), a.usageLines(), a.projects(), a.images())
 	in("people", a.keys(), a.members(), a.policies())
-	in("site", a.tenants(), a.credits(), a.skus(), a.hosts(), a.slots(), a.devices(), a.wipeDuties(), a.epoch(), a.operators(), a.audit())
+	in("site", a.tenants(), a.credits(), a.skus(), a.hosts(), a.slots(), a.devices(), a.wipeDuties(), a.epoch(), a.corrections(), a.operators(), a.audit())
 	in("here", a.login(), a.contexts(), a.whoami(), a.version())
 	help := &cobra.Command{
 		Use: "help [COMMAND]", Short: "What a command does", GroupID: "here",
