@@ -265,8 +265,7 @@ func (l *Loop) decide(open *pending, batch []*item) ([]*item, error) {
 			continue // its deadline passed in the queue: not decided
 		}
 		if it.query != nil {
-			it.query(l.core.World(), l.core.Now(at))
-			open.replies = append(open.replies, waiting{it, Reply{N: l.core.lastN()}})
+			open.replies = append(open.replies, waiting{it, Reply{N: l.core.lastN(), Err: l.ask(it, at)}})
 			continue
 		}
 		if l.still != nil {
@@ -278,14 +277,54 @@ func (l *Loop) decide(open *pending, batch []*item) ([]*item, error) {
 		}
 		r := l.core.Decide(at, it.cmd)
 		if r.Err != nil && r.Err.Kind == domain.Internal {
-			l.o.Metrics.poison.Inc()
-			l.o.Slog.Error("a command could not be decided", "command", it.cmd.ID, "type", it.cmd.Body.CommandType(), "err", r.Err)
+			l.poisoned(poisonOf(it.cmd.Body.CommandType(), it.cmd, r.Err))
 		}
 		l.o.Metrics.decided(it.cmd, &r)
 		open.events = append(open.events, r.Events...)
 		open.replies = append(open.replies, waiting{it, r})
 	}
 	return nil, nil
+}
+
+// ask answers a question. A panic in one is a bug in it, not in the world, which it
+// only reads.
+func (l *Loop) ask(it *item, at domain.Time) (err *domain.Error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = domain.Errorf(domain.Internal, "internal", "internal error")
+			err.Cause = fmt.Errorf("question: %v", r)
+			l.poisoned(poisonOf("question", nil, err))
+		}
+	}()
+	it.query(l.core.World(), l.core.Now(at))
+	return nil
+}
+
+func poisonOf(what string, cmd *domain.Command, err *domain.Error) Poison {
+	p := Poison{What: what, Code: err.Code, Why: err.Message}
+	if err.Cause != nil {
+		p.Why = err.Cause.Error()
+	}
+	p.Why = p.Why[:min(len(p.Why), 512)]
+	if cmd != nil {
+		p.Command = cmd.ID
+		switch cmd.Actor.Kind {
+		case domain.ActorKey:
+			p.KeyID = cmd.Actor.Key.String()
+		case domain.ActorHost:
+			p.HostID = cmd.Actor.Host.String()
+		}
+	}
+	return p
+}
+
+// poisoned raises the alarm about what failed inside.
+func (l *Loop) poisoned(p Poison) {
+	l.o.Metrics.poison.Inc()
+	l.o.Slog.Error("could not be decided", "what", p.What, "command", p.Command, "code", p.Code, "why", p.Why)
+	if l.o.Poisoned != nil {
+		l.o.Poisoned(p)
+	}
 }
 
 // QueueLen is how many commands wait.

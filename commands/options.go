@@ -23,6 +23,17 @@ type Publisher interface {
 	Offer([]*domain.PlacementDraft)
 }
 
+// Poison is a command, a question or a deadline that failed inside: a bug. It was
+// refused or parked, and the site went on.
+type Poison struct {
+	What    string           `json:"what"` // the command's type, "question" or "tick"
+	Command domain.CommandID `json:"command_id,omitzero"`
+	KeyID   string           `json:"key_id,omitempty"`
+	HostID  string           `json:"host_id,omitempty"`
+	Code    string           `json:"code"`
+	Why     string           `json:"why"` // at most 512 bytes
+}
+
 // Options are what a loop is made of.
 type Options struct {
 	Site      string
@@ -47,6 +58,8 @@ type Options struct {
 	// Live reports whether this process surely is the only writer. While it is not,
 	// refusals that come without an append wait. Nil: always.
 	Live func() bool
+	// Poisoned is told what could not be decided, for the audit. It must not block.
+	Poisoned func(Poison)
 	// AppendTimeout is how long the site may be without its log before the process
 	// gives up, so that another one can write. Default 30 s.
 	AppendTimeout time.Duration

@@ -63,6 +63,11 @@ func (l *Loop) tick(open *pending) (bool, error) {
 			return progressed, fmt.Errorf("tick: %w", r.Err)
 		}
 		progressed = true
+		for _, e := range r.Events {
+			if p, ok := e.(*domain.TimerParked); ok {
+				l.poisoned(Poison{What: "tick", Code: "timer.parked", Why: fmt.Sprintf("the deadline %s of %s is parked: %s", p.Kind, p.At, p.Why)})
+			}
+		}
 		open.events = append(open.events, r.Events...)
 	}
 	return progressed, nil
@@ -85,8 +90,6 @@ func (l *Loop) tickOnce(at domain.Time) Reply {
 			why = r.Err.Cause.Error()
 		}
 	}
-	l.o.Metrics.poison.Inc()
-	l.o.Slog.Error("a deadline is parked: it could not be handled", "at", l.core.World().NextDeadline(), "why", why)
 	return l.decideTick(at, &domain.Tick{Park: why})
 }
 

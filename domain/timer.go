@@ -158,7 +158,11 @@ func (m *Tick) decide(w *World, x *Context) ([]EventBody, *Error) {
 			break
 		}
 		popped = append(popped, w.timers.pop())
-		events = append(events, tick.handleSafely(t)...)
+		follows, broke := tick.handleSafely(t)
+		events = append(events, follows...)
+		if broke && w.LogicLevel >= 2 {
+			break // half of what it did may stand in its tenant's purse
+		}
 	}
 	return events, nil
 }
@@ -207,13 +211,13 @@ func (k *tick) independent(t timer) bool {
 }
 
 // handleSafely parks a deadline whose handling panics.
-func (k *tick) handleSafely(t timer) (events []EventBody) {
+func (k *tick) handleSafely(t timer) (events []EventBody, broke bool) {
 	defer func() {
 		if r := recover(); r != nil {
-			events = []EventBody{park(t, fmt.Sprint(r))}
+			events, broke = []EventBody{park(t, fmt.Sprint(r))}, true
 		}
 	}()
-	return k.handle(t)
+	return k.handle(t), false
 }
 
 func park(t timer, why string) *TimerParked {

@@ -100,3 +100,55 @@ func TestSuspendedInOneOrder(t *testing.T) {
 		}
 	}
 }
+
+// A deadline whose handling panics is parked, once, and takes no other with it: neither
+// its tenant's later ones, whose purse it may have left half done, nor another tenant's.
+func TestPanickingDeadlineIsParked(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.host("h", 8, "r")
+	s.sku("gpu-1x", 1, 1)
+	a, b := s.tenant("a", 1e9), s.tenant("b", 1e9)
+	at := s.now.Add(Minute)
+	create := func(f tenantFixture) AllocationID {
+		for _, e := range s.must(f.key, &CreateAllocation{Project: f.project, SKUName: "gpu-1x", Count: 1, Expires: at}) {
+			if p, ok := e.(*AllocationPlaced); ok {
+				return p.ID
+			}
+		}
+		t.Fatal("not placed")
+		return AllocationID{}
+	}
+	bad, rest := create(a), []AllocationID{create(a), create(b)}
+	s.check = false // what follows is no state that a log can lead to
+	row := s.w.allocations.row(s.w.allocations.find(bad))
+	vms := row.vms
+	row.vms = []uint32{1 << 30}
+	defer func() { row.vms = vms }()
+	parked := 0
+	s.now = at
+	for range 10 { // as the loop does
+		next := s.w.NextDeadline()
+		if next == 0 || next > s.now {
+			break
+		}
+		for _, e := range s.must(System, &Tick{}) {
+			if p, ok := e.(*TimerParked); ok {
+				if parked++; p.Kind != "expire" || p.Why == "" {
+					t.Errorf("%+v", p)
+				}
+			}
+		}
+	}
+	if parked != 1 {
+		t.Errorf("parked %d times", parked)
+	}
+	for _, id := range rest {
+		if x := s.w.allocations.get(id); x != nil && x.State < Releasing {
+			t.Errorf("%s is %v", id, x.State)
+		}
+	}
+	if x := s.w.allocations.get(bad); x == nil || x.State >= Releasing {
+		t.Errorf("the broken one: %+v", x)
+	}
+}

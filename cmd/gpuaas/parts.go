@@ -32,6 +32,7 @@ func (s *site) newLoop(world *domain.World) (err error) {
 	s.loop, err = commands.NewLoop(world, commands.Options{
 		Site: s.cfg.Site, Build: build(), Log: s.commits, Publisher: s.placer, Slog: s.log, Metrics: commands.NewMetrics(s.reg),
 		Snapshot: s.snaps.Offer, SnapshotEvery: s.cfg.Snapshot, Gate: s.admission, Live: s.claimed, KeepLevel: s.nats == nil, Alone: s.nats != nil,
+		Poisoned: func(p commands.Poison) { s.audit.Record("poison", encodeJSON(p)) },
 		Final: func(h domain.Head, state []byte) {
 			s.release() // the next writer need not wait for a file
 			if err := s.snaps.Save(h, state); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"sync"
@@ -41,7 +42,8 @@ const (
 const maxImagePiece = 768 << 10
 
 // ServeImage answers {"digest","offset","length"} with raw bytes; none past the end.
-func (r *HostRequests) ServeImage(ctx context.Context, host domain.HostID, payload []byte) ([]byte, error) {
+func (r *HostRequests) ServeImage(ctx context.Context, host domain.HostID, payload []byte) (data []byte, err error) {
+	defer r.survive(host, "image.get", &err)
 	var req struct {
 		Digest domain.Digest `json:"digest"`
 		Offset int64         `json:"offset"`
@@ -73,6 +75,15 @@ func (r *HostRequests) ServeImage(ctx context.Context, host domain.HostID, paylo
 	return b[:n], nil
 }
 
+// survive turns a panic over one host's request into its refusal: the process is also
+// for the others.
+func (r *HostRequests) survive(host domain.HostID, action string, err *error) {
+	if p := recover(); p != nil {
+		r.Audit(Denied{Actor: host.String(), Action: action, Code: "internal", Detail: fmt.Sprint(p)})
+		*err = domain.Errorf(domain.Internal, "internal", "internal error")
+	}
+}
+
 // mayHaveImage asks the world, and remembers a yes for a minute: an image is
 // thousands of pieces.
 func (r *HostRequests) mayHaveImage(ctx context.Context, host domain.HostID, digest domain.Digest) (bool, error) {
@@ -101,7 +112,8 @@ func (r *HostRequests) mayHaveImage(ctx context.Context, host domain.HostID, dig
 }
 
 // ServeVault answers {"vm_id","digest"} with the vault's document.
-func (r *HostRequests) ServeVault(ctx context.Context, host domain.HostID, payload []byte) ([]byte, error) {
+func (r *HostRequests) ServeVault(ctx context.Context, host domain.HostID, payload []byte) (data []byte, err error) {
+	defer r.survive(host, "vault.get", &err)
 	var req struct {
 		VM     domain.VMID   `json:"vm_id"`
 		Digest domain.Digest `json:"digest"`

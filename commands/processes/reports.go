@@ -34,12 +34,19 @@ const maxDeliveries = 5
 // failed inside: a bug, alarm on any.
 func (r *Reports) Parked() uint64 { return r.parked.Load() }
 
-// Handle decides one report. An error asks for it to be delivered again.
-func (r *Reports) Handle(ctx context.Context, host domain.HostID, data []byte, delivery uint64) error {
+// Handle decides one report. An error asks for it to be delivered again. A report that
+// makes this process panic is not: it would do so again.
+func (r *Reports) Handle(ctx context.Context, host domain.HostID, data []byte, delivery uint64) (err error) {
 	refuse := func(code, detail string) error {
 		r.Audit(Denied{Actor: host.String(), Action: "host.report", Code: code, Detail: detail})
 		return nil
 	}
+	defer func() {
+		if p := recover(); p != nil {
+			r.parked.Add(1)
+			err = refuse("internal", fmt.Sprint(p))
+		}
+	}()
 	signed, err := domain.DecodeSignedReport(data)
 	if err != nil {
 		return refuse("report.malformed", err.Error())

@@ -124,3 +124,42 @@ func TestBrokenReportIsParked(t *testing.T) {
 		}
 	})
 }
+
+// A report over which the process panics is audited and counted, once: it is not
+// delivered again, and does not end the process for the other hosts. The same holds
+// for what a host asks.
+func TestPanicOverAHost(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	bad, calm := r.newHost("bad"), r.newHost("calm")
+	var tries atomic.Int64
+	reports := &processes.Reports{Loop: r.loop, Audit: r.deny, Clock: time.Now, Keys: func(h domain.HostID) (commands.HostKeys, bool) {
+		if h == bad.id {
+			tries.Add(1)
+			panic("over a report")
+		}
+		return r.loop.Directory().Host(h)
+	}}
+	r.consume(reports)
+	for range 3 {
+		for _, h := range []*host{bad, calm} {
+			h.send(domain.ReportInventory, h.sign(h.next(domain.Report{Kind: domain.ReportInventory, Inventory: domaintest.Map(h.id.String(), 2)})))
+		}
+	}
+	r.eventually("the calm host's reports", func() bool { return calm.acked() == 3 })
+	r.denied(bad.id, "internal", "over a report")
+	info := r.site.JetStream()
+	r.eventually("an empty stream: none of them comes again", func() bool {
+		s, err := info.Stream(t.Context(), r.site.Names.Reports())
+		return err == nil && s.CachedInfo().State.Msgs == 0
+	})
+	if n := tries.Load(); n != 3 || reports.Parked() != 3 {
+		t.Errorf("3 reports were tried %d times, %d are parked", n, reports.Parked())
+	}
+
+	asked := &processes.HostRequests{Loop: r.loop, Audit: r.deny, Clock: func() time.Time { panic("over a request") }}
+	if _, err := asked.ServeImage(t.Context(), bad.id, []byte(`{"offset":0,"length":1}`)); domain.AsError(err).Code != "internal" || domain.AsError(err).Retryable {
+		t.Errorf("%v", err)
+	}
+	r.denied(bad.id, "internal", "over a request")
+}
