@@ -25,6 +25,9 @@ type ReportMsg struct {
 	Delivery uint64    // 1, 2, ...: how often it was handed out
 }
 
+// ReportsConsumer is the one consumer of the stream of reports, a work queue.
+const ReportsConsumer = "processes"
+
 // Reports reads what hosts report.
 type Reports struct {
 	nc   *nats.Conn
@@ -33,8 +36,6 @@ type Reports struct {
 }
 
 const (
-	// reportsDurable is the one consumer of the stream, a work queue.
-	reportsDurable = "processes"
 	// reportWorkers take reports side by side, so that their commands share
 	// commits. One host's reports stay in order.
 	reportWorkers = 32
@@ -88,7 +89,7 @@ func (r *Reports) session(ctx context.Context, fn func(msg ReportMsg) error) err
 	one, cancel := ask(ctx)
 	defer cancel()
 	c, err := r.js.CreateOrUpdateConsumer(one, r.site.Reports(), jetstream.ConsumerConfig{
-		Durable: reportsDurable, AckPolicy: jetstream.AckExplicitPolicy, AckWait: reportAckWait,
+		Durable: ReportsConsumer, AckPolicy: jetstream.AckExplicitPolicy, AckWait: reportAckWait,
 		MaxDeliver: -1, MaxAckPending: reportPending, DeliverPolicy: jetstream.DeliverAllPolicy,
 	})
 	if err != nil {

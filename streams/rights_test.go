@@ -2,6 +2,7 @@ package streams_test
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -176,37 +177,122 @@ func TestHostHeaders(t *testing.T) {
 	}
 }
 
-// TestRuntimeRights: not even the control plane can change what is written.
-func TestRuntimeRights(t *testing.T) { t.Parallel(); each(t, runtimeRights) }
+// TestControlRights is the whole matrix of the control plane's own credentials: not
+// even it can change what is written, speak for a host, or reach another site.
+func TestControlRights(t *testing.T) { t.Parallel(); each(t, controlRights) }
 
-func runtimeRights(t *testing.T, s *streamstest.Site) {
-	n := s.Names
-	runtime := watchErrors(func(o ...nats.Option) *nats.Conn { return s.Connect(server.Runtime, o...) })
-	responder := watchErrors(func(o ...nats.Option) *nats.Conn { return s.Connect(server.Responder, o...) })
-	for _, w := range []*watched{runtime, responder} {
-		var denied []string
-		for _, stream := range append(n.Streams(), "X") {
-			for _, api := range []string{"CREATE", "UPDATE", "DELETE", "PURGE", "SNAPSHOT", "RESTORE", "MSG.DELETE", "PEER.REMOVE", "LEADER.STEPDOWN"} {
-				if w == runtime && api == "MSG.DELETE" && stream == n.VaultKeys() {
-					continue
-				}
-				denied = append(denied, "$JS.API.STREAM."+api+"."+stream, "$JS.test1.API.STREAM."+api+"."+stream)
+func controlRights(t *testing.T, s *streamstest.Site) {
+	l := s.Log()
+	var c streamstest.Commits
+	fill(t, l, &c, 3, 1)
+	host := s.NewHost(1).ID.String()
+	n, other := s.Names, streams.Names("other")
+	api := func(verbs ...string) (out []string) { // of every stream of this site, of another, and of one that is not there
+		for _, stream := range slices.Concat(n.Streams(), other.Streams(), []string{"X"}) {
+			for _, verb := range verbs {
+				out = append(out, "$JS.API."+verb+"."+stream, "$JS.test1.API."+verb+"."+stream)
 			}
 		}
-		denied = append(denied, n.ReportSubject("host_x", "ready"), n.HeartbeatSubject("host_x"), "$SYS.REQ.CLAIMS.UPDATE", streams.HostInbox("host_x")+".y")
-		for _, subject := range denied {
+		return out
+	}
+	nobody := slices.Concat(
+		api("STREAM.CREATE", "STREAM.UPDATE", "STREAM.DELETE", "STREAM.PURGE", "STREAM.SNAPSHOT", "STREAM.RESTORE", "STREAM.PEER.REMOVE", "STREAM.LEADER.STEPDOWN", "STREAM.MSG.DELETE",
+			"CONSUMER.CREATE", "CONSUMER.LIST", "CONSUMER.NAMES", "DIRECT.GET"),
+		[]string{
+			"$JS.API.INFO", "$JS.API.STREAM.LIST", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.TEMPLATE.CREATE.X", "$JS.API.META.LEADER.STEPDOWN", "$JS.API.SERVER.REMOVE", "$JS.API.ACCOUNT.PURGE.X",
+			"$JS.API.CONSUMER.DURABLE.CREATE." + n.Log() + ".x", "$JS.API.CONSUMER.DURABLE.CREATE." + n.Reports() + ".processes", "$JS.API.CONSUMER.PAUSE." + n.Placements() + "." + host,
+			"$JS.API.CONSUMER.DELETE." + n.Placements() + "." + host, "$JS.API.CONSUMER.DELETE." + n.Reports() + ".processes", "$JS.API.CONSUMER.LEADER.STEPDOWN." + n.Reports() + ".processes",
+			// A host's voice and ears.
+			n.ReportSubject(host, "ready"), n.HeartbeatSubject(host), n.ImageSubject(host), n.VaultSubject(host), streams.HostInbox(host) + ".y",
+			"$JS.API.CONSUMER.MSG.NEXT." + n.Placements() + "." + host, "$JS.ACK." + n.Placements() + "." + host + ".1.1.1.1.0",
+			// Other sites', and the servers' own.
+			other.LogSubject(), "ev.other.tenant.x.created", other.PlacementSubject(host), other.AuditSubject("x"), other.CommandSubject(), other.ConsoleSubject(host), "claim.other", "document.other.x", "documentkey.other.x",
+			"$SYS.REQ.CLAIMS.UPDATE", "$SYS.REQ.CLAIMS.DELETE", "$SYS.REQ.SERVER.PING", "$SYS.REQ.SERVER.X.LAMEDUCK", "$SYS.REQ.ACCOUNT.PING.CONNZ",
+			"log", "log.test1.x", "x",
+		})
+	ears := []string{
+		">", "*", "*.>", "_INBOX.>", "_INBOX_*.>", streams.HostInbox(host) + ".>", "$SYS.>", "$JS.>", "$JS.API.>", "$JS.ACK.>", "$JS.EVENT.ADVISORY.>",
+		n.LogSubject(), "log.*", n.EventsSubject(), "ev.>", n.PlacementSubject("*"), n.ReportSubject("*", "*"), "report.>", n.AuditSubject(">"), "document.>", "documentkey.>", "claim.>", n.ConsoleSubject("*"),
+		other.LogSubject(), other.HeartbeatSubject("*"), other.ImageSubject("*"), other.VaultSubject("*"), other.CommandSubject(),
+	}
+	for _, x := range []struct {
+		role               server.Role
+		must, mustNot      []string // publish
+		hears, mustNotHear []string
+	}{
+		{
+			role: server.Runtime,
+			must: []string{
+				n.AuditSubject("x"), "$JS.API.STREAM.INFO." + n.Reports(), "$JS.API.STREAM.MSG.GET." + n.VaultKeys(), "$JS.API.CONSUMER.CREATE." + n.Feed() + ".x.ev.test1.tenant.x.>",
+				"$JS.API.CONSUMER.CREATE." + n.Placements() + "." + host + "." + n.PlacementSubject(host), "$JS.ACK." + n.Reports() + ".processes.1.1.1.1.0", "$JS.ACK.dom.acc." + n.Reports() + ".processes.1.1.1.1.0",
+			},
+			mustNot: []string{
+				n.CommandSubject(), n.ConsoleSubject(host), streams.ControlInbox + ".x",
+				// Reports are read by the one work queue, documents by their name.
+				"$JS.API.STREAM.MSG.GET." + n.Reports(), "$JS.API.STREAM.MSG.GET." + n.Audit(), "$JS.API.CONSUMER.CREATE." + n.Reports() + ".x", "$JS.API.CONSUMER.MSG.NEXT." + n.Reports() + ".x",
+				"$JS.API.CONSUMER.CREATE." + n.Vault() + ".x", "$JS.API.CONSUMER.CREATE." + n.VaultKeys() + ".x", "$JS.API.CONSUMER.CREATE." + n.Claim() + ".x",
+				"$JS.API.CONSUMER.CREATE." + n.Placements() + "." + host, "$JS.API.CONSUMER.CREATE." + n.Placements() + ".x.placement.>", "$JS.API.STREAM.MSG.GET." + other.Log(), "$JS.API.STREAM.INFO." + other.Log(),
+				"$JS.API.CONSUMER.CREATE." + other.Log() + ".x", "$JS.ACK." + n.Log() + ".x.1.1.1.1.0",
+			},
+			hears: []string{streams.ControlInbox + ".x"}, mustNotHear: []string{n.HeartbeatSubject("*"), n.ImageSubject("*"), n.VaultSubject("*"), n.CommandSubject()},
+		}, {
+			role:    server.Responder,
+			must:    []string{n.CommandSubject(), n.ConsoleSubject(host)},
+			mustNot: slices.Concat(api("STREAM.INFO", "STREAM.MSG.GET"), []string{n.LogSubject(), "ev.test1.x.y.z", n.PlacementSubject(host), n.AuditSubject("x"), "claim.test1", "document.test1.x", "documentkey.test1.x", streams.ControlInbox + ".x"}),
+			hears:   []string{streams.ControlInbox + ".x", n.HeartbeatSubject("*"), n.ImageSubject("*"), n.VaultSubject("*"), n.CommandSubject()},
+		},
+	} {
+		w := watchErrors(func(o ...nats.Option) *nats.Conn { return s.Connect(x.role, o...) })
+		for _, subject := range x.must {
+			if w.refused(t, w.publish(subject)) {
+				t.Errorf("the %s must be able to publish %s", x.role, subject)
+			}
+		}
+		for _, subject := range slices.Concat(nobody, x.mustNot) {
+			if x.role == server.Runtime && strings.HasSuffix(subject, ".API.STREAM.MSG.DELETE."+n.VaultKeys()) {
+				continue // an erasure
+			}
 			if !w.refused(t, w.publish(subject)) {
-				t.Errorf("the control plane can publish %s", subject)
+				t.Errorf("the %s can publish %s", x.role, subject)
+			}
+		}
+		for _, subject := range x.hears {
+			if w.refused(t, w.subscribe(subject)) {
+				t.Errorf("the %s must be able to subscribe %s", x.role, subject)
+			}
+		}
+		for _, subject := range slices.Concat(ears, x.mustNotHear) {
+			if !w.refused(t, w.subscribe(subject)) {
+				t.Errorf("the %s can subscribe %s", x.role, subject)
 			}
 		}
 	}
-	for _, subject := range []string{n.LogSubject(), "$JS.API.STREAM.MSG.GET." + n.Log(), n.ConsoleSubject("*")} {
-		if !responder.refused(t, responder.subscribe(subject)) {
-			t.Errorf("the responder can subscribe %s", subject)
+
+	// The administrator makes streams, and is nobody in them; the servers' account has
+	// no part in the site's.
+	admin := watchErrors(func(o ...nats.Option) *nats.Conn { return s.Connect(server.Admin, o...) })
+	for _, subject := range []string{n.LogSubject(), n.ReportSubject(host, "ready"), n.PlacementSubject(host), n.CommandSubject(), streams.HostInbox(host) + ".y", "$SYS.REQ.CLAIMS.UPDATE", "$JS.ACK." + n.Reports() + ".processes.1.1.1.1.0"} {
+		if !admin.refused(t, admin.publish(subject)) {
+			t.Errorf("the administrator can publish %s", subject)
 		}
 	}
-	if !responder.refused(t, responder.publish(n.LogSubject())) {
-		t.Error("the responder can append")
+	for _, subject := range ears {
+		if !admin.refused(t, admin.subscribe(subject)) {
+			t.Errorf("the administrator can subscribe %s", subject)
+		}
+	}
+	system := s.Connect(server.System)
+	if err := system.Publish(n.LogSubject(), []byte("from elsewhere")); err != nil {
+		t.Fatal(err)
+	}
+	if reply, err := system.RequestWithContext(streamstest.Context(t), "$JS.API.STREAM.INFO."+n.Log(), nil); err == nil && !strings.Contains(string(reply.Data), `"error"`) {
+		t.Errorf("the servers' account reads the site's streams: %s", reply.Data)
+	}
+	if err := system.FlushWithContext(streamstest.Context(t)); err != nil {
+		t.Fatal(err)
+	}
+	if seq, _, err := l.Last(streamstest.Context(t)); seq != 3 || err != nil {
+		t.Fatalf("the log ends at %d, %v", seq, err)
 	}
 }
 

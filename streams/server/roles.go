@@ -44,25 +44,30 @@ func rights(role Role, n streams.Names) jwt.UserPermissionLimits {
 	return u
 }
 
-// runtimeRights: publish to the site's streams, read and consume them, look at
-// their configuration. Not among them: STREAM.CREATE, UPDATE, DELETE, PURGE,
-// SNAPSHOT, RESTORE, and deleting a message of anything but a vault key.
+// runtimeRights: publish to the site's streams, read those that are read, consume
+// those that are followed, look at the configuration of all. Not among them:
+// STREAM.CREATE, UPDATE, DELETE, PURGE, SNAPSHOT, RESTORE, deleting a message of
+// anything but a vault key, and any way to read hosts' reports but the one work queue.
 func runtimeRights(u *jwt.UserPermissionLimits, n streams.Names) {
 	u.Pub.Allow.Add(n.LogSubject(), n.EventsSubject(), n.PlacementSubject("*"), n.AuditSubject(">"))
 	u.Pub.Allow.Add(n.ControlSubjects()...)
 	u.Pub.Allow.Add("$JS.API.STREAM.MSG.DELETE." + n.VaultKeys())
 	for _, s := range n.Streams() {
-		u.Pub.Allow.Add(
-			"$JS.API.STREAM.INFO."+s,
-			"$JS.API.STREAM.MSG.GET."+s,
-			"$JS.API.CONSUMER.CREATE."+s+".>",
-			"$JS.API.CONSUMER.INFO."+s+".*",
-			"$JS.API.CONSUMER.MSG.NEXT."+s+".*",
-			"$JS.API.CONSUMER.DELETE."+s+".*",
-			"$JS.ACK."+s+".>",
-			"$JS.ACK.*.*."+s+".>", // the coming form, with domain and account in front
-		)
+		u.Pub.Allow.Add("$JS.API.STREAM.INFO." + s)
 	}
+	for _, s := range []string{n.Log(), n.Feed(), n.Placements(), n.Vault(), n.VaultKeys(), n.Claim()} {
+		u.Pub.Allow.Add("$JS.API.STREAM.MSG.GET." + s)
+	}
+	for _, s := range []string{n.Log(), n.Feed(), n.Audit()} { // ephemeral ones, without acknowledgements
+		u.Pub.Allow.Add("$JS.API.CONSUMER.CREATE."+s+".>", "$JS.API.CONSUMER.MSG.NEXT."+s+".*", "$JS.API.CONSUMER.DELETE."+s+".*")
+	}
+	reports := n.Reports() + "." + streams.ReportsConsumer
+	u.Pub.Allow.Add(
+		"$JS.API.CONSUMER.CREATE."+n.Placements()+".*."+n.PlacementSubject("*"), // a host's own
+		"$JS.API.CONSUMER.CREATE."+reports, "$JS.API.CONSUMER.INFO."+reports, "$JS.API.CONSUMER.MSG.NEXT."+reports,
+		"$JS.ACK."+reports+".>",
+		"$JS.ACK.*.*."+reports+".>", // the coming form, with domain and account in front
+	)
 }
 
 // hostRights: {{name()}} is the user's name, a host id, which only the holder of
