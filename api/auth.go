@@ -8,7 +8,6 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
-	"github.com/gpuaas/gpuaas/commands"
 	"github.com/gpuaas/gpuaas/domain"
 )
 
@@ -26,7 +25,7 @@ func errNoKey() *domain.Error {
 func (s *Server) authenticate(hc huma.Context, next func(huma.Context)) {
 	if len(hc.Operation().Security) > 0 {
 		c := callOf(hc.Context())
-		caller, ok := s.callerOf(hc.Header("Authorization"), c.at)
+		caller, ok := s.o.Callers.Caller(c.secret, c.at) // again: the request may have waited
 		if !ok {
 			c.write(c.fail(errNoKey()))
 			return
@@ -36,12 +35,13 @@ func (s *Server) authenticate(hc huma.Context, next func(huma.Context)) {
 	next(hc)
 }
 
-func (s *Server) callerOf(header string, at domain.Time) (commands.Caller, bool) {
+// secretOf is the digest of the key in a header; without one it is nobody's.
+func secretOf(header string) (domain.Digest, bool) {
 	scheme, key, ok := strings.Cut(header, " ")
 	if !ok || !strings.EqualFold(scheme, "Bearer") || key == "" || len(key) > maxKeyBytes {
-		return commands.Caller{}, false
+		return domain.Digest{}, false
 	}
-	return s.o.Callers.Caller(SecretHash(strings.TrimSpace(key)), at)
+	return SecretHash(strings.TrimSpace(key)), true
 }
 
 func (c *call) actor() domain.Actor {

@@ -41,7 +41,9 @@ func (s *Server) consoleRoutes() {
 	}
 	huma.Register(s.api, op, func(ctx context.Context, _ *noInput) (*huma.StreamResponse, error) {
 		c := callOf(ctx)
+		c.rest()
 		out, data, err := s.console(c)
+		c.work()
 		if err != nil {
 			return nil, c.fail(err)
 		}

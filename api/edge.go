@@ -39,9 +39,14 @@ type call struct {
 	id     string      // request id
 	at     domain.Time // when it came
 	body   []byte
-	caller commands.Caller
-	known  bool // caller is set
-	cmd    domain.Command
+	secret domain.Digest // of the key it came with
+	lane   *lane
+	out    restingWriter
+
+	working bool // it has a turn at the processors
+	caller  commands.Caller
+	known   bool // caller is set
+	cmd     domain.Command
 }
 
 type callKey struct{}
@@ -106,6 +111,13 @@ func (s *Server) edge(next echo.HandlerFunc) echo.HandlerFunc {
 			s.metrics.request(ec, start)
 		}()
 		r := ec.Request()
+		var key laneKey
+		var derr *domain.Error
+		key, c.secret = s.laneOf(r, c.at)
+		if c.lane, derr = s.enter(ec.Response(), r, key); derr != nil {
+			return c.fail(derr)
+		}
+		defer s.shares.leave(c.lane)
 		ctx := context.WithValue(r.Context(), callKey{}, c)
 		if !streaming(r) {
 			var cancel context.CancelFunc
@@ -120,6 +132,16 @@ func (s *Server) edge(next echo.HandlerFunc) echo.HandlerFunc {
 			if derr := c.readBody(r); derr != nil {
 				return c.fail(derr)
 			}
+		}
+		c.out = restingWriter{ec.Response().Writer, c}
+		ec.Response().Writer = &c.out
+		if !c.work() {
+			s.metrics.refused.WithLabelValues(whyTurn).Inc()
+			return c.fail(errBusy())
+		}
+		defer c.rest()
+		if derr := c.checkBody(); derr != nil {
+			return c.fail(derr)
 		}
 		return next(ec)
 	}
@@ -143,19 +165,24 @@ func (c *call) readBody(r *http.Request) *domain.Error {
 		return derr
 	}
 	r.Body = io.NopCloser(bytes.NewReader(buf))
-	if len(buf) == 0 {
+	c.body = buf
+	return nil
+}
+
+// checkBody looks whether the body is what handlers can read.
+func (c *call) checkBody() *domain.Error {
+	if len(c.body) == 0 {
 		return nil
 	}
-	if t := r.Header.Get("Content-Type"); t != "" {
+	if t := c.echo.Request().Header.Get("Content-Type"); t != "" {
 		t, _, _ = strings.Cut(t, ";")
 		if t = strings.TrimSpace(t); !strings.EqualFold(t, "application/json") {
 			return domain.Errorf(domain.Invalid, "request.media_type", "send application/json")
 		}
 	}
-	if !checkJSON(buf) {
+	if !checkJSON(c.body) {
 		return domain.Errorf(domain.Invalid, "request.malformed", "the body is not JSON, or is nested too deeply")
 	}
-	c.body = buf
 	return nil
 }
 

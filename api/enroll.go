@@ -39,7 +39,9 @@ func (s *Server) enrollRoutes() {
 	}
 	huma.Register(s.api, s.operation(r, false), func(ctx context.Context, in *input[enroll]) (*output[*Enrolled], error) {
 		c := callOf(ctx)
+		c.rest()
 		out, err := s.enroll(c, &in.Body)
+		c.work()
 		if err != nil {
 			return nil, c.fail(err)
 		}

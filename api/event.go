@@ -103,14 +103,18 @@ func (s *Server) eventRoute(r route, selected func(*call) (selection, *domain.Er
 	}
 	huma.Register(s.api, op, func(ctx context.Context, _ *noInput) (*huma.StreamResponse, error) {
 		c := callOf(ctx)
+		c.rest()
 		sel, err := selected(c)
+		c.work()
 		if err != nil {
 			return nil, c.fail(err)
 		}
 		if streaming(c.echo.Request()) {
 			return &huma.StreamResponse{Body: func(huma.Context) { s.stream(c, &sel) }}, nil
 		}
+		c.rest()
 		page, err := s.eventPage(c, &sel)
+		c.work()
 		if err != nil {
 			return nil, c.fail(err)
 		}

@@ -99,6 +99,13 @@ func (f *forwarder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		f.refuse(w, r, "hop", errNotWriter())
 		return
 	}
+	key, _ := f.s.laneOf(r, domain.TimeOf(f.s.o.Clock()))
+	l, derr := f.s.enter(w, r, key)
+	if derr != nil {
+		f.refuse(w, r, "full", derr)
+		return
+	}
+	defer f.s.shares.leave(l)
 	var body []byte // read first: who sends slowly holds no slot
 	if rawBody(r) {
 		boundRaw(w, f.s.o.Deadline)

@@ -16,7 +16,7 @@ import (
 	"github.com/gpuaas/gpuaas/domain/domaintest"
 )
 
-// The campaigns of hostile requests (foreign_test.go, malformed_test.go, flood_test.go): their routes,
+// The campaigns of hostile requests (foreign_test.go, malformed_test.go): their routes,
 // parameters and bodies come from the OpenAPI document, so that a new route is in
 // them without being named.
 

@@ -55,6 +55,7 @@ func (s *Server) launchRoute() {
 	huma.Register(s.api, op, func(ctx context.Context, _ *noInput) (*launched, error) {
 		c := callOf(ctx)
 		out, err := s.launch(c)
+		c.work()
 		if err != nil {
 			return nil, c.fail(err)
 		}
@@ -78,6 +79,7 @@ func (s *Server) launch(c *call) (*Allocation, *domain.Error) {
 	if err := b.into(m); err != nil {
 		return nil, err
 	}
+	c.rest()
 	secret := len(b.SSHKeys) > 0 || b.UserData != "" || len(b.Tags) > 0
 	if b.DryRun || secret {
 		out, err := s.prepare(c, m, b, secret)

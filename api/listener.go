@@ -29,7 +29,7 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if from := sourceOf(c); l.enter(from) {
+		if from := sourceOf(c.RemoteAddr().String()); l.enter(from) {
 			return &countedConn{Conn: c, leave: sync.OnceFunc(func() { l.leave(from) })}, nil
 		}
 		_ = c.Close()
@@ -56,9 +56,9 @@ func (l *limitedListener) leave(from netip.Prefix) {
 	}
 }
 
-// sourceOf is whose connection it is.
-func sourceOf(c net.Conn) netip.Prefix {
-	at, err := netip.ParseAddrPort(c.RemoteAddr().String())
+// sourceOf is whose connection it is, by its remote address.
+func sourceOf(remote string) netip.Prefix {
+	at, err := netip.ParseAddrPort(remote)
 	if err != nil {
 		return netip.Prefix{}
 	}

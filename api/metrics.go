@@ -14,6 +14,7 @@ type metrics struct {
 	seconds        *prometheus.HistogramVec
 	streams        prometheus.Gauge
 	denialsDropped prometheus.Counter
+	refused        *prometheus.CounterVec
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -22,7 +23,12 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		seconds:        prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "gpuaas_http_request_seconds", Help: "Time to answer, by route and method; event streams are not in it.", Buckets: prometheus.ExponentialBuckets(0.0005, 2, 16)}, []string{"route", "method"}),
 		streams:        prometheus.NewGauge(prometheus.GaugeOpts{Name: "gpuaas_event_streams", Help: "Event streams open."}),
 		denialsDropped: prometheus.NewCounter(prometheus.CounterOpts{Name: "gpuaas_denials_dropped_total", Help: "Denials that the audit stream did not keep: too many of one caller, or its queue full."}),
+		refused:        prometheus.NewCounterVec(prometheus.CounterOpts{Name: "gpuaas_http_refused_total", Help: "Requests refused before anything was done for them: too many of one caller, too many of all, no turn in time."}, []string{"why"}),
 	}
+	for _, why := range []string{whyLane, whyFull, whyTurn} {
+		m.refused.WithLabelValues(why)
+	}
+	m.refused = register(r, m.refused)
 	m.requests = register(r, m.requests)
 	m.seconds = register(r, m.seconds)
 	m.streams = register(r, m.streams)

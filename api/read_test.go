@@ -285,7 +285,7 @@ func TestListsHavePages(t *testing.T) {
 
 func TestAReadWaitsForYourWrite(t *testing.T) {
 	t.Parallel()
-	s := newReadingSite(t, func(o *Options) { o.Deadline = time.Second })
+	s := newReadingSite(t, func(o *Options) { o.Deadline = 3 * time.Second })
 	ten := s.tenant("acme", 0)
 	for i := range 20 {
 		a := s.want(201, ten.owner, "POST", "/v1/tenants/"+ten.id+"/projects", fmt.Sprintf(`{"name":"p%d"}`, i))

@@ -67,7 +67,9 @@ func command[B, R any](s *Server, r route, h func(c *call, b *B) (R, *domain.Err
 	op := s.operation(r, true)
 	huma.Register(s.api, op, func(ctx context.Context, in *input[B]) (*output[R], error) {
 		c := callOf(ctx)
+		c.rest()
 		res, err := h(c, &in.Body)
+		c.work()
 		if err != nil {
 			return nil, c.fail(err)
 		}
@@ -84,7 +86,9 @@ func action[R any](s *Server, r route, h func(c *call) (R, *domain.Error)) {
 		if len(c.body) > 0 && strings.TrimSpace(string(c.body)) != "{}" {
 			return nil, c.fail(domain.Errorf(domain.Invalid, "request.unexpected_body", "this request has no body"))
 		}
+		c.rest()
 		res, err := h(c)
+		c.work()
 		if err != nil {
 			return nil, c.fail(err)
 		}
@@ -101,7 +105,9 @@ func read[R any](s *Server, r route, h func(c *call) (R, *domain.Error)) {
 	op := s.operation(r, false)
 	huma.Register(s.api, op, func(ctx context.Context, _ *noInput) (*output[R], error) {
 		c := callOf(ctx)
+		c.rest()
 		res, err := h(c)
+		c.work()
 		if err != nil {
 			return nil, c.fail(err)
 		}

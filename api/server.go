@@ -18,7 +18,8 @@ type Server struct {
 	denials    *limiter
 	enrolments *limiter
 	cursors    *cursors
-	streams    streamSlots
+	streams    *streamSlots
+	shares     *shares
 	forward    *forwarder // nil: this process always decides
 	skus       sync.Map   // domain.SKUID to its name
 	stop       chan struct{}
@@ -38,8 +39,14 @@ func New(o Options) (*Server, http.Handler) {
 	})
 	s := &Server{
 		o: o, metrics: newMetrics(o.Registry), denials: newLimiter(10, 4096), cursors: newCursors(o.Secret),
-		streams: streamSlots{users: map[string]int{}}, stop: make(chan struct{}), enrolments: newLimiter(500, 4096),
+		streams: newStreamSlots(), stop: make(chan struct{}), enrolments: newLimiter(500, 4096),
 	}
+	connections := 1
+	if o.Reads != nil {
+		connections = o.Reads.Connections()
+		s.o.Reads = o.Reads.InTurn(s.readTurn)
+	}
+	s.shares = newShares(connections)
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
 	e.IPExtractor = echo.ExtractIPDirect()

@@ -17,48 +17,59 @@ const (
 	streamWrite     = 15 * time.Second // a client that takes nothing for so long is dropped
 	maxStreams      = 4096
 	maxStreamsUser  = 32
+	maxStreamsLane  = 512 // of one tenant: each of its events goes to all of them
 	reconnectMillis = 2000
 )
 
 // streamSlots bounds the streams that are open at once.
 type streamSlots struct {
 	mu    sync.Mutex
-	users map[string]int
+	users map[domain.UserID]int
+	lanes map[laneKey]int
 	all   int
 }
 
-func (t *streamSlots) take(user string) bool {
+func newStreamSlots() *streamSlots {
+	return &streamSlots{users: map[domain.UserID]int{}, lanes: map[laneKey]int{}}
+}
+
+func (t *streamSlots) take(user domain.UserID, l laneKey) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.all >= maxStreams || t.users[user] >= maxStreamsUser {
+	if t.all >= maxStreams || t.users[user] >= maxStreamsUser || t.lanes[l] >= maxStreamsLane {
 		return false
 	}
 	t.all++
 	t.users[user]++
+	t.lanes[l]++
 	return true
 }
 
-func (t *streamSlots) give(user string) {
+func (t *streamSlots) give(user domain.UserID, l laneKey) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.all--
 	if t.users[user]--; t.users[user] == 0 {
 		delete(t.users, user)
 	}
+	if t.lanes[l]--; t.lanes[l] == 0 {
+		delete(t.lanes, l)
+	}
 }
 
 // stream sends events until the client goes, is too slow, or its key ends. The
 // client comes back with the last id it saw, and misses nothing.
 func (s *Server) stream(c *call, sel *selection) {
-	user := c.caller.Member.ID.String()
-	if !s.streams.take(user) {
+	user := c.caller.Member.ID
+	if !s.streams.take(user, c.lane.key) {
 		c.write(c.fail(domain.Errorf(domain.Exhausted, "stream.too_many", "too many event streams are open: close some")))
 		return
 	}
 	s.metrics.streams.Inc()
-	defer func() { s.streams.give(user); s.metrics.streams.Dec() }()
+	defer func() { s.streams.give(user, c.lane.key); s.metrics.streams.Dec() }()
 	ctx, cancel := context.WithCancel(c.ctx())
 	defer cancel()
+	c.rest()
 	head, err := c.feedHead(ctx, sel)
 	if err != nil {
 		c.write(c.fail(err))
@@ -88,10 +99,14 @@ func (s *Server) stream(c *call, sel *selection) {
 		ok := true
 		select {
 		case e := <-events:
+			c.work() // until the next write
 			if sel.wants(&e) {
 				ok = w.event(s.event(c, sel, &e))
 			} else {
 				w.skipped(s.cursors.seal(sel.scope, e.Number))
+			}
+			if len(events) == 0 {
+				c.rest()
 			}
 			if ok && len(events) == 0 {
 				ok = w.flush()
@@ -122,7 +137,7 @@ func (s *Server) stream(c *call, sel *selection) {
 // stillSame reports whether the key still stands for whom it stood when the request
 // came. A client that is still welcome comes back and is looked at anew.
 func (c *call) stillSame() bool {
-	now, ok := c.s.callerOf(c.echo.Request().Header.Get("Authorization"), domain.TimeOf(c.s.o.Clock()))
+	now, ok := c.s.o.Callers.Caller(c.secret, domain.TimeOf(c.s.o.Clock()))
 	return ok && now.Member == c.caller.Member
 }
 

@@ -97,7 +97,9 @@ func (s *Server) appendRoute() {
 	op.SkipValidateBody = true
 	huma.Register(s.api, op, func(ctx context.Context, _ *noInput) (*output[*ImageUpload], error) {
 		c := callOf(ctx)
+		c.rest()
 		res, err := s.appendUpload(c)
+		c.work()
 		if err != nil {
 			return nil, c.fail(err)
 		}

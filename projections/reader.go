@@ -29,6 +29,7 @@ type Scope struct {
 type Reader struct {
 	s       *Store
 	cursors cursors
+	turn    func(ctx context.Context) (done func(), err error) // nil: whoever comes first
 }
 
 // Reader makes a reader. key encrypts list cursors, so that they tell nothing of
@@ -36,6 +37,17 @@ type Reader struct {
 func (s *Store) Reader(key []byte) *Reader {
 	return &Reader{s: s, cursors: newCursors(key)}
 }
+
+// InTurn makes a reader that asks turn before it takes a connection, and calls done
+// once it has given it back. An error of turn is the read's.
+func (r *Reader) InTurn(turn func(ctx context.Context) (done func(), err error)) *Reader {
+	out := *r
+	out.turn = turn
+	return &out
+}
+
+// Connections is how many reads run at once.
+func (r *Reader) Connections() int { return int(r.s.c.ReadConns) }
 
 // view is one snapshot.
 type view struct {
@@ -91,6 +103,13 @@ func swapped(err error) bool {
 }
 
 func (r *Reader) viewOnce(ctx context.Context, scope Scope, fn func(ctx context.Context, v *view) error) (uint64, error) {
+	if r.turn != nil {
+		done, err := r.turn(ctx)
+		if err != nil {
+			return 0, err
+		}
+		defer done()
+	}
 	pooled, err := r.s.reads.Acquire(ctx)
 	if err != nil {
 		return 0, err
