@@ -5,6 +5,8 @@ import (
 	"mime"
 	"net/http"
 	"path"
+	"strings"
+	"sync"
 
 	"github.com/labstack/echo/v4"
 )
@@ -25,6 +27,31 @@ func (s *Server) registerDocs(e *echo.Echo) {
 	e.GET("/docs/", docsFile("index.html"))
 	for _, f := range docsFiles {
 		e.GET("/docs/"+f, docsFile(f))
+	}
+	s.registerDescription(e)
+}
+
+// registerDescription serves the OpenAPI document. huma would, too, but makes it at
+// the first request of each form without a lock.
+func (s *Server) registerDescription(e *echo.Echo) {
+	var mu sync.Mutex // for what the forms share
+	for at, form := range map[string]func() ([]byte, error){
+		"/openapi.json": s.api.OpenAPI().MarshalJSON, "/openapi-3.0.json": s.api.OpenAPI().Downgrade,
+		"/openapi.yaml": s.api.OpenAPI().YAML, "/openapi-3.0.yaml": s.api.OpenAPI().DowngradeYAML,
+	} {
+		contentType := "application/openapi+" + strings.TrimPrefix(path.Ext(at), ".")
+		made := sync.OnceValues(func() ([]byte, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			return form()
+		})
+		e.GET(at, func(ec echo.Context) error {
+			b, err := made()
+			if err != nil {
+				return err
+			}
+			return ec.Blob(http.StatusOK, contentType, b)
+		})
 	}
 }
 

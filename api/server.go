@@ -101,7 +101,6 @@ func (s *Server) config() huma.Config {
 			},
 			Tags: tags,
 		},
-		OpenAPIPath:   "/openapi",
 		Formats:       map[string]huma.Format{"application/json": jsonFormat, "json": jsonFormat},
 		DefaultFormat: "application/json",
 	}
