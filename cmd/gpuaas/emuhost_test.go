@@ -109,7 +109,7 @@ linux:
 // newRacked starts the site and switches the host on.
 func newRacked(t *testing.T, conf string, topology emuhost.Topology) *racked {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 25*time.Minute)
 	t.Cleanup(cancel)
 	r := &racked{t: t, ctx: ctx, tools: t.TempDir(), began: time.Now(), conf: conf, at: emuhost.Options{Dir: t.TempDir(), Topology: topology}}
 	build := exec.CommandContext(ctx, "go", "build", "-o", r.tools+"/", "github.com/gpuaas/gpuaas/cmd/gpuctl", "github.com/gpuaas/gpuaas/cmd/hostd")
