@@ -52,6 +52,10 @@ test-lab: build lab-image emuhost-image ## real VMs, and real devices in an emul
 	scripts/setup.sh lab
 	scripts/test-lab.sh
 
+.PHONY: drill
+drill: build ## back the running site of DATA up, restore it beside, compare state and read models
+	$(BIN)/gpuaas site drill --data-dir $(DATA) $(DRILLFLAGS)
+
 .PHONY: bench
 bench: setup ## speed and memory, each beside its limit measured in the same run
 	scripts/bench.sh

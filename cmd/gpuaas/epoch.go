@@ -30,7 +30,7 @@ type epochRequest struct {
 }
 
 func siteCommand() *cobra.Command {
-	c := &cobra.Command{Use: "site", Short: "Work on a stopped site as a whole"}
+	c := &cobra.Command{Use: "site", Short: "Back up, restore, and go on after a loss"}
 	var r epochRequest
 	open := &cobra.Command{
 		Use: "open-epoch", Short: "Go on with a log that has lost its end, with two operators' approval", Args: cobra.NoArgs,
@@ -63,7 +63,7 @@ Asked again after an interruption, it finishes what is left to do.`,
 	for _, name := range []string{"epoch", "commit", "reason", "key-file"} {
 		_ = open.MarkFlagRequired(name) // they exist
 	}
-	c.AddCommand(open)
+	c.AddCommand(append(backupCommands(), open)...)
 	return c
 }
 

@@ -1,0 +1,276 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/spf13/cobra"
+
+	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/projections"
+	"github.com/gpuaas/gpuaas/streams"
+	"github.com/gpuaas/gpuaas/streams/server"
+)
+
+const backupName = "site.backup"
+
+func backupCommands() []*cobra.Command {
+	var to, from string
+	backup := &cobra.Command{
+		Use: "backup --to DIR", Short: "Copy log, vault and trust of a site, while it runs", Args: cobra.NoArgs,
+		Long: "Writes DIR/site.backup (the log up to where it ends now, the vault with its wrapped keys, a sum) and DIR/trust. Keep site.secret apart: it opens the vault.",
+		RunE: func(c *cobra.Command, _ []string) error {
+			cfg, _, _, err := loadConfig(c)
+			if err != nil {
+				return err
+			}
+			b, err := backUp(c.Context(), cfg, to)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(c.OutOrStdout(), "ok: commit %d %s, %d documents and keys, %d bytes; keep %s apart\n", b.Head.N, b.Head.Hash, b.Documents, b.Bytes, secretName)
+			return nil
+		},
+	}
+	backup.Flags().StringVar(&to, "to", "", "an empty directory, or one that does not exist")
+	restore := &cobra.Command{
+		Use: "restore --from DIR", Short: "Make the data directory of a site from a backup", Args: cobra.NoArgs,
+		Long: "Fills --data-dir, which must have no site yet. Put site.secret there before the site starts. If hosts have seen more than the backup, see gpuaas site open-epoch.",
+		RunE: func(c *cobra.Command, _ []string) error {
+			cfg, _, _, err := loadConfig(c)
+			if err != nil {
+				return err
+			}
+			b, err := restore(c.Context(), cfg, from)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(c.OutOrStdout(), "ok: commit %d %s, %d documents and keys in %s\n", b.Head.N, b.Head.Hash, b.Documents, cfg.DataDir)
+			return nil
+		},
+	}
+	restore.Flags().StringVar(&from, "from", "", "what gpuaas site backup wrote")
+	drill := &cobra.Command{
+		Use: "drill", Short: "Back a site up while it runs, restore it beside, and compare", Args: cobra.NoArgs,
+		Long: "Compares the state that both logs fold to, and the read models made from the copy with that. Works in a directory of its own, and leaves nothing behind.",
+		RunE: func(c *cobra.Command, _ []string) error {
+			cfg, _, _, err := loadConfig(c)
+			if err != nil {
+				return err
+			}
+			return drill(c.Context(), c.OutOrStdout(), cfg)
+		},
+	}
+	for _, sub := range []*cobra.Command{backup, restore, drill} {
+		configFlags(sub.Flags())
+	}
+	_, _ = backup.MarkFlagRequired("to"), restore.MarkFlagRequired("from")
+	return []*cobra.Command{backup, restore, drill}
+}
+
+// withSite opens the log of a running site, or of a stopped one.
+func withSite(ctx context.Context, cfg config, f func(dial func(server.Role) streams.Dial, l *streams.Log) error) error {
+	names, err := streams.ParseSite(cfg.Site)
+	if err != nil {
+		return err
+	}
+	dial, closeServer, err := dialSite(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer closeServer()
+	l, err := streams.OpenLog(ctx, streams.LogConfig{Dial: dial(server.Runtime), Site: names})
+	if err != nil {
+		return fmt.Errorf("open the log: %w", err)
+	}
+	defer l.Close()
+	return f(dial, l)
+}
+
+// backUp appears under its name only when it is whole and on disk.
+func backUp(ctx context.Context, cfg config, to string) (b streams.Backed, err error) {
+	if err := os.MkdirAll(to, 0o700); err != nil {
+		return b, err
+	}
+	path := filepath.Join(to, backupName)
+	if _, err := os.Stat(path); err == nil {
+		return b, fmt.Errorf("%s is there already: choose another directory", path)
+	}
+	f, err := os.OpenFile(path+".part", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return b, err
+	}
+	defer f.Close()
+	if err := withSite(ctx, cfg, func(dial func(server.Role) streams.Dial, l *streams.Log) (err error) {
+		b, err = streams.Backup(ctx, dial(server.Runtime), l, f)
+		return err
+	}); err != nil {
+		return b, err
+	}
+	if trust := filepath.Join(cfg.DataDir, "nats", "trust"); cfg.NATSURL == "" {
+		if err := os.CopyFS(filepath.Join(to, "trust"), os.DirFS(trust)); err != nil {
+			return b, fmt.Errorf("copy %s: %w", trust, err)
+		}
+	}
+	if err := f.Sync(); err != nil {
+		return b, err
+	}
+	return b, os.Rename(path+".part", path)
+}
+
+func restore(ctx context.Context, cfg config, from string) (b streams.Backed, err error) {
+	if cfg.NATSURL != "" {
+		return b, errors.New("a site on an external cluster is restored into a data directory first: leave nats-url out")
+	}
+	dir := filepath.Join(cfg.DataDir, "nats")
+	if _, err := os.Stat(dir); err == nil {
+		return b, fmt.Errorf("%s is there already: restore into a directory without a site", dir)
+	}
+	f, err := os.Open(filepath.Join(from, backupName))
+	if err != nil {
+		return b, err
+	}
+	defer f.Close()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return b, err
+	}
+	if err := os.CopyFS(filepath.Join(dir, "trust"), os.DirFS(filepath.Join(from, "trust"))); err != nil {
+		return b, err
+	}
+	names, err := streams.ParseSite(cfg.Site)
+	if err != nil {
+		return b, err
+	}
+	dial, closeServer, err := dialSite(ctx, cfg)
+	if err != nil {
+		return b, err
+	}
+	defer closeServer()
+	admin, err := dial(server.Admin)(nats.Name("restore"))
+	if err != nil {
+		return b, fmt.Errorf("connect as administrator: %w", err)
+	}
+	defer admin.Close()
+	drifts, err := streams.Setup(ctx, admin, streams.Config{Site: names, Replicas: cfg.Replicas})
+	if err != nil {
+		return b, err
+	}
+	if err := refuseDrift(drifts); err != nil {
+		return b, err
+	}
+	return streams.Restore(ctx, dial(server.Runtime), names, f)
+}
+
+// drill compares a site with the copy that its backup makes.
+func drill(ctx context.Context, out io.Writer, cfg config) error {
+	work, err := os.MkdirTemp("", "gpuaas-drill-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(work)                      //nolint:errcheck // a directory of ours
+	if err := os.Chmod(work, 0o755); err != nil { // Postgres may run as another user
+		return err
+	}
+	began := time.Now()
+	b, err := backUp(ctx, cfg, filepath.Join(work, "backup"))
+	if err != nil {
+		return fmt.Errorf("back up: %w", err)
+	}
+	backed := time.Since(began)
+	copied := cfg
+	copied.DataDir, copied.NATSURL, copied.DatabaseURL = filepath.Join(work, "site"), "", ""
+	began = time.Now()
+	if err := os.Mkdir(copied.DataDir, 0o755); err != nil {
+		return err
+	}
+	if r, err := restore(ctx, copied, filepath.Join(work, "backup")); err != nil {
+		return fmt.Errorf("restore: %w", err)
+	} else if r != b {
+		return fmt.Errorf("restored was %+v, backed up %+v", r, b)
+	}
+	restored := time.Since(began)
+	state := func(cfg config) (hash string, err error) {
+		err = withSite(ctx, cfg, func(_ func(server.Role) streams.Dial, l *streams.Log) error {
+			w, err := foldTo(ctx, l, b.Head)
+			if err == nil {
+				hash = w.Hash().String()
+			}
+			return err
+		})
+		return hash, err
+	}
+	was, err := state(cfg)
+	if err != nil {
+		return err
+	}
+	is, err := state(copied)
+	if err != nil {
+		return err
+	}
+	if was != is {
+		return fmt.Errorf("at commit %d the site folds to %s, its copy to %s", b.Head.N, was, is)
+	}
+	rows, err := drillReadModels(ctx, copied, b.Head)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "ok: commit %d, state %s on both sides, %d documents and keys, %d bytes, %d rows of read models as the log has them; backed up in %s, restored in %s\n",
+		b.Head.N, is, b.Documents, b.Bytes, rows, backed.Round(time.Millisecond), restored.Round(time.Millisecond))
+	return nil
+}
+
+// drillReadModels makes read models from the copy and compares them with its log.
+func drillReadModels(ctx context.Context, cfg config, to domain.Head) (rows int, err error) {
+	log, err := logger(cfg.LogLevel)
+	if err != nil {
+		return 0, err
+	}
+	reads, err := openDatabase(ctx, cfg, log)
+	if err != nil {
+		return 0, err
+	}
+	defer reads.close()
+	err = withSite(ctx, cfg, func(_ func(server.Role) streams.Dial, l *streams.Log) error {
+		if err := project(ctx, reads.store.Projector(logSource{l}), to); err != nil {
+			return err
+		}
+		r, err := reads.store.Reconcile(ctx, func(at domain.Head) (projections.Fold, error) { return foldTo(ctx, l, at) })
+		if err != nil {
+			return err
+		}
+		if len(r.Findings) > 0 {
+			return fmt.Errorf("the read models made from the copy differ from its log: %+v", r.Findings[0])
+		}
+		for _, n := range r.Rows {
+			rows += n
+		}
+		return nil
+	})
+	return rows, err
+}
+
+// project fills read models that are empty up to a commit.
+func project(ctx context.Context, p *projections.Projector, to domain.Head) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- p.Run(ctx) }()
+	look := time.NewTicker(20 * time.Millisecond)
+	defer look.Stop()
+	for p.Applied().N < to.N { // ends with the projector, or ctx
+		select {
+		case err := <-ended:
+			return err
+		case <-look.C:
+		}
+	}
+	cancel()
+	<-ended
+	return nil
+}

@@ -1,0 +1,252 @@
+package streams
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/gpuaas/gpuaas/domain"
+)
+
+// A backup is a file of frames (subject, data) with the SHA-256 of all of them at the
+// end: the commits of the log in order, up to where it ended when the backup began, then
+// the vault's documents and wrapped keys. A document is durable before the log names it, so
+// the vault has all that these commits name. Everything else is made from the log.
+
+// backupMagic begins the file.
+const backupMagic = "gpuaas-backup-1\n"
+
+// Backed is what a backup holds.
+type Backed struct {
+	Head      domain.Head // of the last commit
+	Documents int         // and wrapped keys
+	Bytes     int64
+}
+
+// Backup copies log and vault of a site that may run, with the runtime's connection.
+func Backup(ctx context.Context, dial Dial, l *Log, w io.Writer) (b Backed, err error) {
+	nc, err := connect(dial, "backup")
+	if err != nil {
+		return b, err
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return b, err
+	}
+	out := &frameWriter{w: bufio.NewWriterSize(w, 1<<20), sum: sha256.New()}
+	if err := out.raw([]byte(backupMagic)); err != nil {
+		return b, err
+	}
+	var chain Chain
+	if err := l.Read(ctx, 1, func(_ uint64, data []byte) error {
+		if err := chain.Next(data); err != nil {
+			return err
+		}
+		return out.frame(l.c.Site.LogSubject(), data)
+	}); err != nil {
+		return b, err
+	}
+	b.Head = chain.Head
+	for stream, subject := range map[string]string{l.c.Site.Vault(): l.c.Site.documentSubject("*"), l.c.Site.VaultKeys(): l.c.Site.keySubject("*")} {
+		info, err := streamInfo(ctx, js, stream)
+		if err != nil {
+			return b, err
+		}
+		if info.State.Msgs == 0 {
+			continue
+		}
+		t := tail{js: js, stream: stream, filters: []string{subject}, next: 1, end: info.State.LastSeq, grace: l.c.LostTailGrace, fn: func(m message) error {
+			b.Documents++
+			return out.frame(m.subject, m.data)
+		}}
+		if err := t.run(ctx); err != nil {
+			return b, fmt.Errorf("%s: %w", stream, err)
+		}
+	}
+	b.Bytes, err = out.end()
+	return b, err
+}
+
+// restoreWindow bounds the messages on their way to the server.
+const restoreWindow = 256
+
+// Restore fills the empty log and vault of a site from a backup, with the runtime's
+// connection. The file is read to its end before the caller may believe what came in:
+// an error means that the copy is of no use.
+func Restore(ctx context.Context, dial Dial, site Names, r io.Reader) (b Backed, err error) {
+	nc, err := connect(dial, "restore")
+	if err != nil {
+		return b, err
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return b, err
+	}
+	for _, stream := range []string{site.Log(), site.Vault(), site.VaultKeys()} {
+		if info, err := streamInfo(ctx, js, stream); err != nil {
+			return b, err
+		} else if info.State.LastSeq != 0 {
+			return b, fmt.Errorf("%s is not empty: a backup is only restored beside it", stream)
+		}
+	}
+	in := &frameReader{r: bufio.NewReaderSize(r, 1<<20), sum: sha256.New()}
+	if magic, err := in.raw(len(backupMagic)); err != nil || string(magic) != backupMagic {
+		return b, errors.New("this is no backup of a site")
+	}
+	var chain Chain
+	var sent []jetstream.PubAckFuture
+	commits := uint64(0)
+	for { // ends with the file
+		subject, data, err := in.frame()
+		if err != nil {
+			return b, err
+		}
+		if subject == "" {
+			break
+		}
+		msg := &nats.Msg{Subject: subject, Data: data}
+		switch {
+		case subject == site.LogSubject():
+			if err := chain.Next(data); err != nil {
+				return b, err
+			}
+			msg.Header = nats.Header{jetstream.ExpectedLastSeqHeader: {fmt.Sprint(commits)}}
+			commits++
+		case strings.HasPrefix(subject, site.documentSubject("")), strings.HasPrefix(subject, site.keySubject("")):
+			b.Documents++
+		default:
+			return b, fmt.Errorf("the backup is of another site: it has %q", subject)
+		}
+		f, err := js.PublishMsgAsync(msg)
+		if err != nil {
+			return b, err
+		}
+		if sent = append(sent, f); len(sent) == restoreWindow {
+			if err := acknowledged(ctx, sent); err != nil {
+				return b, err
+			}
+			sent = sent[:0]
+		}
+	}
+	b.Head, b.Bytes = chain.Head, in.n
+	return b, acknowledged(ctx, sent)
+}
+
+func acknowledged(ctx context.Context, sent []jetstream.PubAckFuture) error {
+	for _, f := range sent {
+		select {
+		case <-f.Ok():
+		case err := <-f.Err():
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+type frameWriter struct {
+	w   *bufio.Writer
+	sum hash.Hash
+	n   int64
+}
+
+func (f *frameWriter) raw(b []byte) error {
+	f.sum.Write(b)
+	f.n += int64(len(b))
+	_, err := f.w.Write(b)
+	return err
+}
+
+func (f *frameWriter) frame(subject string, data []byte) error {
+	head := protowire.AppendVarint(nil, uint64(len(subject)))
+	head = append(head, subject...)
+	head = protowire.AppendVarint(head, uint64(len(data)))
+	if err := f.raw(head); err != nil {
+		return err
+	}
+	return f.raw(data)
+}
+
+// end writes an empty frame and the sum.
+func (f *frameWriter) end() (int64, error) {
+	if err := f.raw([]byte{0}); err != nil {
+		return 0, err
+	}
+	if _, err := f.w.Write(f.sum.Sum(nil)); err != nil {
+		return 0, err
+	}
+	return f.n + sha256.Size, f.w.Flush()
+}
+
+type frameReader struct {
+	r   *bufio.Reader
+	sum hash.Hash
+	n   int64
+}
+
+func (f *frameReader) raw(n int) ([]byte, error) {
+	b := make([]byte, n)
+	if _, err := io.ReadFull(f.r, b); err != nil {
+		return nil, fmt.Errorf("the backup is cut short: %w", err)
+	}
+	f.sum.Write(b)
+	f.n += int64(n)
+	return b, nil
+}
+
+// length reads one that is at most most.
+func (f *frameReader) length(most int) (int, error) {
+	var v uint64
+	for shift := 0; shift < 35; shift += 7 {
+		b, err := f.raw(1)
+		if err != nil {
+			return 0, err
+		}
+		v |= uint64(b[0]&0x7f) << shift
+		if b[0] < 0x80 {
+			if v > uint64(most) {
+				break
+			}
+			return int(v), nil
+		}
+	}
+	return 0, errors.New("the backup is damaged: a length that cannot be")
+}
+
+// frame is the next one, "" after the last, whose sum is right.
+func (f *frameReader) frame() (subject string, data []byte, err error) {
+	n, err := f.length(256)
+	if err != nil {
+		return "", nil, err
+	}
+	if n == 0 {
+		want := f.sum.Sum(nil)
+		have := make([]byte, sha256.Size)
+		if _, err := io.ReadFull(f.r, have); err != nil || string(have) != string(want) {
+			return "", nil, errors.New("the backup is damaged: its sum is another")
+		}
+		f.n += sha256.Size
+		return "", nil, nil
+	}
+	b, err := f.raw(n)
+	if err != nil {
+		return "", nil, err
+	}
+	if n, err = f.length(maxMessageBytes + MaxDocumentBytes); err != nil {
+		return "", nil, err
+	}
+	data, err = f.raw(n)
+	return string(b), data, err
+}
