@@ -32,7 +32,8 @@ type Backed struct {
 	Bytes     int64
 }
 
-// Backup copies log and vault of a site that may run, with the runtime's connection.
+// Backup copies log and vault of a site that may run, with the administrator's
+// connection: the runtime may not list the vault.
 func Backup(ctx context.Context, dial Dial, l *Log, w io.Writer) (b Backed, err error) {
 	nc, err := connect(dial, "backup")
 	if err != nil {

@@ -108,7 +108,7 @@ func backUp(ctx context.Context, cfg config, to string) (b streams.Backed, err e
 	}
 	defer f.Close()
 	if err := withSite(ctx, cfg, func(dial func(server.Role) streams.Dial, l *streams.Log) (err error) {
-		b, err = streams.Backup(ctx, dial(server.Runtime), l, f)
+		b, err = streams.Backup(ctx, dial(server.Admin), l, f)
 		return err
 	}); err != nil {
 		return b, err
