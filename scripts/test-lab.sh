@@ -9,11 +9,11 @@ go=${GO:-go}
 parts=( # package, which of its tests, which not; the longest first
   "cmd/gpuaas FaultyHost -"
   "cmd/gpuaas . FaultyHost"
+  "hostd/machine/lab . -"
   "hostd/machine/linux . -"
   "hostd/vm . -"
-  "hostd/machine/lab . -"
-  "hostd/emuhost . -"
   "hostd/wipe . -"
+  "hostd/emuhost . -"
   "hostd/network . -"
 )
 logs=$(mktemp -d); trap 'rm -rf "$logs"; kill $(jobs -p) 2>/dev/null' EXIT

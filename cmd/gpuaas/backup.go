@@ -140,6 +140,11 @@ func restore(ctx context.Context, cfg config, from string) (b streams.Backed, er
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return b, err
 	}
+	defer func() { // half a site is none; what is here is of this run
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(dir))
+		}
+	}()
 	if err := os.CopyFS(filepath.Join(dir, "trust"), os.DirFS(filepath.Join(from, "trust"))); err != nil {
 		return b, err
 	}

@@ -9,8 +9,8 @@ import (
 	"github.com/gpuaas/gpuaas/hostd/emuhost"
 )
 
-// TestLabFaulty: the host of faults has the faults.
-func TestLabFaulty(t *testing.T) {
+// TestLabLongFaulty: the host of faults has the faults.
+func TestLabLongFaulty(t *testing.T) {
 	h, ctx := boot(t, emuhost.Options{Topology: emuhost.Faulty()})
 	if got := sh(t, ctx, h, "ls -d /sys/devices/system/node/node[0-9] | wc -l"); got != "2" {
 		t.Errorf("%s NUMA nodes", got)
@@ -61,9 +61,9 @@ func TestLabFaulty(t *testing.T) {
 	}
 }
 
-// TestLabUsedDrives: a host that nobody told otherwise does with a tenant's drive what
+// TestLabLongUsedDrives: a host that nobody told otherwise does with a tenant's drive what
 // hostd has to prevent.
-func TestLabUsedDrives(t *testing.T) {
+func TestLabLongUsedDrives(t *testing.T) {
 	h, ctx := boot(t, emuhost.Options{Topology: emuhost.Topology{Ports: []emuhost.Port{
 		{Name: "gpt", Devices: []emuhost.Device{emuhost.NVMe{Serial: "GPT", MiB: 128, Fill: emuhost.Used(emuhost.UsedGPT)}}},
 		{Name: "lvm", Devices: []emuhost.Device{emuhost.NVMe{Serial: "LVM", MiB: 128, Fill: emuhost.Used(emuhost.UsedLVM)}}},

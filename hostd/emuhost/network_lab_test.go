@@ -8,9 +8,9 @@ import (
 	"github.com/gpuaas/gpuaas/hostd/emuhost"
 )
 
-// TestLabNetwork: Open vSwitch in the kernel, nftables, dnsmasq, and virtual
+// TestLabLongNetwork: Open vSwitch in the kernel, nftables, dnsmasq, and virtual
 // functions of the network card, with a guest on them.
-func TestLabNetwork(t *testing.T) {
+func TestLabLongNetwork(t *testing.T) {
 	h, ctx := boot(t, emuhost.Options{})
 	for _, s := range []string{emuhost.OpenVSwitch, emuhost.Libvirt} {
 		if err := h.Service(ctx, s); err != nil {

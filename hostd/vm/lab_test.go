@@ -18,11 +18,11 @@ import (
 	"libvirt.org/go/libvirtxml"
 )
 
-// TestLabFirmwareFindsRoom starts the domain of a host with eight GPUs on two NUMA
+// TestLabLongFirmwareFindsRoom starts the domain of a host with eight GPUs on two NUMA
 // nodes, in software emulation, with test devices that have a GPU's BARs in the
 // places of the GPUs: the firmware has to give every one of them an address. The
 // same QEMU shows whether its account and its system calls are confined.
-func TestLabFirmwareFindsRoom(t *testing.T) {
+func TestLabLongFirmwareFindsRoom(t *testing.T) {
 	l := newLibvirt(t, "dynamic_ownership = 1\nseccomp_sandbox = 1\n")
 	dir := l.root
 	s := realHost(8, 2)

@@ -25,8 +25,14 @@ import (
 
 // TestLabLinux has this machine at work in an emulated host: discovery, first wipe,
 // two tenants one after the other on the same slot, whose guests look for what the
-// other left. The test runs itself inside.
-func TestLabLinux(t *testing.T) {
+// other left. The test runs itself inside. Its guests start directly.
+func TestLabLinux(t *testing.T) { linuxInside(t, "direct") }
+
+// TestLabLongLinux is the same, with guests that boot by UEFI from their drives.
+func TestLabLongLinux(t *testing.T) { linuxInside(t, "") }
+
+func linuxInside(t *testing.T, direct string) {
+	t.Helper()
 	if why := emuhost.Missing(); why != "" {
 		t.Skip("SKIPPED, no host was booted: " + why)
 	}
@@ -67,7 +73,7 @@ func TestLabLinux(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	p, err := h.Start(emuhost.Command{Args: []string{"sh", "-c", "chmod +x /var/lib/linux.test; cd /var/lib; LINUX_TEST_INSIDE=1 LINUX_TEST_DIRECT=" + os.Getenv("LINUX_TEST_DIRECT") + " ./linux.test -test.run '^TestInside$' -test.v -test.timeout 12m"}})
+	p, err := h.Start(emuhost.Command{Args: []string{"sh", "-c", "chmod +x /var/lib/linux.test; cd /var/lib; LINUX_TEST_INSIDE=1 LINUX_TEST_DIRECT=" + direct + " ./linux.test -test.run '^TestInside$' -test.v -test.timeout 12m"}})
 	if err != nil {
 		t.Fatal(err)
 	}
