@@ -248,12 +248,12 @@ func (w *World) correct(x *Context, c *Correction) ([]EventBody, *Error) {
 }
 
 // fits compares before with what is there, and after with the one value it can get.
-func (c *Correction) fits(now, to string) *Error {
+func (r *Correction) fits(now, to string) *Error {
 	switch {
-	case c.Before != now:
-		return Errorf(Conflict, "correction.before_differs", "%s of %s is %s, not %s", c.Field, clip(c.Resource, 64), now, clip(c.Before, 64))
-	case c.After != to:
-		return invalidField("after", "correction.after", "after: %s can only become %s", c.Field, to)
+	case r.Before != now:
+		return Errorf(Conflict, "correction.before_differs", "%s of %s is %s, not %s", r.Field, clip(r.Resource, 64), now, clip(r.Before, 64))
+	case r.After != to:
+		return invalidField("after", "correction.after", "after: %s can only become %s", r.Field, to)
 	case now == to:
 		return Errorf(Conflict, "correction.nothing", "it is so already")
 	}

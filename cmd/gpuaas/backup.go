@@ -178,7 +178,7 @@ func drill(ctx context.Context, out io.Writer, cfg config) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(work)                      //nolint:errcheck // a directory of ours
+	defer os.RemoveAll(work)
 	if err := os.Chmod(work, 0o755); err != nil { // Postgres may run as another user
 		return err
 	}
@@ -276,6 +276,8 @@ func project(ctx context.Context, p *projections.Projector, to domain.Head) erro
 		}
 	}
 	cancel()
-	<-ended
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		return err // nil: it ended as it was told
+	}
 	return nil
 }

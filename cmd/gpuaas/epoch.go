@@ -155,7 +155,7 @@ func (t *lostTail) open(ctx context.Context, dial func(server.Role) streams.Dial
 	}
 	closers = append(closers, t.admin.Close)
 	if _, err := os.Stat(filepath.Join(t.cfg.DataDir, "postgres")); err != nil && t.cfg.DatabaseURL == "" {
-		return closeAll, nil //nolint:nilerr // no read models were ever made here
+		return closeAll, nil // no read models were ever made here
 	}
 	reads, err := openDatabase(ctx, t.cfg, t.log)
 	if err != nil {

@@ -44,7 +44,8 @@ func (r *Reports) Handle(ctx context.Context, host domain.HostID, data []byte, d
 	defer func() {
 		if p := recover(); p != nil {
 			r.parked.Add(1)
-			err = refuse("internal", fmt.Sprint(p))
+			r.Audit(Denied{Actor: host.String(), Action: "host.report", Code: "internal", Detail: fmt.Sprint(p)})
+			err = nil
 		}
 	}()
 	signed, err := domain.DecodeSignedReport(data)
