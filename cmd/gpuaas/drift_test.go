@@ -2,7 +2,6 @@ package main_test
 
 import (
 	"fmt"
-	"io"
 	"strings"
 	"testing"
 	"time"
@@ -49,16 +48,11 @@ func TestDriftStopsWriting(t *testing.T) {
 	before := log().State.LastSeq
 	ready := func() (status int, why string) {
 		t.Helper()
-		res, err := httpClient.Get(s.address() + "/readyz")
+		status, why, err := look(s.address(), "/readyz")
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer res.Body.Close()
-		b, err := io.ReadAll(res.Body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return res.StatusCode, string(b)
+		return status, why
 	}
 	if status, why := ready(); status != 503 || !strings.Contains(why, "the site has stopped writing") {
 		t.Errorf("readiness: %d %s", status, why)

@@ -238,16 +238,11 @@ func (s *site) flooded(op caller, name string) *flooded {
 // metric is the sum of a metric over its labels.
 func (s *site) metric(t *testing.T, name string) (sum float64) {
 	t.Helper()
-	res, err := http.Get(s.address() + "/metrics")
+	_, body, err := look(s.address(), "/metrics")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer res.Body.Close()
-	b, err := io.ReadAll(res.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(b)) {
+	for line := range strings.Lines(body) {
 		if rest, ok := strings.CutPrefix(line, name); ok && (rest[0] == '{' || rest[0] == ' ') {
 			v, err := strconv.ParseFloat(strings.TrimSpace(rest[strings.LastIndexByte(rest, ' '):]), 64)
 			if err != nil {

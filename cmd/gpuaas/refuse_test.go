@@ -358,14 +358,8 @@ func TestDiskNearlyFull(t *testing.T) {
 	})
 	te.refused(503, "site.disk_nearly_full", "POST", "/v1/tenants/"+te.id+"/projects", obj{"name": "more"})
 	te.get(fmt.Sprintf("/v1/projects/%s?at_least=%d", te.project, te.head()), &struct{}{})
-	res, err := httpClient.Get(s.address() + "/readyz")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer res.Body.Close()
-	var b bytes.Buffer
-	if _, err := b.ReadFrom(res.Body); err != nil || res.StatusCode != 503 || !strings.Contains(b.String(), "disk is nearly full") {
-		t.Errorf("readyz: %s %s (%v)", res.Status, &b, err)
+	if status, body, err := look(s.address(), "/readyz"); err != nil || status != 503 || !strings.Contains(body, "disk is nearly full") {
+		t.Errorf("readyz: %d %s (%v)", status, body, err)
 	}
 	s.interrupt()
 }

@@ -2,9 +2,7 @@ package main_test
 
 import (
 	"fmt"
-	"io"
 	"net"
-	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -91,13 +89,12 @@ func TestLeaveNotice(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, limit, "not ready", func() error {
-		r, err := http.Get(s.address() + "/readyz")
+		status, body, err := look(s.address(), "/readyz")
 		if err != nil {
 			t.Fatalf("it ended without notice: %v", err)
 		}
-		defer r.Body.Close()
-		if b, _ := io.ReadAll(r.Body); r.StatusCode != http.StatusServiceUnavailable || !strings.Contains(string(b), "about to end") {
-			return fmt.Errorf("%d %s", r.StatusCode, b)
+		if status != 503 || !strings.Contains(body, "about to end") {
+			return fmt.Errorf("%d %s", status, body)
 		}
 		return nil
 	})
