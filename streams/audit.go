@@ -40,13 +40,8 @@ var auditKind = regexp.MustCompile(`^[a-z0-9_-]{1,64}$`)
 
 // OpenAudit connects and begins to keep records.
 func OpenAudit(dial Dial, site Names) (*Audit, error) {
-	nc, err := connect(dial, "audit")
+	nc, js, err := connectJetStream(dial, "audit")
 	if err != nil {
-		return nil, err
-	}
-	js, err := jetstream.New(nc)
-	if err != nil {
-		nc.Close()
 		return nil, err
 	}
 	ctx, stop := context.WithCancel(context.Background())

@@ -35,15 +35,11 @@ type Backed struct {
 // Backup copies log and vault of a site that may run, with the administrator's
 // connection: the runtime may not list the vault.
 func Backup(ctx context.Context, dial Dial, l *Log, w io.Writer) (b Backed, err error) {
-	nc, err := connect(dial, "backup")
+	nc, js, err := connectJetStream(dial, "backup")
 	if err != nil {
 		return b, err
 	}
 	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		return b, err
-	}
 	out := &frameWriter{w: bufio.NewWriterSize(w, 1<<20), sum: sha256.New()}
 	if err := out.raw([]byte(backupMagic)); err != nil {
 		return b, err
@@ -85,15 +81,11 @@ const restoreWindow = 256
 // connection. The file is read to its end before the caller may believe what came in:
 // an error means that the copy is of no use.
 func Restore(ctx context.Context, dial Dial, site Names, r io.Reader) (b Backed, err error) {
-	nc, err := connect(dial, "restore")
+	nc, js, err := connectJetStream(dial, "restore")
 	if err != nil {
 		return b, err
 	}
 	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		return b, err
-	}
 	for _, stream := range []string{site.Log(), site.Vault(), site.VaultKeys()} {
 		if info, err := streamInfo(ctx, js, stream); err != nil {
 			return b, err

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // Dial opens a connection with one credential of the control plane, whose only
@@ -49,4 +50,18 @@ func connect(dial Dial, name string, opts ...nats.Option) (*nats.Conn, error) {
 		return nil, fmt.Errorf("connect %s: %w", name, err)
 	}
 	return nc, nil
+}
+
+// connectJetStream is connect for who speaks with streams only.
+func connectJetStream(dial Dial, name string, opts ...nats.Option) (*nats.Conn, jetstream.JetStream, error) {
+	nc, err := connect(dial, name, opts...)
+	if err != nil {
+		return nil, nil, err
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		nc.Close()
+		return nil, nil, err
+	}
+	return nc, js, nil
 }

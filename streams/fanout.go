@@ -48,13 +48,8 @@ const (
 
 // OpenFanout connects, on a connection of its own, for the events of log.
 func OpenFanout(dial Dial, log *Log) (*Fanout, error) {
-	nc, err := connect(dial, "fanout")
+	nc, js, err := connectJetStream(dial, "fanout")
 	if err != nil {
-		return nil, err
-	}
-	js, err := jetstream.New(nc)
-	if err != nil {
-		nc.Close()
 		return nil, err
 	}
 	return &Fanout{log: log, nc: nc, js: js, site: log.c.Site}, nil

@@ -20,13 +20,8 @@ type Feed struct {
 
 // OpenFeed connects for reading.
 func OpenFeed(dial Dial, site Names) (*Feed, error) {
-	nc, err := connect(dial, "feed")
+	nc, js, err := connectJetStream(dial, "feed")
 	if err != nil {
-		return nil, err
-	}
-	js, err := jetstream.New(nc)
-	if err != nil {
-		nc.Close()
 		return nil, err
 	}
 	return &Feed{nc: nc, js: js, site: site}, nil

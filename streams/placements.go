@@ -41,13 +41,8 @@ const placementAttempts = 8
 
 // OpenPlacements connects for publishing.
 func OpenPlacements(dial Dial, site Names) (*Placements, error) {
-	nc, err := connect(dial, "placements")
+	nc, js, err := connectJetStream(dial, "placements")
 	if err != nil {
-		return nil, err
-	}
-	js, err := jetstream.New(nc)
-	if err != nil {
-		nc.Close()
 		return nil, err
 	}
 	return &Placements{nc: nc, js: js, site: site, last: map[domain.HostID]placed{}}, nil

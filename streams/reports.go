@@ -47,13 +47,8 @@ const (
 
 // OpenReports connects for reading.
 func OpenReports(dial Dial, site Names) (*Reports, error) {
-	nc, err := connect(dial, "reports")
+	nc, js, err := connectJetStream(dial, "reports")
 	if err != nil {
-		return nil, err
-	}
-	js, err := jetstream.New(nc)
-	if err != nil {
-		nc.Close()
 		return nil, err
 	}
 	return &Reports{nc: nc, js: js, site: site}, nil

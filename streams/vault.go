@@ -66,13 +66,8 @@ func OpenVault(dial Dial, site Names, siteKey [32]byte) (*Vault, error) {
 	if err != nil {
 		return nil, err
 	}
-	nc, err := connect(dial, "vault")
+	nc, js, err := connectJetStream(dial, "vault")
 	if err != nil {
-		return nil, err
-	}
-	js, err := jetstream.New(nc)
-	if err != nil {
-		nc.Close()
 		return nil, err
 	}
 	return &Vault{nc: nc, js: js, site: site, wrap: wrap, hide: derive(siteKey, "vault names")}, nil
