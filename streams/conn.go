@@ -53,8 +53,8 @@ func connect(dial Dial, name string, opts ...nats.Option) (*nats.Conn, error) {
 }
 
 // connectJetStream is connect for who speaks with streams only.
-func connectJetStream(dial Dial, name string, opts ...nats.Option) (*nats.Conn, jetstream.JetStream, error) {
-	nc, err := connect(dial, name, opts...)
+func connectJetStream(dial Dial, name string) (*nats.Conn, jetstream.JetStream, error) {
+	nc, err := connect(dial, name)
 	if err != nil {
 		return nil, nil, err
 	}
