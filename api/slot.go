@@ -44,7 +44,7 @@ type quarantineSlot struct {
 }
 
 func (s *Server) slotRoutes() {
-	command(s, route{method: "POST", path: "/v1/slots/{s}/quarantine", id: "quarantine-slot", tag: "Fleet", summary: "Take a slot out of service", about: "A slot in use is condemned: it is wiped after its lease as ever, and then quarantined.", status: 202}, s.quarantineSlot)
+	command(s, route{method: "POST", path: "/v1/slots/{s}/quarantine", id: "quarantine-slot", tag: "Fleet", summary: "Take a slot out of service", about: "A slot in use, or that a VM has not left yet, is condemned: it is wiped after its lease as ever, and then quarantined.", status: 202}, s.quarantineSlot)
 	command(s, route{method: "POST", path: "/v1/slots/{s}/retire", id: "retire-slot", tag: "Fleet", summary: "Take a slot out for ever", about: "Only an available or quarantined one. What of it is not wiped is owed: see GET /v1/wipe-duties.", status: 202}, s.retireSlot)
 	action(s, route{method: "POST", path: "/v1/slots/{s}/rewipe", id: "rewipe-slot", tag: "Fleet", summary: "Send a quarantined slot through another wipe", status: 202}, s.rewipeSlot)
 	read(s, route{path: "/v1/slots", id: "list-slots", tag: "Fleet", summary: "List slots", query: append([]*param{

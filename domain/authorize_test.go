@@ -66,6 +66,7 @@ func newPeople(t *testing.T) *people {
 	p.actors["host"] = Actor{Kind: ActorHost, Host: p.host.id}
 	p.alloc = s.launch(p.f, "a", "gpu-1x", 1)
 	second := s.launch(p.f, "b", "gpu-1x", 1)
+	third := s.launch(p.f, "c", "gpu-1x", 1)
 	p.host.boot()
 	for _, row := range s.w.hosts.get(p.host.id).slots {
 		if sl := s.w.slots.row(row); sl.State == SlotIsAvailable {
@@ -80,8 +81,11 @@ func newPeople(t *testing.T) *people {
 	waiting := s.must(System, &EnrollHost{Name: "waiting", TokenID: p.token})[0].(*HostEnrolled).ID
 	p.proposed = &fakeHost{s: s, id: waiting, m: testMap("waiting", 2)}
 	(&MapProposed{Host: waiting, Digest: p.proposed.m.Digest(), Map: *p.proposed.m}).apply(s.w, &Applied{})
-	gone := s.w.slots.row(s.w.vms.row(s.w.allocations.get(second).vms[0]).slots[0]).ID
-	s.must(p.f.key, &ActOnAllocation{Allocation: second, Action: ActionRelease})
+	s.must(p.f.key, &ActOnAllocation{Allocation: second, Action: ActionRelease}) // and its VM is on its way out
+	leaving := s.w.vms.row(s.w.allocations.get(third).vms[0])
+	left, gone := leaving.ID, s.w.slots.row(leaving.slots[0]).ID
+	s.must(p.f.key, &ActOnAllocation{Allocation: third, Action: ActionRelease})
+	p.host.report(Report{Kind: ReportRemoved, VM: &VMReport{VM: left, Boot: 1, At: s.now}})
 	s.must(System, &QuarantineSlot{Slot: gone, Reason: "test"}) // before its wipe
 	p.duty = ofType[*WipeOwed](s.must(System, &RetireSlot{Slot: gone, Reason: "test"}))[0].ID
 	return p

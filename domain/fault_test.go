@@ -38,4 +38,49 @@ func TestChangedDeviceTakesItsSlotOut(t *testing.T) {
 	}
 }
 
+// A slot is taken out of service while its VM, which its host has never seen, is on its
+// way out: the wipe goes on and is the end of both.
+func TestTakenOutOnTheWayOut(t *testing.T) {
+	t.Parallel()
+	setUp := func(t *testing.T) (s *site, h *fakeHost, id AllocationID, slot *Slot) {
+		s = newSite(t)
+		h = s.host("h1", 1, "r1")
+		s.sku("gpu-1x", 1, 1)
+		acme := s.tenant("acme", 100_000_000)
+		id = s.launch(acme, "a", "gpu-1x", 1)
+		s.release(acme, id)
+		slot = s.w.slots.row(s.w.hosts.get(h.id).slots[0])
+		c, ok := last(s.must(s.admin, &QuarantineSlot{Slot: slot.ID, Reason: "fan"})).(*SlotCondemned)
+		if !ok || slot.State != SlotIsWiping || !slot.Condemned {
+			t.Fatalf("%T %+v", c, slot)
+		}
+		return s, h, id, slot
+	}
+	t.Run("wiped", func(t *testing.T) {
+		t.Parallel()
+		s, h, id, slot := setUp(t)
+		h.wipe()
+		if s.w.allocations.get(id) != nil || slot.State != SlotIsQuarantined || slot.Dirty {
+			t.Errorf("%v %+v", s.w.allocations.get(id), slot)
+		}
+	})
+	t.Run("wiped badly", func(t *testing.T) {
+		t.Parallel()
+		s, h, id, slot := setUp(t)
+		bad := h.evidence(h.placement().Desired.Wipes[0])
+		bad.Devices = bad.Devices[:2]
+		h.report(Report{Kind: ReportWiped, Wipe: bad})
+		if s.w.allocations.get(id) != nil || slot.State != SlotIsQuarantined || !slot.Dirty {
+			t.Errorf("%v %+v", s.w.allocations.get(id), slot)
+		}
+	})
+	t.Run("said again", func(t *testing.T) {
+		t.Parallel()
+		s, _, _, slot := setUp(t)
+		if e := s.must(s.admin, &QuarantineSlot{Slot: slot.ID, Reason: "fan"}); len(e) > 0 || slot.State != SlotIsWiping {
+			t.Errorf("%+v, %s", e, slot.State)
+		}
+	})
+}
+
 func last(e []EventBody) EventBody { return e[len(e)-1] }

@@ -40,8 +40,8 @@ func (e *SlotQuarantined) apply(w *World, _ *Applied) {
 	w.touchHostSlots(e.Host)
 }
 
-// SlotCondemned marks a slot that is in use: after its lease ends it is wiped as
-// ever, and then quarantined instead of sold.
+// SlotCondemned marks a slot that is in use, or that a VM has not left yet: after its
+// lease ends it is wiped as ever, and then quarantined instead of sold.
 type SlotCondemned struct {
 	Host      HostID `json:"host_id"`
 	Slot      SlotID `json:"slot_id"`
@@ -94,18 +94,23 @@ func (m *QuarantineSlot) decide(w *World, x *Context) ([]EventBody, *Error) {
 	if row == none {
 		return nil, notFound("slot")
 	}
-	return w.takeOut(row, "", "device", "operator."+m.Reason, nil), nil
+	return w.takeOut(row, "", "device", "operator."+m.Reason), nil
 }
 
-// takeOut quarantines a slot, or condemns it while a VM holds it.
-func (w *World) takeOut(row uint32, component, scope, reason string, evidence []DeviceWipe) []EventBody {
+// takeOut quarantines a slot, or condemns it while a VM holds it or is on its way out
+// of it: the wipe that ends both goes on.
+func (w *World) takeOut(row uint32, component, scope, reason string) []EventBody {
 	s := w.slots.row(row)
 	host := w.hosts.row(s.host).ID
+	held := s.State == SlotIsReserved || s.State == SlotIsActive
+	if w.LogicLevel >= 2 {
+		held = s.vm != none
+	}
 	switch {
-	case s.State == SlotIsQuarantined || s.State == SlotIsRetired || s.Condemned && (s.State != SlotIsWiping || w.LogicLevel < 2):
+	case s.State == SlotIsQuarantined || s.State == SlotIsRetired || s.Condemned && (held || w.LogicLevel < 2):
 		return nil
-	case s.State == SlotIsReserved || s.State == SlotIsActive:
+	case held:
 		return []EventBody{&SlotCondemned{Host: host, Slot: s.ID, Component: component, Scope: scope, Reason: reason}}
 	}
-	return []EventBody{&SlotQuarantined{Host: host, Slot: s.ID, Component: component, Scope: scope, Reason: reason, Devices: evidence}}
+	return []EventBody{&SlotQuarantined{Host: host, Slot: s.ID, Component: component, Scope: scope, Reason: reason}}
 }

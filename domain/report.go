@@ -162,7 +162,7 @@ func (w *World) judgeFault(hi uint32, f *FaultReport) ([]EventBody, *Error) {
 	if component == "host" || scope == "host" {
 		var events []EventBody
 		for _, row := range h.slots {
-			events = append(events, w.takeOut(row, "host", "host", reason, nil)...)
+			events = append(events, w.takeOut(row, "host", "host", reason)...)
 		}
 		return events, nil
 	}
@@ -170,7 +170,7 @@ func (w *World) judgeFault(hi uint32, f *FaultReport) ([]EventBody, *Error) {
 	if row == none || w.slots.row(row).host != hi {
 		return nil, Errorf(Invalid, "report.foreign_slot", "the slot is not on this host")
 	}
-	return w.takeOut(row, component, scope, reason, nil), nil
+	return w.takeOut(row, component, scope, reason), nil
 }
 
 // decidePowerOff is an operator's word that nothing runs on the host any more:

@@ -287,7 +287,7 @@ func (w *World) vmFailed(x *Context, v *VM, r *VMReport, at Time) ([]EventBody, 
 			if checkWord("component", r.Component, 32, false) != nil || checkWord("scope", r.Scope, 32, true) != nil {
 				return nil, Errorf(Invalid, "report.malformed", "component or scope is not a word")
 			}
-			events = w.takeOut(row, r.Component, r.Scope, reason, nil)
+			events = w.takeOut(row, r.Component, r.Scope, reason)
 		}
 	}
 	broken := r.Component != "" && w.LogicLevel >= 2

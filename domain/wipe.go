@@ -169,14 +169,14 @@ func (w *World) judgeWipe(x *Context, host uint32, r *WipeReport) ([]EventBody, 
 	if s.vm != none {
 		before, _ = w.vmRemoved(x, s.vm, w.vms.row(s.vm))
 	}
-	quarantine := func(component, reason string) ([]EventBody, *Error) {
-		return append(before, w.takeOut(row, component, "device", reason, r.Devices)...), nil
-	}
-	repair := func(d *DeviceWipe, reason string) ([]EventBody, *Error) {
-		return append(before, w.takeOut(row, d.Component, d.repairScope(), reason, r.Devices)...), nil
+	quarantine := func(component, scope, reason string) ([]EventBody, *Error) {
+		if s.Condemned && w.LogicLevel < 2 {
+			return before, nil
+		}
+		return append(before, &SlotQuarantined{Host: w.hosts.row(host).ID, Slot: s.ID, Component: component, Scope: scope, Reason: reason, Devices: r.Devices}), nil
 	}
 	if r.Nonce != s.lease().Nonce {
-		return quarantine("host", "wipe.wrong_nonce")
+		return quarantine("host", "device", "wipe.wrong_nonce")
 	}
 	whole := s.Real && w.LogicLevel >= 2
 	seen, kept := [3]bool{}, false
@@ -187,23 +187,23 @@ func (w *World) judgeWipe(x *Context, host uint32, r *WipeReport) ([]EventBody, 
 		case d.Component == "host": // what the host kept: beside the devices, and no less needed
 			kept = true
 		case k < 0 || seen[k]:
-			return quarantine("host", "wipe.unknown_component")
+			return quarantine("host", "device", "wipe.unknown_component")
 		case deviceKey(k, d.Serial) != s.devices[k]:
-			return quarantine(d.Component, "wipe.wrong_serial")
+			return quarantine(d.Component, "device", "wipe.wrong_serial")
 		default:
 			seen[k] = true
 		}
 		if reason := d.doubt(s.Policy, whole); reason != "" {
-			return repair(d, reason)
+			return quarantine(d.Component, d.repairScope(), reason)
 		}
 	}
 	for k, key := range s.devices {
 		if key != 0 && !seen[k] {
-			return quarantine(deviceComponents[k], "wipe.missing_device")
+			return quarantine(deviceComponents[k], "device", "wipe.missing_device")
 		}
 	}
 	if whole && !kept {
-		return append(before, w.takeOut(row, "host", "host", "wipe.remnants", r.Devices)...), nil
+		return quarantine("host", "host", "wipe.remnants")
 	}
 	if s.Condemned {
 		return append(before, &SlotQuarantined{Host: w.hosts.row(host).ID, Slot: s.ID, Component: "", Scope: "device", Reason: "condemned", Devices: r.Devices}), nil

@@ -12,6 +12,7 @@ import (
 type lot struct {
 	holder      string // the allocation that has it
 	quarantined bool
+	leaving     bool // released, and perhaps not wiped yet
 	condemned   bool // in use, or in the wipe after it: quarantined when that is over
 }
 
@@ -37,15 +38,15 @@ func (l lot) next(in slotCommand, out slotAnswer) (after []any) {
 	free := l.holder == ""
 	switch {
 	case in.verb == launch && free && !l.quarantined && !l.condemned:
-		l.holder = in.on
+		l = lot{holder: in.on}
 	case in.verb == release && l.holder == in.on:
-		l.holder = ""
-	case in.verb == quarantine && out.state == "condemned" && !free:
+		l.holder, l.leaving = "", true
+	case in.verb == quarantine && out.state == "condemned" && (!free || l.leaving && !l.quarantined):
 		l.condemned = true
 	case in.verb == quarantine && out.state == "quarantined" && free:
 		l = lot{quarantined: true}
 	case in.verb == rewipe && out.accepted && free:
-		l.quarantined = false
+		l.quarantined, l.leaving = false, l.leaving && !l.quarantined
 	case in.verb == rewipe && !out.accepted && !l.quarantined && !(free && l.condemned):
 	default:
 		return after

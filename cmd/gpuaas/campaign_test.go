@@ -152,6 +152,8 @@ func TestSlotModel(t *testing.T) {
 		"condemned, wiped again":       {[]step{{launch, "a", 1, 2, 201, ""}, {quarantine, "s", 3, 4, 202, "condemned"}, {release, "a", 5, 6, 202, ""}, {rewipe, "s", 7, 8, 202, "wiping"}, {launch, "b", 9, 10, 201, ""}}, true},
 		"condemned twice":              {[]step{{launch, "a", 1, 2, 201, ""}, {quarantine, "s", 3, 4, 202, "condemned"}, {quarantine, "s", 5, 6, 202, "condemned"}}, true},
 		"condemned, then quarantined":  {[]step{{launch, "a", 1, 2, 201, ""}, {quarantine, "s", 3, 4, 202, "condemned"}, {quarantine, "s", 5, 6, 202, "quarantined"}}, false},
+		"condemned on the way out":     {[]step{{launch, "a", 1, 2, 201, ""}, {release, "a", 3, 4, 202, ""}, {quarantine, "s", 5, 6, 202, "condemned"}, {quarantine, "s", 7, 8, 202, "quarantined"}}, true},
+		"condemned out, then leased":   {[]step{{launch, "a", 1, 2, 201, ""}, {release, "a", 3, 4, 202, ""}, {quarantine, "s", 5, 6, 202, "condemned"}, {launch, "b", 7, 8, 201, ""}}, false},
 		"condemned and nobody's":       {[]step{{quarantine, "s", 1, 2, 202, "condemned"}}, false},
 		"not quarantined, though":      {[]step{{quarantine, "s", 1, 2, 202, "quarantined"}, {rewipe, "s", 3, 4, 409, ""}}, false},
 		"quarantined while it is used": {[]step{{launch, "a", 1, 2, 201, ""}, {quarantine, "s", 3, 4, 202, "quarantined"}}, false},

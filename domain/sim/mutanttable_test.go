@@ -39,7 +39,7 @@ var mutants = []mutant{
 	{"amended-without-a-wipe", "domain/amend.go", `		if a.Change == "added" || a.Change == "replaced" {
 			if err`, `		if a.Change == "added" {
 			if err`},
-	{"active-slot-quarantined", "domain/quarantine.go", "	case s.State == SlotIsReserved || s.State == SlotIsActive:", "	case s.State == SlotIsReserved:"},
+	{"active-slot-quarantined", "domain/quarantine.go", "		held = s.vm != none\n", "		held = s.vm != none && s.State != SlotIsActive\n"},
 	{"condemned-is-sold", "domain/wipe.go", "	if s.Condemned {", "	if false {"},
 	{"one-host-is-wiped", "domain/release.go", "		byHost = append(byHost, wipe)", "		if len(byHost) == 0 {\n			byHost = append(byHost, wipe)\n		}"},
 	{"wipe-of-any-attempt", "domain/wipe.go", "	if r.Generation != s.Generation || r.Attempt != s.Attempt {", "	if r.Generation != s.Generation {"},
