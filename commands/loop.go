@@ -94,7 +94,7 @@ func (l *Loop) Submit(ctx context.Context, cmd *domain.Command) Reply {
 		return Reply{Err: why}
 	}
 	if !system && l.o.Gate != nil {
-		if err := l.o.Gate(); err != nil {
+		if err := l.o.Gate(cmd.Body); err != nil {
 			return Reply{Err: err}
 		}
 	}

@@ -49,9 +49,9 @@ type Options struct {
 	SnapshotEvery uint64
 	// Final is called with the state at a clean stop. It may block.
 	Final func(head domain.Head, state []byte)
-	// Gate refuses tenants' commands while it returns an error: the disk is nearly
-	// full, the read models are too far behind, the log's configuration has drifted.
-	Gate func() *domain.Error
+	// Gate refuses commands that come with a key while it returns an error for them: the
+	// disk is nearly full, the read models are too far behind.
+	Gate func(domain.CommandBody) *domain.Error
 	// KeepLevel begins the term at the logic level that the log has, if it has one: the
 	// site's other processes may be of an older build. See domain.StartWriter.
 	KeepLevel bool

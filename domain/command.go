@@ -44,6 +44,19 @@ func (a *Actor) wire(c *coder) {
 	idField(c, 3, &a.Host)
 }
 
+// OnlyEnds reports whether a command can do no more than end something: a VM's or an
+// allocation's use, a key, a slot's service. There are at most as many of those as there
+// are things to end, so they are taken while the site has room for little else.
+func OnlyEnds(b CommandBody) bool {
+	switch m := b.(type) {
+	case *ActOnAllocation:
+		return m.Action == ActionStop || m.Action == ActionRelease
+	case *RevokeAPIKey, *QuarantineSlot:
+		return true
+	}
+	return false
+}
+
 // Command is a request to change something, by an actor, at a time. At is the
 // commit's, stamped by the loop.
 type Command struct {

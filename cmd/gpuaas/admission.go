@@ -13,9 +13,13 @@ import (
 	"github.com/gpuaas/gpuaas/streams/server"
 )
 
-// admission refuses tenants' commands while the site could not keep its promises.
-func (s *site) admission() *domain.Error {
-	if e := s.gate.Load(); e != nil {
+// errDiskNearlyFull refuses what would make the log longer without end.
+var errDiskNearlyFull = domain.Errorf(domain.Unavailable, "site.disk_nearly_full", "the site's disk is nearly full: an operator has to make room; stop and release still work")
+
+// admission refuses tenants' commands while the site could not keep its promises. Little
+// room is enough for what only ends something: who cannot release pays on.
+func (s *site) admission(b domain.CommandBody) *domain.Error {
+	if e := s.gate.Load(); e != nil && (e != errDiskNearlyFull || !domain.OnlyEnds(b)) {
 		return e
 	}
 	if s.reads != nil && s.reads.lag() > s.cfg.MaxLag {
@@ -67,7 +71,7 @@ func (s *site) watchDisk(ctx context.Context) error {
 			free.Set(float64(st.Bavail) / float64(usable))
 			var gate *domain.Error
 			if percent < s.cfg.MinFree {
-				gate = domain.Errorf(domain.Unavailable, "site.disk_nearly_full", "the site's disk is nearly full: an operator has to make room")
+				gate = errDiskNearlyFull
 			}
 			if gate == nil {
 				s.unstick(ctx)

@@ -341,11 +341,14 @@ func flipLogByte(t *testing.T, dir string) {
 	}
 }
 
-// TestDiskNearlyFull keeps reads going and refuses what would be written.
+// TestDiskNearlyFull keeps reads going and refuses what would be written, but for what
+// only ends something: an allocation that is released is not billed any more.
 func TestDiskNearlyFull(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, "serve", "--log-level", "warn")
-	te := s.newTenant("acme", 5)
+	s := newSite(t, "dev", "--log-level", "warn")
+	te := s.newTenant("acme", 5_000_000)
+	a := te.launch(obj{"name": "a", "sku": "gpu-1x"})
+	te.becomes(a.ID, "running")
 	s.interrupt()
 	s.start("--min-free-percent", "100")
 	op := s.operator()
@@ -357,7 +360,11 @@ func TestDiskNearlyFull(t *testing.T) {
 		return errNo(a.status == 503 && a.code == "site.disk_nearly_full", string(a.body))
 	})
 	te.refused(503, "site.disk_nearly_full", "POST", "/v1/tenants/"+te.id+"/projects", obj{"name": "more"})
+	te.refused(503, "site.disk_nearly_full", "POST", "/v1/allocations/"+a.ID+"/reboot", nil)
 	te.get(fmt.Sprintf("/v1/projects/%s?at_least=%d", te.project, te.head()), &struct{}{})
+	te.do(202, "POST", "/v1/allocations/"+a.ID+"/stop", nil)
+	te.do(202, "DELETE", "/v1/allocations/"+a.ID, nil)
+	te.becomes(a.ID, "released")
 	if status, body, err := look(s.address(), "/readyz"); err != nil || status != 503 || !strings.Contains(body, "disk is nearly full") {
 		t.Errorf("readyz: %d %s (%v)", status, body, err)
 	}
