@@ -11,6 +11,8 @@ DEVFLAGS ?=
 # These packages have no goroutines; all others are tested under the race detector, a new one without being named.
 PURE   = $(shell $(GO) list . ./domain/... ./billing/... ./migrations/...)
 RACE   = $(filter-out $(PURE),$(shell $(GO) list ./...))
+# Of these the race detector sees a part (-short), since they try every step there is; the whole runs without it.
+STEPS  = ./hostd/discovery ./hostd/machine/linux ./hostd/wipe
 
 .PHONY: help
 help: ## list the targets
@@ -35,8 +37,8 @@ dev: build ## run everything on this machine (MACHINE=lab boots real VMs and nee
 test: setup ## all tests but the slow suites
 	$(GO) vet ./...
 	$(GO) vet -tags lab ./... # or a change would be found to break them only on a lab
-	$(GO) test -timeout 10m $(PURE)
-	$(GO) test -timeout 12m -race $(RACE)
+	$(GO) test -timeout 10m $(PURE) $(STEPS)
+	$(GO) test -timeout 12m -race -short $(RACE)
 
 .PHONY: test-long
 test-long: setup ## campaigns that go on where they ended (FOR=10m each): real processes, the simulation, planted bugs, failovers (ROUNDS=25), hostile requests, fuzzing

@@ -69,6 +69,15 @@ func (d *drive) dying(n int, done, powerCut bool) (killed bool) {
 	return killed
 }
 
+// stride is from one operation to die at to the next: in short mode, as under the race
+// detector, one in five is enough.
+func stride() int {
+	if testing.Short() {
+		return 5
+	}
+	return 1
+}
+
 // TestCrashAnywhere kills the host between any two operations of a wipe. The next
 // run ends it, and never restarts a sanitize that is in progress.
 func TestCrashAnywhere(t *testing.T) {
@@ -78,7 +87,7 @@ func TestCrashAnywhere(t *testing.T) {
 			t.Run(policy.String()+" "+death.name, func(t *testing.T) {
 				t.Parallel()
 				n := 1
-				for ; ; n++ {
+				for ; ; n += stride() {
 					if !crash(t, policy, n, death.done, death.powerCut, nil) {
 						break
 					}
@@ -151,7 +160,7 @@ func TestCrashOfABrokenDrive(t *testing.T) {
 		for _, policy := range policies {
 			t.Run(name+" "+policy.String(), func(t *testing.T) {
 				t.Parallel()
-				for n := 1; crash(t, policy, n, n%2 == 0, n%3 == 0, broken); n++ {
+				for n := 1; crash(t, policy, n, n%2 == 0, n%3 == 0, broken); n += stride() {
 				}
 			})
 		}

@@ -133,6 +133,9 @@ func TestGoodDrives(t *testing.T) {
 		}, "format-ses1", "", "format-ses1", "overwrite-zero", false},
 	} {
 		for policy, method := range map[domain.WipePolicy]string{domain.WipeAuto: c.auto, domain.WipeSanitize: c.sanitize, domain.WipeFormat: c.format, domain.WipeOverwrite: c.overwrite} {
+			if testing.Short() && policy != domain.WipeAuto {
+				continue
+			}
 			t.Run(name+" "+policy.String(), func(t *testing.T) {
 				t.Parallel()
 				synctest.Test(t, func(t *testing.T) {

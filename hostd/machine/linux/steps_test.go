@@ -25,7 +25,10 @@ func TestEveryStep(t *testing.T) {
 	}
 	t.Logf("%d acts", len(acts))
 	for at, what := range acts {
-		for _, how := range []string{"fails before", "fails after", "crash before", "crash after"} {
+		for i, how := range []string{"fails before", "fails after", "crash before", "crash after"} {
+			if testing.Short() && (at+i)%4 != 0 {
+				continue // every act in one way: it is the race detector's turn
+			}
 			t.Run(fmt.Sprintf("%s %d %s", how, at, what), func(t *testing.T) {
 				t.Parallel()
 				stepFault(t, at, how)
