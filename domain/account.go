@@ -13,6 +13,19 @@ func (s *HeldGeneration) wire(c *coder) {
 	uintField(c, 2, &s.Generation)
 }
 
+// HeldBoot is a VM that both know, and that its host has booted more often.
+type HeldBoot struct {
+	Allocation AllocationID `json:"allocation_id"`
+	VM         VMID         `json:"vm_id"`
+	Boot       uint32       `json:"boot"`
+}
+
+func (b *HeldBoot) wire(c *coder) {
+	idField(c, 1, &b.Allocation)
+	idField(c, 2, &b.VM)
+	uintField(c, 3, &b.Boot)
+}
+
 // HostReconciled is a host's account of itself, compared with the log: it is placed
 // again. Unknown VMs are none of the log's. Nobody is billed for them.
 type HostReconciled struct {
@@ -22,7 +35,9 @@ type HostReconciled struct {
 	SeenGeneration uint64           `json:"seen_generation"`
 	SlotMap        Digest           `json:"slot_map,omitzero"` // in force on the host
 	Unknown        []HeldVM         `json:"unknown_vms"`
-	Slots          []HeldGeneration `json:"slots"` // whose generation rises
+	Slots          []HeldGeneration `json:"slots"`                  // whose generation rises: they were used since
+	Used           []SlotID         `json:"perhaps_used,omitempty"` // since, too: of what the host does not remember nobody knows
+	Boots          []HeldBoot       `json:"boots,omitempty"`
 }
 
 // EventType implements EventBody.
@@ -42,7 +57,12 @@ func (e *HostReconciled) wire(c *coder) {
 	c.digest(5, &e.SlotMap)
 	msgs(c, 6, &e.Unknown)
 	msgs(c, 7, &e.Slots)
+	msgs(c, 8, &e.Boots)
+	ids(c, 9, &e.Used)
 }
+
+// mapDiffers reports whether the host has another map in force than the log.
+func (e *HostReconciled) mapDiffers(h *Host) bool { return !e.SlotMap.IsZero() && e.SlotMap != h.MapID }
 
 func (e *HostReconciled) apply(w *World, _ *Applied) {
 	w.changeHost(e.Host, func(h *Host) {
@@ -53,7 +73,20 @@ func (e *HostReconciled) apply(w *World, _ *Applied) {
 			h.unknown = append(h.unknown, v)
 		}
 		for _, s := range e.Slots {
-			w.slots.get(s.Slot).Generation = s.Generation
+			slot := w.slots.get(s.Slot)
+			slot.Generation = s.Generation
+			slot.Dirty = slot.Dirty || w.LogicLevel >= 2 // whoever used it since left something
+		}
+		for _, id := range e.Used {
+			w.slots.get(id).Dirty = true
+		}
+		for _, b := range e.Boots { // or the host would not do what is asked of a boot that it has had
+			w.vms.get(b.VM).Boot = b.Boot
+		}
+		if w.LogicLevel >= 2 && e.mapDiffers(h) {
+			for _, row := range h.slots {
+				w.slots.row(row).Dirty = true
+			}
 		}
 		w.touch(h)
 	})
@@ -85,7 +118,7 @@ func (w *World) judgeHoldings(x *Context, hi uint32, r *HoldingsReport) ([]Event
 	a.read(r)
 	a.endVMs()
 	a.events = append(a.events, a.e)
-	a.slots(!r.SlotMap.IsZero() && r.SlotMap != h.MapID)
+	a.slots(a.e.mapDiffers(h))
 	return a.events, nil
 }
 
@@ -121,6 +154,9 @@ func (a *account) read(r *HoldingsReport) {
 		}
 		a.held[v.VM] = true
 		if row := a.w.vms.find(v.VM); row != none && a.w.vms.row(row).host == a.hi {
+			if have := a.w.vms.row(row); v.Boot > have.Boot && have.State < Releasing && a.w.LogicLevel >= 2 {
+				a.e.Boots = append(a.e.Boots, HeldBoot{a.w.allocations.row(have.alloc).ID, v.VM, v.Boot})
+			}
 			continue
 		}
 		a.e.Unknown = append(a.e.Unknown, v)
@@ -140,6 +176,19 @@ func (a *account) read(r *HoldingsReport) {
 			a.e.Slots = append(a.e.Slots, HeldGeneration{a.w.slots.row(row).ID, s.Generation})
 		}
 	}
+	for _, row := range a.h.slots {
+		s, seen := a.w.slots.row(row), a.seen[row]
+		if !s.Dirty && s.State != SlotIsRetired && seen.Generation <= s.Generation && (seen.Dirty && a.w.LogicLevel >= 2 || a.forgotten(row)) {
+			a.e.Used = append(a.e.Used, s.ID)
+		}
+	}
+}
+
+// forgotten reports whether the host does not remember the slot as the log does: it has
+// lost its journal, and with it what it did after the end of the log.
+func (a *account) forgotten(row uint32) bool {
+	seen := a.seen[row]
+	return a.w.LogicLevel >= 2 && (seen.Slot.IsZero() || seen.Generation < a.w.slots.row(row).Generation)
 }
 
 // gone reports whether the host has had the VM and has it no more. One that never
@@ -230,7 +279,7 @@ func (a *account) slots(mapDiffers bool) {
 		case mapDiffers:
 			a.quarantine(s, reasonMapDiffers)
 		case a.let[row]: // goes to its wipe
-		case seen.Generation > s.Generation || seen.Dirty && s.State == SlotIsAvailable:
+		case seen.Generation > s.Generation || (seen.Dirty || a.forgotten(row)) && s.State == SlotIsAvailable:
 			again.Slots = append(again.Slots, WipingSlot{
 				Slot: s.ID, Generation: max(s.Generation, seen.Generation), Attempt: s.Attempt + 1, Deadline: a.x.At.Add(wipeDeadline(s.Policy)),
 			})

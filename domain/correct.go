@@ -222,7 +222,10 @@ func (e *WorldCorrected) apply(w *World, _ *Applied) {
 	w.corrections.remove(e.ID)
 	if e.Field == FieldHostAhead {
 		id, _ := ParseID[hostKind](e.Correction.Resource) // decide has read it
-		w.changeHost(id, func(h *Host) { h.Ahead = false })
+		w.changeHost(id, func(h *Host) {
+			h.Ahead, h.AheadEpoch = false, 0
+			w.markDirty(h)
+		})
 	}
 }
 

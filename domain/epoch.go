@@ -14,6 +14,7 @@ type LostSign struct {
 	Name   string `json:"name,omitempty"`
 	Commit uint64 `json:"commit,omitempty"` // the newest that it knows
 	Hash   Digest `json:"hash,omitzero"`
+	Epoch  uint32 `json:"epoch,omitempty"` // that it has seen: of a placement or a host
 }
 
 func (s *LostSign) wire(c *coder) {
@@ -21,6 +22,7 @@ func (s *LostSign) wire(c *coder) {
 	c.str(2, &s.Name)
 	c.uvar(3, &s.Commit)
 	c.digest(4, &s.Hash)
+	uintField(c, 5, &s.Epoch)
 }
 
 // OpenEpoch opens the site's next epoch. Who asks has checked that whoever approves
@@ -92,8 +94,8 @@ func (m *OpenEpoch) decide(w *World, x *Context) ([]EventBody, *Error) {
 		return nil, err
 	}
 	switch {
-	case m.Epoch != w.Epoch+1:
-		return nil, Errorf(Conflict, "epoch.not_next", "the site is in epoch %d: the next one is %d, not %d", w.Epoch, w.Epoch+1, m.Epoch)
+	case m.Epoch != w.NextEpoch(m.Lost):
+		return nil, Errorf(Conflict, "epoch.not_next", "the site is in epoch %d: the next one is %d, not %d", w.Epoch, w.NextEpoch(m.Lost), m.Epoch)
 	case m.Survived != w.Head:
 		return nil, Errorf(Conflict, "epoch.other_end", "the log ends at commit %d %s, not at %d %s", w.Head.N, w.Head.Hash, m.Survived.N, m.Survived.Hash)
 	case m.SurvivedAt > x.At || w.At != m.SurvivedAt && w.At != x.At:
@@ -121,6 +123,21 @@ func (m *OpenEpoch) decide(w *World, x *Context) ([]EventBody, *Error) {
 	return []EventBody{e}, nil
 }
 
+// NextEpoch is the epoch that can be opened. The opening of one may have been lost itself:
+// its number must not come again, or hosts that have seen it would not follow.
+func (w *World) NextEpoch(lost []LostSign) uint32 {
+	seen := w.Epoch
+	for _, s := range lost {
+		if s.Epoch <= w.Epoch+maxEpochsLost { // a host can say what it likes
+			seen = max(seen, s.Epoch)
+		}
+	}
+	return seen + 1
+}
+
+// maxEpochsLost bounds how many openings are believed to be lost.
+const maxEpochsLost = 1000
+
 func (e *EpochOpened) apply(w *World, x *Applied) {
 	w.Epoch = e.Epoch
 	w.extendDeadlines(x.At.Sub(e.SurvivedAt)) // nobody wrote, as far as this log knows
@@ -129,7 +146,7 @@ func (e *EpochOpened) apply(w *World, x *Applied) {
 		if h.Removed || h.NATSKey == "" {
 			continue
 		}
-		h.Accounts, h.Ahead = e.SurvivedAt, false
+		h.Accounts, h.Ahead, h.AheadEpoch = e.SurvivedAt, false, 0
 		w.touch(h)
 		w.fleet.refresh(w, row)
 	}
@@ -141,6 +158,8 @@ type NoteHostAhead struct {
 	Host       HostID `json:"host_id"`
 	Epoch      uint32 `json:"epoch"`
 	Generation uint64 `json:"generation"`
+	// Forked: the placement that it follows came from a commit that this log does not have.
+	Forked bool `json:"forked,omitempty"`
 }
 
 // CommandType implements CommandBody.
@@ -150,6 +169,7 @@ func (m *NoteHostAhead) wire(c *coder) {
 	idField(c, 1, &m.Host)
 	uintField(c, 2, &m.Epoch)
 	c.uvar(3, &m.Generation)
+	c.bool(4, &m.Forked)
 }
 
 // HostAhead is the fact: the log has lost its end, or is another than the host's.
@@ -181,22 +201,26 @@ func (e *HostAhead) wire(c *coder) {
 // AheadOf reports whether a host that has seen the pair has seen more than the log
 // ever placed on it.
 func (w *World) AheadOf(host HostID, epoch uint32, generation uint64) bool {
+	return w.mayBeAhead(host, epoch) && (epoch > w.Epoch || generation > w.hosts.get(host).Generation)
+}
+
+func (w *World) mayBeAhead(host HostID, epoch uint32) bool {
 	h := w.hosts.get(host)
-	return h != nil && !h.Removed && !h.Ahead && (epoch > w.Epoch || epoch == w.Epoch && generation > h.Generation)
+	return h != nil && !h.Removed && !h.Ahead && epoch >= w.Epoch
 }
 
 func (m *NoteHostAhead) decide(w *World, x *Context) ([]EventBody, *Error) {
 	if x.Actor.Kind != ActorSystem {
 		return nil, notFound("host")
 	}
-	if !w.AheadOf(m.Host, m.Epoch, m.Generation) {
+	if !w.AheadOf(m.Host, m.Epoch, m.Generation) && !(m.Forked && w.mayBeAhead(m.Host, m.Epoch)) {
 		return nil, nil
 	}
 	return []EventBody{&HostAhead{Host: m.Host, SeenEpoch: m.Epoch, SeenGeneration: m.Generation, Epoch: w.Epoch, Generation: w.hosts.get(m.Host).Generation}}, nil
 }
 
 func (e *HostAhead) apply(w *World, _ *Applied) {
-	w.changeHost(e.Host, func(h *Host) { h.Ahead = true })
+	w.changeHost(e.Host, func(h *Host) { h.Ahead, h.AheadEpoch = true, e.SeenEpoch })
 }
 
 // DestroyUnknownVM is an operator's decision on a VM that the log does not know: it is
@@ -328,4 +352,12 @@ func (w *World) EpochState() (epoch uint32, awaited, ahead []HostID, unknown []U
 		}
 	}
 	return w.Epoch, awaited, ahead, unknown
+}
+
+// AheadEpoch is the epoch that a host which is ahead of the log has seen.
+func (w *World) AheadEpoch(host HostID) uint32 {
+	if h := w.hosts.get(host); h != nil {
+		return h.AheadEpoch
+	}
+	return 0
 }

@@ -107,9 +107,9 @@ func TestLostTailIsReconciled(t *testing.T) {
 	s.release(other, short, h) // used, and wiped again
 	s.after(Hour)
 	before := h.placement()
-	seen := map[uint32]uint32{}
+	seen, ids := map[uint32]uint32{}, map[uint32]SlotID{}
 	for _, row := range s.w.hosts.get(h.id).slots {
-		seen[uint32(s.w.slots.row(row).Index)] = s.w.slots.row(row).Generation
+		seen[uint32(s.w.slots.row(row).Index)], ids[uint32(s.w.slots.row(row).Index)] = s.w.slots.row(row).Generation, s.w.slots.row(row).ID
 	}
 
 	r := s.restored(cut)
@@ -131,12 +131,17 @@ func TestLostTailIsReconciled(t *testing.T) {
 
 	says := h.holdings(before)
 	for index := range uint32(5) {
-		says.Slots = append(says.Slots, HeldSlot{Index: index, Generation: seen[index]})
+		says.Slots = append(says.Slots, HeldSlot{Index: index, Slot: ids[index], Generation: seen[index]})
 	}
 	e := h.report(Report{Kind: ReportInventory, Holdings: says})
 	done := ofType[*HostReconciled](e)
 	if len(done) != 1 || len(done[0].Unknown) != 1 || done[0].Unknown[0].Tenant != other.id {
 		t.Fatalf("%+v", done)
+	}
+	for _, used := range done[0].Slots {
+		if sl := r.w.slots.get(used.Slot); !sl.Dirty {
+			t.Errorf("slot %d was used since, and nothing is owed for it", sl.Index)
+		}
 	}
 	unknown := done[0].Unknown[0]
 	if gone := ofType[*AllocationReleasing](e); len(gone) != 1 || gone[0].ID != ends || gone[0].Reason != "epoch.not_on_host" || gone[0].BilledTo != at {
@@ -219,6 +224,89 @@ func TestAccountOfAnotherHistory(t *testing.T) {
 	}
 	if q := ofType[*SlotQuarantined](e); len(q) != 2 || q[1].Reason != "epoch.map_differs" && q[0].Reason != "epoch.map_differs" {
 		t.Errorf("with another map: %+v", q)
+	}
+	s.replays()
+}
+
+// An opening of an epoch may be lost itself. Its number does not come again: hosts that
+// have seen it would not follow.
+func TestLostOpeningIsNotRepeated(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	second, _ := s.second()
+	h := s.host("h1", 1, "r")
+	s.must(System, &NoteHostAhead{Host: h.id, Epoch: 4, Generation: 9})
+	if epoch := s.w.AheadEpoch(h.id); epoch != 4 {
+		t.Errorf("the host has seen epoch %d", epoch)
+	}
+	m := s.openEpoch(second)
+	m.Lost = append(m.Lost, LostSign{Source: "host", Epoch: 4}, LostSign{Source: "placement", Epoch: 3}, LostSign{Source: "host", Epoch: 4e9})
+	s.refused(System, m, "epoch.not_next")
+	m.Epoch = 5
+	if opened := s.must(System, m)[0].(*EpochOpened); opened.Epoch != 5 || s.w.Epoch != 5 || s.w.AheadEpoch(h.id) != 0 {
+		t.Errorf("%+v", opened)
+	}
+	s.replays()
+}
+
+// A host that is ahead of the log is told nothing: what the log places would pass what
+// the host has seen, and remove what the log does not know.
+func TestHostAheadIsToldNothing(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	h := s.host("h1", 1, "r")
+	if _, ok := s.w.PlacementOf(h.id); !ok {
+		t.Fatal("it has no placement")
+	}
+	if e, _ := s.try(System, &NoteHostAhead{Host: h.id, Epoch: 1, Generation: 1}); e != nil {
+		t.Errorf("a host that is behind is ahead: %+v", e)
+	}
+	s.must(System, &NoteHostAhead{Host: h.id, Epoch: 1, Generation: 1, Forked: true})
+	if x, ok := s.w.PlacementOf(h.id); ok {
+		t.Errorf("it is told %+v", x)
+	}
+	s.must(s.admin, &ActOnHost{Host: h.id, Action: HostCordon})
+	if x, ok := s.w.PlacementOf(h.id); ok {
+		t.Errorf("it is told %+v", x)
+	}
+	if e, _ := s.try(System, &NoteHostAhead{Host: h.id, Epoch: 0, Generation: 1, Forked: true}); e != nil {
+		t.Error("said twice, of an epoch that is over")
+	}
+	s.replays()
+}
+
+// A VM that was booted again in the lost tail goes on from there: its host would take
+// the log's next boot for one that it has had.
+func TestBootsGoOnAboveTheHosts(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	second, _ := s.second()
+	h := s.host("h1", 1, "r")
+	s.sku("gpu-1x", 1, 3_600_000)
+	f := s.tenant("acme", 1e9)
+	id := s.launch(f, "a", "gpu-1x", 1)
+	h.boot()
+	before := h.placement()
+	v := s.w.vms.row(s.w.allocations.get(id).vms[0])
+	s.must(System, s.openEpoch(second))
+	says := h.holdings(before)
+	says.VMs[0].Boot = 3
+	e := h.report(Report{Kind: ReportInventory, Holdings: says})
+	if done := ofType[*HostReconciled](e); len(done) != 1 || !slices.Equal(done[0].Boots, []HeldBoot{{id, v.ID, 3}}) || v.Boot != 3 {
+		t.Fatalf("boot %d: %+v", v.Boot, done)
+	}
+	if p := h.placement().Desired.VMs; len(p) != 1 || p[0].Boot != 3 {
+		t.Errorf("%+v", p)
+	}
+	h.vm(ReportStarted, h.placement().Desired.VMs[0], s.now)
+	s.must(f.key, &ActOnAllocation{Allocation: id, Action: ActionStop})
+	h.vm(ReportStopped, h.placement().Desired.VMs[0], s.now)
+	if v.State != Stopped {
+		t.Errorf("the VM is %s", v.State)
+	}
+	s.must(f.key, &ActOnAllocation{Allocation: id, Action: ActionStart})
+	if v.Boot != 4 {
+		t.Errorf("it is started as boot %d", v.Boot)
 	}
 	s.replays()
 }

@@ -20,19 +20,20 @@ type Host struct {
 	NATSKey string   // public nkey
 	SignKey [32]byte // Ed25519 public key its reports are signed with
 
-	Proposal *SlotMap // waiting for approval
-	MapID    Digest   // approved
-	GPUClass string
-	Features Features // what its VMs can have, by the approved map
-	Cordoned bool
-	Draining bool
-	Silent   Time // no heartbeat since; 0: in touch
-	away     gap  // the last time it was silent
-	Faulted  bool // quarantined as a whole
-	LostAt   Time // its power-off was confirmed, nothing ran since; 0 once no VM is left
-	Removed  bool // taken out of the site: only the row is left
-	Accounts Time // it has to say what it holds, since the log ended here; 0: it has
-	Ahead    bool // it has seen a placement that this log never made
+	Proposal   *SlotMap // waiting for approval
+	MapID      Digest   // approved
+	GPUClass   string
+	Features   Features // what its VMs can have, by the approved map
+	Cordoned   bool
+	Draining   bool
+	Silent     Time   // no heartbeat since; 0: in touch
+	away       gap    // the last time it was silent
+	Faulted    bool   // quarantined as a whole
+	LostAt     Time   // its power-off was confirmed, nothing ran since; 0 once no VM is left
+	Removed    bool   // taken out of the site: only the row is left
+	Accounts   Time   // it has to say what it holds, since the log ended here; 0: it has
+	Ahead      bool   // it has seen a placement that this log never made
+	AheadEpoch uint32 // of which epoch that was
 
 	Generation uint64    // of its desired state
 	Journal    JournalID // reports recorded so far

@@ -488,6 +488,8 @@ type Heartbeat struct {
 	VMs        uint32 // running
 	Version    string
 	Drift      string // what is observed and not desired, "" if nothing
+	From       Head   // the commit of the desired state that it follows; zero: not known
+	Refused    Head   // the commit of another content of the same generation, for which it follows neither any more
 }
 
 func (h *Heartbeat) wire(c *coder) {
@@ -501,6 +503,10 @@ func (h *Heartbeat) wire(c *coder) {
 	uintField(c, 8, &h.VMs)
 	c.str(9, &h.Version)
 	c.str(10, &h.Drift)
+	c.uvar(11, &h.From.N)
+	c.digest(12, &h.From.Hash)
+	c.uvar(13, &h.Refused.N)
+	c.digest(14, &h.Refused.Hash)
 }
 
 // EncodeHeartbeat is the message on heartbeat.<site>.<host>.

@@ -305,13 +305,17 @@ func (w *World) PlacementOf(id HostID) (*Placement, bool) {
 	return d.Placement(), true
 }
 
-// DraftPlacement is PlacementOf, not finished.
+// DraftPlacement is PlacementOf, not finished. A host that is ahead of the log is told
+// nothing until an epoch is opened.
 func (w *World) DraftPlacement(id HostID) (*PlacementDraft, bool) {
 	hi := w.hosts.find(id)
 	if hi == none {
 		return nil, false
 	}
 	h := w.hosts.row(hi)
+	if h.Ahead { // it would pass what the host has seen, and remove what this log does not know
+		return nil, false
+	}
 	d := &PlacementDraft{seeds: make([][16]byte, 0, len(h.slots)), placement: Placement{Journal: h.Journal, Acked: h.Acked, Desired: Desired{
 		Site: w.Site, Epoch: w.Epoch, Host: id, Generation: h.Generation, SlotMap: h.MapID,
 		VMs: make([]PlacedVM, 0, len(h.vms)),

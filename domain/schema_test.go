@@ -13,7 +13,7 @@ func TestSnapshotSchemaNamesTheEncoding(t *testing.T) {
 	s.launch(f, "a", "gpu-1x", 2)
 	h.boot()
 	s.after(2 * Hour)
-	const schema, want = "gpuaas-world-10", "sha256:36c4981ce2c60dcf402bc4a9db4647d7abca351fa3ca90a744afa422cb4aea19"
+	const schema, want = "gpuaas-world-11", "sha256:b57507f3612e1d51fc3ef827970c702d1334bdaee1fa04b4b42f8827a222a742"
 	if got := s.w.Hash().String(); snapshotSchema != schema || got != want {
 		t.Fatalf("the world is encoded as %s under the schema %q, it was %s under %q: change snapshotSchema and this test together", got, snapshotSchema, want, schema)
 	}

@@ -20,7 +20,7 @@ import (
 
 // snapshotSchema changes whenever the encoding of the world does: a snapshot of
 // another schema is not read, the log is.
-const snapshotSchema = "gpuaas-world-10"
+const snapshotSchema = "gpuaas-world-11"
 
 // ErrSnapshotSchema is a snapshot that another build wrote.
 var ErrSnapshotSchema = errors.New("snapshot of another schema")

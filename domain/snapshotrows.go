@@ -139,6 +139,7 @@ func (h *Host) wire(c *coder) {
 	c.time(27, &h.Accounts)
 	c.bool(28, &h.Ahead)
 	msgs(c, 29, &h.unknown)
+	uintField(c, 30, &h.AheadEpoch)
 }
 
 func (s *Slot) wire(c *coder) {

@@ -10,14 +10,17 @@ import (
 
 	"github.com/gpuaas/gpuaas/domain"
 	"github.com/gpuaas/gpuaas/hostd/journal"
+	"github.com/gpuaas/gpuaas/hostd/plan"
 )
 
 // A new site epoch was opened on a log that had lost its end. The host changes
 // nothing: it lets what it is doing end, says what it holds, and waits for a
 // placement that was made in that knowledge.
 
-func beforeKey(epoch uint32) string   { return fmt.Sprintf("before/%d/", epoch) }
-func holdingsKey(epoch uint32) string { return fmt.Sprintf("holdings/%d/", epoch) }
+func beforeKey(epoch uint32) string { return fmt.Sprintf("before/%d/", epoch) }
+func holdingsKey(d *domain.Desired) string {
+	return fmt.Sprintf("holdings/%d/%d/", d.Epoch, d.Generation)
+}
 
 // accounting is what has to be remembered when an epoch asks for an account: what was
 // seen before it.
@@ -28,12 +31,25 @@ func (a *Agent) accounting(d *domain.Desired, before journal.Seen) journal.Chang
 	return journal.Change{Set: map[string]string{beforeKey(d.Epoch): fmt.Sprintf("%d %d", before.Epoch, before.Generation)}}
 }
 
-// account says what the host holds, once an epoch and when nothing is under way. What it
+// changing reports whether a chain runs that changes what the host holds. A wipe may take
+// a day, and a slot that is being wiped holds nothing: what comes of it is judged when it
+// comes.
+func (a *Agent) changing() bool {
+	for c := range a.chains {
+		if c.steps[0].Op != plan.Wipe {
+			return true
+		}
+	}
+	return false
+}
+
+// account says what the host holds, once each time that it is asked and when nothing is
+// changing: an epoch may have been opened twice, by a log that lost the first. What it
 // reported before is forgotten: the log may have, too.
 func (a *Agent) account(ctx context.Context) (time.Duration, error) {
 	a.status.rest("a new site epoch: waits for the first placement of it")
-	key := holdingsKey(a.desired.Epoch)
-	if _, said := a.journal.Fact(key); said || len(a.chains) > 0 {
+	key := holdingsKey(a.desired)
+	if _, said := a.journal.Fact(key); said || a.changing() {
 		return a.nextLook(), nil
 	}
 	observing, cancel := context.WithTimeout(ctx, observeTimeout)

@@ -255,6 +255,10 @@ func (a *Agent) accept(p *domain.Placement) error {
 		return nil
 	}
 	before := a.fence.Seen()
+	if id, acked := a.journal.Acked(); before.Outruns(p, a.status.following(), id, acked) {
+		a.o.Log.Error("a newer placement acknowledges less than was acknowledged before: the site's log has lost its end; this host waits for a new epoch", "epoch", d.Epoch, "generation", d.Generation)
+		return nil
+	}
 	verdict, err := a.fence.Admit(d)
 	if err != nil {
 		return err
@@ -265,13 +269,16 @@ func (a *Agent) accept(p *domain.Placement) error {
 		return nil
 	case journal.Conflict:
 		a.o.Log.Error("one generation, two digests: this host executes nothing until a new epoch", "epoch", d.Epoch, "generation", d.Generation)
+		a.status.refuse(p.From)
 		a.desired, a.approved = nil, nil // what was approved stays tenants', see Approved
 		a.cancelChains(func(*chain) bool { return true })
 		return full(a.reportConflict(d))
 	case journal.Execute:
 	}
-	if _, err := a.journal.Acknowledge(p.Journal, p.Acked); err != nil {
-		return err
+	if a.status.follow(p.From, before.Epoch != d.Epoch || before.Generation != d.Generation) {
+		if _, err := a.journal.Acknowledge(p.Journal, p.Acked); err != nil {
+			return err
+		}
 	}
 	a.fresh = true
 	if a.desired != nil && a.desired.Generation == d.Generation && a.desired.Epoch == d.Epoch {
@@ -285,7 +292,7 @@ func (a *Agent) accept(p *domain.Placement) error {
 		return full(err) // not taken on: the next placement, or the next life, tries again
 	}
 	a.o.Log.Info("placement", "epoch", d.Epoch, "generation", d.Generation, "vms", len(d.VMs), "wipes", len(d.Wipes))
-	if err := a.fence.Keep(d); err != nil {
+	if err := a.fence.Keep(p); err != nil {
 		a.o.Log.Warn("the placement is not kept: after a restart this host waits for the site", "err", err)
 	}
 	a.takeOn(d)

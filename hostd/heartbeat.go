@@ -16,6 +16,8 @@ type status struct {
 	executed uint64
 	vms      uint32
 	drift    string
+	from     domain.Head
+	refused  domain.Head
 }
 
 // rest is a turn in which nothing could be planned.
@@ -23,6 +25,35 @@ func (s *status) rest(drift string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.drift = clip(drift)
+}
+
+// follow is the commit that what is desired follows from: of another desired state, or a
+// later one of the same. It reports whether it is not an earlier one.
+func (s *status) follow(from domain.Head, other bool) (news bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	news = other || from.N >= s.from.N
+	if other || from.N > s.from.N {
+		s.from = from
+	}
+	s.refused = domain.Head{}
+	return news
+}
+
+// following is the commit that is followed.
+func (s *status) following() domain.Head {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.from
+}
+
+// refuse is the commit of another content of what is followed.
+func (s *status) refuse(from domain.Head) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.refused.N == 0 { // what comes after it is refused for it
+		s.refused = from
+	}
 }
 
 // observe is a turn with a plan; settled if it had nothing left to do.
@@ -70,5 +101,6 @@ func (a *Agent) heartbeat() *domain.Heartbeat {
 	return &domain.Heartbeat{
 		Host: a.o.Host, Journal: a.journal.ID(), At: a.now(), Epoch: seen.Epoch, Generation: seen.Generation,
 		Executed: a.status.executed, Backlog: uint64(a.journal.Backlog()), VMs: a.status.vms, Version: a.o.Version, Drift: a.status.drift,
+		From: a.status.from, Refused: a.status.refused,
 	}
 }

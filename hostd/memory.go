@@ -28,7 +28,7 @@ import (
 //	inventory/<epoch>/<map>/    ""        proposed
 //	conflict/<epoch>/           ""        reported
 //	before/<epoch>/             numbers   epoch and generation seen before it
-//	holdings/<epoch>/           ""        reported
+//	holdings/<epoch>/<n>/       ""        reported, as generation n asked
 //	map                         digest    of the slot map in force
 func vmKey(id domain.VMID) string    { return "vm/" + id.String() + "/" }
 func knownKey(id domain.VMID) string { return vmKey(id) + "known" }

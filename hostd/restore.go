@@ -10,9 +10,13 @@ import (
 // spoken. What is kept is carried out only if it is exactly what the fence saw last.
 // Without it the map is still known, by its digest in the journal.
 func (a *Agent) restore() error {
-	d, err := a.fence.Kept()
+	kept, err := a.fence.Kept()
 	if err != nil {
 		a.o.Log.Error("the placement of the last life is not used: this host waits for the site", "err", err)
+	}
+	var d *domain.Desired
+	if kept != nil {
+		d = &kept.Desired
 	}
 	if d != nil && (d.Host != a.o.Host || d.Site != a.o.Site) {
 		a.o.Log.Error("the placement of the last life is another host's: ignored", "site", d.Site, "host", d.Host)
@@ -31,6 +35,7 @@ func (a *Agent) restore() error {
 			return full(err)
 		}
 	}
+	a.status.follow(kept.From, true)
 	a.takeOn(d)
 	a.o.Log.Info("the placement of the last life", "epoch", d.Epoch, "generation", d.Generation, "vms", len(d.VMs), "wipes", len(d.Wipes))
 	return nil

@@ -75,6 +75,9 @@ func (n *needs) collect(e domain.EventBody) {
 		for i := range e.Slots {
 			n.slots[e.Slots[i].Slot] = true
 		}
+		for i := range e.Boots {
+			n.allocations[e.Boots[i].Allocation] = true
+		}
 	case *domain.SlotRetired:
 		n.slots[e.Slot] = true
 	case *domain.WipeOwed:

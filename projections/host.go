@@ -106,6 +106,13 @@ func (b *batch) hostReconciled(x *at, e *domain.HostReconciled) {
 		b.newLeases = append(b.newLeases, &leaseRow{key: key, host: e.Host, started: x.At, ended: x.At})
 		b.prove(x, key, false, &wipeEvidence{Result: "quarantined", Component: "host", Reason: "epoch.forgotten"})
 	}
+	for _, h := range e.Boots {
+		b.eachVM(x, h.Allocation, func(v *vmRow) {
+			if v.id == h.VM {
+				v.boot = h.Boot
+			}
+		})
+	}
 }
 
 // addSlot brings a slot into being, with the lease of generation 0: nobody's, but

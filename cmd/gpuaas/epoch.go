@@ -172,10 +172,10 @@ const maxPlacementSigns = 16
 // signs are what knows of more than the log, or of another one.
 func (t *lostTail) signs(ctx context.Context) (signs []domain.LostSign, err error) {
 	// Each check says whether the log holds the head.
-	look := func(source, name string, h domain.Head) error {
+	look := func(source, name string, h domain.Head, epoch uint32) error {
 		err := t.commit.Check(ctx, h)
 		if errors.Is(err, streams.ErrLostTail) || errors.Is(err, streams.ErrForked) {
-			signs = append(signs, domain.LostSign{Source: source, Name: name, Commit: h.N, Hash: h.Hash})
+			signs = append(signs, domain.LostSign{Source: source, Name: name, Commit: h.N, Hash: h.Hash, Epoch: epoch})
 			return nil
 		}
 		return err
@@ -187,7 +187,7 @@ func (t *lostTail) signs(ctx context.Context) (signs []domain.LostSign, err erro
 	}
 	if event, head, err := t.feed.Head(ctx); err != nil {
 		return nil, err
-	} else if err := look("feed", fmt.Sprintf("event %d", event), head); err != nil {
+	} else if err := look("feed", fmt.Sprintf("event %d", event), head, 0); err != nil {
 		return nil, err
 	}
 	if t.reads != nil {
@@ -195,7 +195,7 @@ func (t *lostTail) signs(ctx context.Context) (signs []domain.LostSign, err erro
 		if err != nil {
 			return nil, fmt.Errorf("read models: %w", err)
 		}
-		if err := look("read_models", "", shown); err != nil {
+		if err := look("read_models", "", shown, 0); err != nil {
 			return nil, err
 		}
 	}
@@ -214,7 +214,7 @@ func (t *lostTail) signs(ctx context.Context) (signs []domain.LostSign, err erro
 			return nil, fmt.Errorf("placement of %s: %w", host, err)
 		}
 		if p.Desired.Epoch > t.world.Epoch || len(signs)-before < maxPlacementSigns {
-			if err := look("placement", host.String(), p.From); err != nil {
+			if err := look("placement", host.String(), p.From, p.Desired.Epoch); err != nil {
 				return nil, err
 			}
 		}
@@ -222,7 +222,7 @@ func (t *lostTail) signs(ctx context.Context) (signs []domain.LostSign, err erro
 	_, _, ahead, _ := t.world.EpochState()
 	for i, host := range ahead {
 		if i < maxPlacementSigns {
-			signs = append(signs, domain.LostSign{Source: "host", Name: host.String()})
+			signs = append(signs, domain.LostSign{Source: "host", Name: host.String(), Epoch: t.world.AheadEpoch(host)})
 		}
 	}
 	for _, s := range signs {

@@ -2,7 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+
+	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/streams"
 )
 
 const lostTailAdvice = "bring the newest log back before starting this site, or if there is none, see gpuaas site open-epoch: nothing was written"
@@ -63,4 +67,16 @@ func (s *site) refuseFeedAhead(ctx context.Context, end uint64) error {
 		return fmt.Errorf("the log ends at commit %d, but the feed holds event %d of commit %d: %w: %s", end, last, events[0].Commit.N, err, lostTailAdvice)
 	}
 	return nil
+}
+
+// holds says whether the log has the commit that a host follows. That it has none of its
+// number says nothing: a leader that has just been elected may not know it yet.
+func (s *site) holds(ctx context.Context, h domain.Head) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	err := s.commits.Check(ctx, h)
+	if errors.Is(err, streams.ErrForked) {
+		return false, nil
+	}
+	return err == nil, err
 }

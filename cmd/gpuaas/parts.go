@@ -45,7 +45,7 @@ func (s *site) newLoop(world *domain.World) (err error) {
 
 // startParts begins what every process of a site does.
 func (s *site) startParts(part partFunc) {
-	s.live = &processes.Liveness{Loop: s.member, Hosts: s.member.hosts, SilentAfter: time.Duration(s.cfg.Silent) * time.Second, Clock: s.clock, Log: s.log, Proven: s.proven}
+	s.live = &processes.Liveness{Loop: s.member, Hosts: s.member.hosts, SilentAfter: time.Duration(s.cfg.Silent) * time.Second, Clock: s.clock, Log: s.log, Proven: s.proven, Holds: s.holds}
 	part("drift watch", s.watchDrift)
 	part("disk watch", s.watchDisk)
 	part("database", s.keepDatabase)

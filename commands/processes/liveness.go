@@ -25,6 +25,10 @@ type Liveness struct {
 	// asked for a host that was not heard since the start: what ran there is not billed
 	// for the time in which nobody listened.
 	Proven func(ctx context.Context, host domain.HostID) (domain.Time, error)
+	// Holds says whether the log has the commit that a host follows, and not another one of
+	// its number. It is asked once a host, and again after a silence: a log loses its end
+	// only while nobody writes.
+	Holds func(ctx context.Context, h domain.Head) (bool, error)
 
 	mu   sync.Mutex
 	seen map[domain.HostID]*beat
@@ -38,6 +42,7 @@ type beat struct {
 
 	epoch      uint32 // of the pair that was compared with the log
 	generation uint64
+	follows    [2]domain.Head // the commits that were compared, too: that it follows, and that it refused
 }
 
 // Heard notes a heartbeat.
@@ -47,6 +52,9 @@ func (l *Liveness) Heard(host domain.HostID, hb *domain.Heartbeat) {
 	defer l.mu.Unlock()
 	b := l.get(host, now)
 	b.last, b.heard, b.state = now, domain.TimeOf(now), *hb
+	if b.silent {
+		b.follows = [2]domain.Head{}
+	}
 }
 
 func (l *Liveness) get(host domain.HostID, now time.Time) *beat {
@@ -105,31 +113,70 @@ func (l *Liveness) Run(ctx context.Context) {
 	}
 }
 
+// compared bounds the commits that are looked for in one turn.
+const compared = 256
+
 // noteAhead says which hosts have seen placements that this log never made: it has lost
-// its end. Each pair is compared once.
+// its end. Each pair is compared once. A log that has lost its end may have gone on
+// beyond what a host has seen: then only the commit tells.
 func (l *Liveness) noteAhead(ctx context.Context) {
 	var news []domain.Heartbeat
 	l.mu.Lock()
+	asked := 0
 	for id, b := range l.seen {
-		if hb := &b.state; b.heard != 0 && (hb.Epoch != b.epoch || hb.Generation != b.generation) {
+		hb := &b.state
+		n := domain.Heartbeat{Host: id, Epoch: hb.Epoch, Generation: hb.Generation}
+		if b.heard != 0 && b.follows[0].N == 0 && asked < compared {
+			asked++
+			n.From, b.follows[0] = hb.From, hb.From
+		}
+		if b.heard != 0 && b.follows[1] != hb.Refused {
+			n.Refused, b.follows[1] = hb.Refused, hb.Refused
+		}
+		if b.heard != 0 && (n.From.N != 0 || n.Refused.N != 0 || hb.Epoch != b.epoch || hb.Generation != b.generation) {
 			b.epoch, b.generation = hb.Epoch, hb.Generation
-			news = append(news, domain.Heartbeat{Host: id, Epoch: hb.Epoch, Generation: hb.Generation})
+			news = append(news, n)
 		}
 	}
 	l.mu.Unlock()
 	if len(news) == 0 {
 		return
 	}
-	var ahead []domain.Heartbeat
+	again := func(host domain.HostID) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if b := l.seen[host]; b != nil {
+			b.generation, b.follows = 0, [2]domain.Head{}
+		}
+	}
+	var ahead []domain.NoteHostAhead
+	var ask []domain.Heartbeat
 	_, _ = l.Loop.Query(ctx, domain.System, func(w *domain.World, _ domain.Time) {
 		for _, hb := range news {
-			if w.AheadOf(hb.Host, hb.Epoch, hb.Generation) {
-				ahead = append(ahead, hb)
+			forked := hb.Epoch >= w.Epoch && max(hb.From.N, hb.Refused.N) > w.Head.N
+			switch {
+			case forked || w.AheadOf(hb.Host, hb.Epoch, hb.Generation):
+				ahead = append(ahead, domain.NoteHostAhead{Host: hb.Host, Epoch: hb.Epoch, Generation: hb.Generation, Forked: forked})
+			case hb.Epoch >= w.Epoch && l.Holds != nil:
+				ask = append(ask, hb)
 			}
 		}
 	})
+	for _, hb := range ask {
+		for _, h := range []domain.Head{hb.From, hb.Refused} {
+			if h.N == 0 {
+				continue
+			}
+			held, err := l.Holds(ctx, h)
+			if err != nil {
+				again(hb.Host)
+			} else if !held {
+				ahead = append(ahead, domain.NoteHostAhead{Host: hb.Host, Epoch: hb.Epoch, Generation: hb.Generation, Forked: true})
+			}
+		}
+	}
 	for _, hb := range ahead {
-		cmd := &domain.Command{Actor: domain.System, Body: &domain.NoteHostAhead{Host: hb.Host, Epoch: hb.Epoch, Generation: hb.Generation}}
+		cmd := &domain.Command{Actor: domain.System, Body: &hb}
 		cmd.ID = commands.NewCommandID(l.Clock(), domain.Entropy(domain.DigestOf(hb.Host[:])))
 		sub, cancel := context.WithTimeout(ctx, 5*time.Second)
 		r := l.Loop.Submit(sub, cmd)
@@ -138,11 +185,7 @@ func (l *Liveness) noteAhead(ctx context.Context) {
 			l.Log.Error("a host has seen placements that this log never made: the log has lost its end; stop the site and see gpuaas site open-epoch", "host", hb.Host, "epoch", hb.Epoch, "generation", hb.Generation)
 			continue
 		}
-		l.mu.Lock()
-		if b := l.seen[hb.Host]; b != nil {
-			b.generation = 0 // asked again
-		}
-		l.mu.Unlock()
+		again(hb.Host)
 	}
 }
 

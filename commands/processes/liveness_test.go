@@ -79,3 +79,43 @@ func TestSilentSinceTheLastProof(t *testing.T) {
 	}
 	r.eventually("removed hosts are forgotten", func() bool { return live.SilentHosts() == 0 })
 }
+
+// A log that has lost its end may have gone on beyond what a host has seen. The commit
+// that the host follows tells: one that the log does not reach, or has another of.
+func TestHostsThatFollowALostCommit(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	hosts := map[string]*host{}
+	for _, name := range []string{"well", "forked", "beyond", "silent-about-it"} {
+		hosts[name] = r.newHost(name)
+	}
+	forked := domain.Head{N: 2, Hash: domain.Digest{9}}
+	var mu sync.Mutex
+	asked := 0
+	live := &processes.Liveness{
+		Loop: r.loop, Hosts: r.loop.Directory().Hosts, SilentAfter: time.Minute, Clock: time.Now, Log: slog.New(slog.DiscardHandler),
+		Holds: func(_ context.Context, h domain.Head) (bool, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			if asked++; asked == 1 {
+				return false, errors.New("the log is away")
+			}
+			return h != forked, nil
+		},
+	}
+	for name, from := range map[string]domain.Head{"well": {N: 1}, "forked": forked, "beyond": {N: 1e6}, "silent-about-it": {}} {
+		live.Heard(hosts[name].id, &domain.Heartbeat{Host: hosts[name].id, Epoch: 1, From: from})
+	}
+	r.background(live.Run)
+	ahead := func(name string) (is bool) {
+		r.see(func(w *domain.World) {
+			w.Identities(func(domain.APIKey) {}, func(domain.Member) {}, func(x *domain.Host) { is = is || x.ID == hosts[name].id && x.Ahead })
+		})
+		return is
+	}
+	r.eventually("both are noticed", func() bool { return ahead("forked") && ahead("beyond") })
+	r.eventually("all were asked about", func() bool { mu.Lock(); defer mu.Unlock(); return asked >= 3 })
+	if ahead("well") || ahead("silent-about-it") {
+		t.Error("a host that follows the log is ahead of it")
+	}
+}

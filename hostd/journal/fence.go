@@ -100,6 +100,16 @@ func (s Seen) Admit(d *domain.Desired) (Seen, Verdict) {
 	return s, Execute
 }
 
+// Outruns reports whether p is of a later commit than what was seen, of commit from, and
+// yet acknowledges less of the journal than was acknowledged before: the log has lost its
+// end and gone on. What it places may contradict what this host was told; only a new epoch
+// may go on here.
+func (s Seen) Outruns(p *domain.Placement, from domain.Head, id domain.JournalID, acked uint64) bool {
+	d := &p.Desired
+	later := d.Epoch == s.Epoch && (d.Generation > s.Generation || d.Generation == s.Generation && p.From.N > from.N)
+	return later && p.Journal == id && p.Acked < acked
+}
+
 // Seen is what the fence remembers.
 func (f *Fence) Seen() Seen {
 	f.mu.Lock()
@@ -107,9 +117,10 @@ func (f *Fence) Seen() Seen {
 	return f.seen
 }
 
-// Keep writes down what was admitted, for the next life of the daemon.
-func (f *Fence) Keep(d *domain.Desired) error {
-	file, err := replaceFile(f.kept(), domain.EncodePlacement(&domain.Placement{Desired: *d}), f.sync)
+// Keep writes down what was admitted and from which commit it followed, for the next
+// life of the daemon.
+func (f *Fence) Keep(p *domain.Placement) error {
+	file, err := replaceFile(f.kept(), domain.EncodePlacement(&domain.Placement{Desired: p.Desired, From: p.From}), f.sync)
 	if err != nil {
 		return fmt.Errorf("keep placement: %w", err)
 	}
@@ -118,7 +129,7 @@ func (f *Fence) Keep(d *domain.Desired) error {
 
 // Kept is what was kept, if it is exactly what was admitted last: an older one, one
 // that a crash overtook, and any after a conflict is nil.
-func (f *Fence) Kept() (*domain.Desired, error) {
+func (f *Fence) Kept() (*domain.Placement, error) {
 	b, err := os.ReadFile(f.kept())
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
@@ -134,7 +145,7 @@ func (f *Fence) Kept() (*domain.Desired, error) {
 	if seen != (Seen{Epoch: d.Epoch, Generation: d.Generation, Digest: d.Digest()}) {
 		return nil, fmt.Errorf("the kept placement is generation %d of epoch %d, not the last one that was admitted, %d of %d", d.Generation, d.Epoch, seen.Generation, seen.Epoch)
 	}
-	return d, nil
+	return p, nil
 }
 
 func (f *Fence) kept() string { return filepath.Join(filepath.Dir(f.path), keptFile) }

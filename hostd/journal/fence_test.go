@@ -55,3 +55,37 @@ func TestFenceThatCannotBeReadIsAnError(t *testing.T) {
 		t.Fatal("a broken fence passed as none")
 	}
 }
+
+// A log that lost its end and went on places more and acknowledges less.
+func TestOutruns(t *testing.T) {
+	t.Parallel()
+	mine, other := domain.JournalID{1}, domain.JournalID{2}
+	s := journal.Seen{Epoch: 2, Generation: 7}
+	for _, c := range []struct {
+		epoch      uint32
+		generation uint64
+		journal    domain.JournalID
+		acked      uint64
+		had        uint64
+		want       bool
+	}{
+		{2, 8, mine, 5, 5, false},
+		{2, 8, mine, 6, 5, false},
+		{2, 8, mine, 4, 5, true},
+		{2, 8, other, 9, 5, false}, // a late report of a journal before: this one begins anew
+		{2, 8, other, 9, 0, false}, // it has not heard of it yet
+		{2, 7, mine, 4, 5, false},  // an earlier commit
+		{2, 6, mine, 4, 5, false},
+		{3, 1, mine, 4, 5, false}, // operators have opened another epoch
+		{1, 9, mine, 4, 5, false},
+	} {
+		p := &domain.Placement{Desired: domain.Desired{Epoch: c.epoch, Generation: c.generation}, From: domain.Head{N: 8}, Journal: c.journal, Acked: c.acked}
+		if got := s.Outruns(p, domain.Head{N: 9}, mine, c.had); got != c.want {
+			t.Errorf("%+v: %v", c, got)
+		}
+	}
+	same := &domain.Placement{Desired: domain.Desired{Epoch: 2, Generation: 7}, From: domain.Head{N: 10}, Journal: mine, Acked: 4}
+	if !s.Outruns(same, domain.Head{N: 9}, mine, 5) {
+		t.Error("a later commit that acknowledges less")
+	}
+}

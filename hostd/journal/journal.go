@@ -240,18 +240,19 @@ func (j *Journal) Facts(prefix string) map[string]string {
 }
 
 // Acknowledge drops the reports of journal id up to number n: the log has them.
-// It reports whether the journal had to begin anew, because the log knows numbers
-// that the file lost.
+// It reports whether the journal had to begin anew: the log knows numbers that the file
+// lost, or it knew this journal and has gone back to one before it, by a report that was
+// on its way for long. Acknowledgements have to come in the log's order.
 func (j *Journal) Acknowledge(id domain.JournalID, n uint64) (renewed bool, err error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	switch {
 	case j.closed:
 		return false, ErrClosed
-	case id != j.id || n <= j.acked:
+	case id != j.id && j.acked == 0, id == j.id && n <= j.acked:
 		return false, nil
-	case n > j.last:
-		j.o.Log.Warn("the log knows reports that the journal lost: begun anew under another id", "journal", j.id, "acknowledged", n, "last_report", j.last)
+	case id != j.id, n > j.last:
+		j.o.Log.Warn("the log knows reports that the journal does not have: begun anew under another id", "journal", j.id, "acknowledged", n, "of", id, "last_report", j.last)
 		if err := j.renew(); err != nil {
 			return false, err
 		}
@@ -284,6 +285,13 @@ func (j *Journal) ID() domain.JournalID {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.id
+}
+
+// Acked is the journal's id, and up to which report the log has it.
+func (j *Journal) Acked() (domain.JournalID, uint64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.id, j.acked
 }
 
 // Backlog is the number of reports not yet acknowledged.
