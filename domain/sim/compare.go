@@ -1,8 +1,7 @@
 package sim
 
 import (
-	"crypto/sha256"
-	"encoding/binary"
+	"slices"
 
 	"github.com/gpuaas/gpuaas/domain"
 )
@@ -27,7 +26,7 @@ func (h *shadow) compare(p *process) {
 // thought of telling it.
 func (h *shadow) sameContent(w *domain.World, host *host) {
 	have := h.s.placements[host.id]
-	if x, ok := w.PlacementOf(host.id); ok && have != nil && x.Desired.Generation == have.placement.Desired.Generation && x.Desired.Digest() != have.digest {
+	if x, ok := w.PlacementOf(host.id); ok && have != nil && h.s.lost == nil && x.Desired.Epoch == have.placement.Desired.Epoch && x.Desired.Generation == have.placement.Desired.Generation && x.Desired.Digest() != have.digest {
 		h.s.fail("host %s is told another generation %d than the world has", host.name, x.Desired.Generation)
 	}
 }
@@ -50,7 +49,7 @@ const writersWorld = "a writer's world"
 
 // sameState: whoever folds the log to this commit has the same bytes.
 func (h *shadow) sameState(w *domain.World, whose string) {
-	state := w.Hash()
+	state := stateOf(w.Encode())
 	if before, known := h.states[w.Head.Hash]; known && before != state {
 		h.s.fail("%s at commit %d has another state than a world before it", whose, w.Head.N)
 	}
@@ -100,6 +99,21 @@ func (h *shadow) published(x *domain.Placement) {
 		return // another commit landed meanwhile
 	}
 	s, d := h.s, &x.Desired
+	if h.fleet[d.Host].ahead {
+		s.fail("host %s is known to be ahead of the log, and is told generation %d", d.Host, d.Generation)
+	}
+	if d.Account != h.fleet[d.Host].accounts {
+		s.fail("the placement of %s asks for an account: %v", d.Host, d.Account)
+	}
+	if d.Account {
+		if len(d.VMs)+len(d.Wipes)+len(d.Keep) > 0 {
+			s.fail("the placement of %s asks for an account, and for more: %+v", d.Host, d)
+		}
+		return
+	}
+	if !slices.Equal(d.Keep, h.unknown[d.Host]) {
+		s.fail("host %s is told to keep %v; unknown are %v", d.Host, d.Keep, h.unknown[d.Host])
+	}
 	vms, wipes := 0, 0
 	for _, a := range h.order {
 		for _, v := range a.vms {
@@ -138,11 +152,7 @@ func (h *shadow) published(x *domain.Placement) {
 
 func (h *shadow) leased(l *domain.Lease, slot domain.SlotID, vm domain.VMID) {
 	v := h.slots[slot]
-	var b [36]byte
-	copy(b[:], v.seed[:])
-	copy(b[16:], v.id[:])
-	binary.BigEndian.PutUint32(b[32:], v.generation)
-	if l.Slot != v.id || l.Index != v.index || l.Generation != v.generation || l.Nonce != sha256.Sum256(b[:]) || v.vm != vm {
+	if l.Slot != v.id || l.Index != v.index || l.Generation != v.generation || l.Nonce != v.leaseNonce() || v.vm != vm {
 		h.s.fail("a lease of slot %s, number %d generation %d, is placed; the events say %+v", l.Slot, l.Index, l.Generation, v)
 	}
 }

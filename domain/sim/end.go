@@ -2,6 +2,8 @@ package sim
 
 import (
 	"context"
+	"fmt"
+	"slices"
 
 	"github.com/gpuaas/gpuaas/commands"
 	"github.com/gpuaas/gpuaas/domain"
@@ -13,6 +15,11 @@ import (
 func (s *Sim) end() {
 	s.dice.calm = true
 	s.calmDown()
+	for range 4 { // operators who were called before come in their time
+		if s.stopped || s.lost != nil && s.lost.alarmed {
+			s.until(s.now.Add(domain.Hour))
+		}
+	}
 	s.until(s.now.Add(2 * domain.Hour))
 	for _, a := range s.shadow.order {
 		for _, v := range a.vms {
@@ -27,7 +34,7 @@ func (s *Sim) end() {
 	for _, a := range s.shadow.order {
 		for _, v := range a.vms {
 			if h := s.hostOf(v.host); !h.forged && v.state != domain.Released {
-				s.fail("25 minutes after its release VM %s on host %s is %s: %+v", v.id, h.name, v.state, h.machine.vm(v.id))
+				s.fail("25 minutes after its release VM %s on host %s is %s: %+v; %s", v.id, h.name, v.state, h.machine.vm(v.id), s.whereIs(h))
 			}
 		}
 	}
@@ -38,12 +45,20 @@ func (s *Sim) end() {
 		s.releaseAll()
 		s.until(s.now.Add(domain.Hour))
 	}
+	s.nobodyAhead()
 	s.operators.rests = true
 	s.until(s.now.Add(30 * domain.Hour)) // beyond every wipe's deadline
 	for _, v := range s.shadow.slotList {
 		if v.state != domain.SlotIsAvailable && v.state != domain.SlotIsQuarantined && v.state != domain.SlotIsRetired {
 			h := s.hostOf(v.host)
 			s.fail("slot %s is %s for ever: %+v on host %s (forged: %v, frozen: %v)", v.id, v.state, v, h.name, h.forged, h.frozen)
+		}
+	}
+	for _, h := range s.hosts {
+		for _, v := range h.machine.vms {
+			if !h.forged && h.up && !slices.Contains(s.shadow.unknown[h.id], v.VM) {
+				s.fail("host %s still has VM %s, of nobody: %s, %+v", h.name, v.VM, s.whereIs(h), s.shadow.fleet[h.id])
+			}
 		}
 	}
 	s.audit()
@@ -79,7 +94,9 @@ func (s *Sim) audit() {
 	if err != nil {
 		s.fail("the log does not decide again as it did: %v", err)
 	}
-	if before, known := s.shadow.states[v.Head.Hash]; known && before != v.State {
+	s.fold(s.projector.standby, s.log.len())
+	s.shadow.sameState(s.projector.standby, "a standby that never ended")
+	if s.projector.standby.Hash() != v.State {
 		s.fail("the log, decided again, leads to another state")
 	}
 }
@@ -98,4 +115,27 @@ func (l logReader) Read(_ context.Context, from uint64, fn func(uint64, []byte) 
 		}
 	}
 	return nil
+}
+
+// nobodyAhead: whoever knows of a lost end was noticed; then an epoch was opened, and every
+// host has accounted for itself.
+func (s *Sim) nobodyAhead() {
+	for _, h := range s.hosts {
+		switch v := s.shadow.fleet[h.id]; {
+		case h.forged:
+		case !s.log.holds(h.from):
+			s.fail("host %s follows commit %d, which the log does not have, and nobody noticed: %s, %+v", h.name, h.from.N, s.whereIs(h), s.shadow.fleet[h.id])
+		case v.accounts:
+			s.fail("host %s never said what it holds: up %v, %+v", h.name, h.up, h.desired)
+		}
+	}
+}
+
+// whereIs says how far a host is, for whoever reads a failure.
+func (s *Sim) whereIs(h *host) string {
+	out := fmt.Sprintf("up %v cut %v frozen %v, seen %d.%d of commit %d (in the log: %v)", h.up, h.cut, h.frozen, h.fence.Epoch, h.fence.Generation, h.from.N, s.log.holds(h.from))
+	if x := s.placements[h.id]; x != nil {
+		out += fmt.Sprintf(", placed %d.%d of commit %d of %d", x.placement.Desired.Epoch, x.placement.Desired.Generation, x.placement.From.N, s.log.len())
+	}
+	return out + fmt.Sprintf(", %d chains, %d reports wait, lost %+v", len(h.chains), len(h.jr.queue), s.lost)
 }

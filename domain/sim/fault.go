@@ -49,6 +49,7 @@ const (
 	Rogue        // a placement that no commit asks for, with a tenant's VM on a used drive
 	TwoDigests   // a placement of a generation that the host knows otherwise
 	ProjectorDie // between two transactions, or in one
+	LostTail     // the log comes back without commits that were acknowledged
 	faultCount
 )
 
@@ -56,7 +57,7 @@ var faultNames = [faultCount]string{
 	"crash", "crash-appending", "second-writer", "ack-lost", "append-lost", "append-late", "torn-snapshot", "snapshots-lost", "log-away", "stale-read", "clock-jump", "clock-drift",
 	"reply-lost", "placement-lost", "placement-late", "placement-twice", "report-lost", "report-late", "report-twice",
 	"host-crash", "host-reboot", "host-silent", "host-slow", "journal-lost", "journal-torn", "start-fails", "guest-off", "guest-mute",
-	"wipe-fails", "wipe-lies", "wipe-slow", "device-fault", "drive-swap", "rogue", "two-digests", "projector-die",
+	"wipe-fails", "wipe-lies", "wipe-slow", "device-fault", "drive-swap", "rogue", "two-digests", "projector-die", "lost-tail",
 }
 
 func (f Fault) String() string { return faultNames[f] }
@@ -67,7 +68,7 @@ var rates = [faultCount]uint32{
 	Crash: 150, CrashAppending: 15, SecondWriter: 120, AckLost: 40, AppendLost: 40, AppendLate: 15, TornSnapshot: 200, SnapshotsLost: 100, LogAway: 60, StaleRead: 150, ClockJump: 80, ClockDrift: 500,
 	ReplyLost: 120, PlacementLost: 80, PlacementLate: 100, PlacementTwice: 100, ReportLost: 80, ReportLate: 80, ReportTwice: 80,
 	HostCrash: 300, HostReboot: 120, HostSilent: 200, HostSlow: 100, JournalLost: 200, JournalTorn: 500, StartFails: 40, GuestOff: 150, GuestMute: 80,
-	WipeFails: 60, WipeLies: 60, WipeSlow: 20, DeviceFault: 100, DriveSwap: 100, Rogue: 40, TwoDigests: 20, ProjectorDie: 200,
+	WipeFails: 60, WipeLies: 60, WipeSlow: 20, DeviceFault: 100, DriveSwap: 100, Rogue: 40, TwoDigests: 20, ProjectorDie: 200, LostTail: 60,
 }
 
 // Faults is a set of kinds.

@@ -15,7 +15,7 @@ import (
 func (h *host) forgeries() {
 	s, d := h.s, h.s.dice
 	x := s.placements[h.id]
-	if x == nil || !h.up || h.cut || h.frozen || h.fence.Generation == 0 || !h.remembers() {
+	if x == nil || x.placement.Desired.Epoch != h.fence.Epoch || x.placement.Desired.Account || !h.up || h.cut || h.frozen || h.fence.Generation == 0 || !h.remembers() {
 		return
 	}
 	switch {
@@ -45,7 +45,7 @@ func (h *host) forgeries() {
 // forgeWipe asks for a wipe of everything, when something has just failed: what is
 // placed and does not run is not free.
 func (h *host) forgeWipe() {
-	if h.desired == nil || h.approved == nil || h.frozen || h.cut || !h.remembers() || !h.s.dice.happens(Rogue) {
+	if h.desired == nil || h.desired.Account || h.approved == nil || h.frozen || h.cut || !h.remembers() || !h.s.dice.happens(Rogue) {
 		return
 	}
 	f := *h.desired

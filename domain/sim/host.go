@@ -21,12 +21,14 @@ type host struct {
 	machine machineState // the hardware and what runs on it
 
 	// On the daemon's disk.
-	fence journal.Seen
-	jr    reports
-	mem   memory
-	maps  map[domain.Digest]*domain.SlotMap // that it proposed
-	drift domain.Duration                   // of its clock
-	beat  domain.Time                       // last heartbeat that was heard, once there are none
+	fence   journal.Seen
+	from    domain.Head // the commit of the newest placement that it took
+	refused domain.Head // and of another content of it
+	jr      reports
+	mem     memory
+	maps    map[domain.Digest]*domain.SlotMap // that it proposed
+	drift   domain.Duration                   // of its clock
+	beat    domain.Time                       // last heartbeat that was heard, once there are none
 
 	// In the daemon's life.
 	life       uint64
@@ -40,8 +42,10 @@ type host struct {
 
 	// Known to nobody but the simulation.
 	well    domain.Time // since when nothing was in its way
-	highest uint64      // generation that it ever acted on
+	highest [2]uint64   // epoch and generation that it ever acted on
 	frozen  bool        // it was shown two contents of one generation
+	passed  bool        // it follows a log that had lost its end, and gone on further than what it had seen, before anybody noticed
+	forgot  bool        // it lost its journal while it followed a commit that the log had lost
 	forged  bool        // it was shown an order that nobody gave: no check may blame it for following
 }
 
@@ -118,6 +122,14 @@ func (h *host) deliver(x *domain.Placement) {
 		return
 	}
 	s, d := h.s, &x.Desired
+	before := h.fence
+	if before.Outruns(x, h.from, h.jr.id, h.jr.acked) && !h.forged {
+		if len(s.shadow.past) == 0 {
+			s.fail("host %s is outrun by generation %d.%d, and the log lost nothing", h.name, d.Epoch, d.Generation)
+		}
+		s.seen.mark(Outrun)
+		return
+	}
 	seen, verdict := h.fence.Admit(d)
 	h.fence = seen
 	switch verdict {
@@ -126,24 +138,57 @@ func (h *host) deliver(x *domain.Placement) {
 		return
 	case journal.Conflict:
 		s.seen.mark(ConflictPlacement)
-		if !h.forged {
+		if !h.forged && len(s.shadow.past) == 0 {
 			s.fail("host %s saw generation %d.%d with two contents, and nobody forged any", h.name, d.Epoch, d.Generation)
 		}
-		h.desired, h.approved = nil, nil
+		if h.refused.N == 0 {
+			h.refused = x.From
+		}
+		h.frozen, h.desired, h.approved = true, nil, nil
 		h.cancel(func(*chain) bool { return true })
 		h.once(fmt.Sprintf("conflict/%d", d.Epoch), &domain.FaultReport{Component: "host", Scope: "host", Reason: "placement.two_digests"})
 		h.publish()
+		s.noticed(h) // by its next heartbeat
 		return
 	}
-	h.acknowledge(x.Journal, x.Acked)
-	if h.desired != nil && h.desired.Generation == d.Generation {
+	if before.Epoch == d.Epoch && !s.log.holds(h.from) && s.log.holds(x.From) && !h.forged {
+		s.seen.mark(Passed)
+		h.passed = true
+		h.forged = h.forged || h.forgot // neither log nor host knows any more what is on its drives: see docs/reliability.md
+	}
+	news := x.From.N >= h.from.N || before.Epoch != d.Epoch || before.Generation != d.Generation
+	if x.From.N > h.from.N || before.Epoch != d.Epoch || before.Generation != d.Generation {
+		h.from = x.From
+	}
+	if before.Epoch != d.Epoch {
+		h.forgot = false // what it does not remember is wiped
+	}
+	if before.Epoch != d.Epoch && h.frozen { // an epoch that operators have opened ends every conflict
+		h.frozen, h.refused, h.publishing, h.jr.pause = false, domain.Head{}, false, 0
+	}
+	if news && !x.Journal.IsZero() { // a forger acknowledges nothing
+		h.acknowledge(x.Journal, x.Acked)
+	}
+	if h.desired != nil && h.desired.Generation == d.Generation && h.desired.Epoch == d.Epoch {
 		return
 	}
-	h.mem.accept(d)
+	if d.Account {
+		if before.Epoch != d.Epoch {
+			h.mem.before = before
+		}
+	} else {
+		h.mem.accept(d)
+	}
 	for i := range d.VMs {
 		s.shadow.known[d.VMs[i].VM] = true
 	}
-	h.desired, h.approved = d, h.maps[d.SlotMap]
+	h.desired = d
+	switch {
+	case !d.Account:
+		h.approved = h.maps[d.SlotMap]
+	case h.approved == nil: // what was approved before stays so until the site has heard
+		h.approved = h.maps[h.mem.inForce]
+	}
 	clear(h.holdOff)
 	h.cancel(func(c *chain) bool { return !c.wanted(d) })
 	h.reconcile()
@@ -155,16 +200,21 @@ func (h *host) reconcile() {
 		return
 	}
 	defer h.publish()
+	if h.desired != nil && h.desired.Account {
+		h.account()
+		return
+	}
 	if h.desired == nil || h.approved == nil {
 		return
 	}
 	if h.frozen {
 		h.s.fail("host %s acts after it was shown two contents of one generation", h.name)
 	}
-	if h.desired.Generation < h.highest {
-		h.s.fail("host %s acts on generation %d after %d", h.name, h.desired.Generation, h.highest)
+	now := [2]uint64{uint64(h.desired.Epoch), h.desired.Generation}
+	if slices.Compare(now[:], h.highest[:]) < 0 {
+		h.s.fail("host %s acts on generation %v after %v", h.name, now, h.highest)
 	}
-	h.highest = h.desired.Generation
+	h.highest = now
 	observed := h.machine.observe()
 	h.adopt(observed)
 	state := h.mem.state(h.approved, observed)
@@ -202,12 +252,12 @@ func (h *host) inventory() {
 	m := h.machine.hardware
 	d := m.Digest()
 	h.maps[d] = m
-	if h.mem.proposed == d {
+	if h.mem.proposed == d && h.mem.proposedIn == h.fence.Epoch {
 		return
 	}
-	old := h.mem.proposed
-	h.mem.proposed = d
-	h.report(&domain.Report{Kind: domain.ReportInventory, Inventory: m}, func() { h.mem.proposed = old })
+	old, in := h.mem.proposed, h.mem.proposedIn
+	h.mem.proposed, h.mem.proposedIn = d, h.fence.Epoch
+	h.report(&domain.Report{Kind: domain.ReportInventory, Inventory: m}, func() { h.mem.proposed, h.mem.proposedIn = old, in })
 }
 
 // broken are the slots whose drive is not the approved one.
@@ -360,10 +410,11 @@ func (h *host) crash() {
 	h.stop()
 	switch d := h.s.dice; {
 	case !h.forged && d.happens(JournalLost): // what it remembers is all that a forger meets
+		h.forgot = h.forgot || !h.s.log.holds(h.from)
 		h.jr = reports{id: h.newJournal()}
-		proposed := h.mem.proposed
+		proposed, in := h.mem.proposed, h.mem.proposedIn
 		h.mem = newMemory()
-		h.mem.proposed = proposed
+		h.mem.proposed, h.mem.proposedIn = proposed, in
 		h.s.seen.mark(RenewedJournal)
 	case d.happens(JournalTorn) && len(h.jr.queue) > 0:
 		h.jr.tear()

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 
 	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/hostd/journal"
 	"github.com/gpuaas/gpuaas/hostd/machine"
 	"github.com/gpuaas/gpuaas/hostd/plan"
 )
@@ -20,6 +21,12 @@ type memory struct {
 	slotID   map[uint32]domain.SlotID
 	faults   []string
 	proposed domain.Digest
+
+	proposedIn     uint32            // the epoch in which it was
+	slotGeneration map[uint32]uint32 // the highest placed
+	inForce        domain.Digest     // the approved map
+	before         journal.Seen      // what was seen before the present epoch
+	accounted      [2]uint64         // the epoch and generation that it was last asked in, and said what it holds
 }
 
 // lostAt is the boot of which it was said that it was lost, and when.
@@ -37,19 +44,24 @@ type saidKey struct {
 func newMemory() memory {
 	return memory{
 		known: map[domain.VMID][]uint32{}, failed: map[domain.VMID]uint32{}, rebooted: map[domain.VMID]uint32{}, said: map[saidKey]bool{}, lost: map[domain.VMID]lostAt{},
-		wiped: map[plan.WipeKey]bool{}, dirty: map[string]domain.VMID{}, slotID: map[uint32]domain.SlotID{},
+		wiped: map[plan.WipeKey]bool{}, dirty: map[string]domain.VMID{}, slotID: map[uint32]domain.SlotID{}, slotGeneration: map[uint32]uint32{},
 	}
 }
 
 // accept remembers what has to be known before anything of d is done.
 func (m *memory) accept(d *domain.Desired) {
+	m.inForce = d.SlotMap
+	placed := func(l *domain.Lease) {
+		m.slotID[l.Index] = l.Slot
+		m.slotGeneration[l.Index] = max(m.slotGeneration[l.Index], l.Generation)
+	}
 	wanted := map[plan.WipeKey]bool{}
 	for i := range d.Wipes {
 		w := &d.Wipes[i]
 		if len(m.wiped) > 0 {
 			wanted[plan.KeyOf(w)] = true
 		}
-		m.slotID[w.Lease.Index] = w.Lease.Slot
+		placed(&w.Lease)
 	}
 	for key := range m.wiped {
 		if !wanted[key] {
@@ -59,9 +71,9 @@ func (m *memory) accept(d *domain.Desired) {
 	for i := range d.VMs {
 		v := &d.VMs[i]
 		var slots []uint32
-		for _, l := range v.Leases {
-			slots = append(slots, l.Index)
-			m.slotID[l.Index] = l.Slot
+		for k := range v.Leases {
+			slots = append(slots, v.Leases[k].Index)
+			placed(&v.Leases[k])
 		}
 		if _, known := m.known[v.VM]; !known {
 			m.known[v.VM] = slots
@@ -154,8 +166,8 @@ func (h *host) enter(r domain.Report, undo func()) {
 // acknowledge drops what the log has.
 func (h *host) acknowledge(id domain.JournalID, n uint64) {
 	switch {
-	case id != h.jr.id || n <= h.jr.acked:
-	case n > h.jr.last:
+	case id != h.jr.id && h.jr.acked == 0, id == h.jr.id && n <= h.jr.acked:
+	case id != h.jr.id, n > h.jr.last:
 		h.renew()
 	default:
 		for len(h.jr.queue) > 0 && h.jr.queue[0].n <= n {

@@ -30,10 +30,14 @@ func (p *process) publish(id domain.HostID) {
 	digest := x.Desired.Digest()
 	if have := s.placements[id]; have != nil {
 		h, w := &have.placement.Desired, &x.Desired
-		if h.Epoch > w.Epoch || h.Generation > w.Generation || have.placement.From.N > x.From.N {
+		same := h.Epoch == w.Epoch
+		if h.Epoch > w.Epoch || same && (h.Generation > w.Generation || have.placement.From.N > x.From.N) {
 			return
 		}
-		if h.Generation == w.Generation && have.digest != digest {
+		if same && h.Generation == w.Generation && have.digest != digest {
+			if s.lost != nil { // streams.ErrForked
+				return
+			}
 			s.fail("host %s: generation %d is published with two contents", id, w.Generation)
 		}
 	}
@@ -105,6 +109,7 @@ func (p *process) lookFor(h *host) {
 	if !p.started || h.id.IsZero() {
 		return
 	}
+	p.compareHost(h)
 	var act domain.HostAction
 	var since domain.Time
 	last := max(h.beat, p.since)

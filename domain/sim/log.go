@@ -17,6 +17,7 @@ type simLog struct {
 	hashes   []domain.Digest
 	mark     uint64      // of the newest message, for the trace
 	away     domain.Time // nobody reaches it until then
+	life     uint64      // counts the times that it lost its end: what was on its way never arrives
 }
 
 func (l *simLog) len() uint64 { return uint64(len(l.messages)) }
@@ -36,6 +37,9 @@ func (l *simLog) put(b []byte, c *domain.Commit) {
 func (l *simLog) arrive(expected uint64, b []byte) bool {
 	if expected != l.len() {
 		return false
+	}
+	if l.s.lost != nil {
+		l.s.seen.mark(ForkedCommit)
 	}
 	b = bytes.Clone(b) // the writer uses its buffer again
 	c, err := domain.DecodeCommitEvents(b)
@@ -79,8 +83,15 @@ func (a *appending) send() {
 		return
 	}
 	answered := !s.dice.happens(AckLost)
-	arrive := func() { a.arrive(answered) }
+	log := s.log.life
+	arrive := func() {
+		if s.log.life == log {
+			a.arrive(answered)
+		}
+	}
 	switch {
+	case a.p.cut: // the servers that it knew are gone, see docs/reliability.md
+		answered = false
 	case s.dice.happens(AppendLost), s.now < s.log.away:
 		answered = false
 	case s.dice.happens(AppendLate):

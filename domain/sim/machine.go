@@ -22,6 +22,7 @@ type wipeOf struct {
 	slot       domain.SlotID
 	generation uint32
 	attempt    uint32
+	nonce      domain.Digest // generations come again when the log has lost its end
 }
 
 type machineState struct {
@@ -106,20 +107,20 @@ func (h *host) do(c *chain, step plan.Step) stepResult {
 	case plan.Disk:
 		h.prepareDisk(step)
 	case plan.Start:
-		h.startVM(step)
+		h.startVM(c, step)
 	case plan.Reboot:
 		if v := h.machine.vm(step.VM); v != nil && v.Running {
-			h.ordered(step, "rebooted")
+			h.ordered(c, step, "rebooted")
 			h.bootGuest(v)
 		}
 	case plan.Stop:
 		if v := h.machine.vm(step.VM); v != nil && v.Running {
-			h.ordered(step, "stopped")
+			h.ordered(c, step, "stopped")
 			v.Running, v.Since, v.Alive, v.Ready = false, h.clock(), 0, 0
 		}
 	case plan.Remove:
 		if h.machine.vm(step.VM) != nil {
-			h.ordered(step, "removed")
+			h.ordered(c, step, "removed")
 			h.machine.vms = slices.DeleteFunc(h.machine.vms, func(v *vm) bool { return v.VM == step.VM })
 		}
 	}
@@ -128,9 +129,9 @@ func (h *host) do(c *chain, step plan.Step) stepResult {
 
 // ordered objects to anything done to a VM that the log did not ask for: losing the
 // control plane, or believing a forger, stops no VM.
-func (h *host) ordered(step plan.Step, what string) {
-	if why := h.s.shadow.mayDo(h, step); why != "" && !h.forged {
-		h.s.fail("host %s: %s is %s: %s", h.name, step.VM, what, why)
+func (h *host) ordered(c *chain, step plan.Step, what string) {
+	if why := h.s.shadow.mayDo(h, c, step); why != "" && !h.forged && !(h.passed && step.Op == plan.Remove) {
+		h.s.fail("host %s: %s is %s, asked for in epoch %d of %d: %s; %s", h.name, step.VM, what, c.epoch, h.s.epoch, why, h.s.whereIs(h))
 	}
 }
 
@@ -157,9 +158,9 @@ func (h *host) alone(step plan.Step) {
 	}
 }
 
-func (h *host) startVM(step plan.Step) {
+func (h *host) startVM(c *chain, step plan.Step) {
 	h.alone(step)
-	h.ordered(step, "started")
+	h.ordered(c, step, "started")
 	if h.mem.failed[step.VM] >= step.Boot {
 		h.s.fail("host %s: boot %d of %s was given up, and is started", h.name, step.Boot, step.VM)
 	}

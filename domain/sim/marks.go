@@ -52,7 +52,20 @@ const (
 	Accrued
 	KeyRevoked
 	QuotaHit
-	Stale // a read of a log without its tail was fenced
+	Stale         // a read of a log without its tail was fenced
+	StartRefused  // a start on a log that lacks what was made from it
+	NotedAhead    // a host that knows of more than the log was noticed
+	ForkedCommit  // the site went on with a log that had lost its end, before anybody noticed
+	Outrun        // a host noticed that the log had gone on without its end
+	Passed        // a host could not know it, and followed
+	EpochOpened   // by two operators
+	EpochFinished // asked for again after an interruption
+	Reconciled    // a host accounted for itself
+	UnknownVM     // it had a VM that the log did not know
+	NotOnHost     // a VM of the log's was gone
+	UsedSince     // a slot was used in the lost tail, and is wiped again
+	MapDiffers    // a host's map was amended in the lost tail
+	Destroyed     // an operator decided on an unknown VM
 	markCount
 )
 
@@ -61,6 +74,7 @@ var markNames = [markCount]string{
 	"gang", "whole-host", "refused", "no-capacity", "no-funds", "past-due", "suspended", "stopped", "restarted", "rebooted", "unreachable", "lost-vm", "powered-off",
 	"wiped", "quarantined", "condemned", "rewiped", "late-wipe", "retired", "amended-map", "owed", "discharged", "stale-placement", "conflict-placement", "refused-by-host",
 	"adopted", "renewed-journal", "repeated-report", "refused-report", "late-price", "captured", "accrued", "key-revoked", "quota-hit", "stale",
+	"start-refused", "noted-ahead", "forked-commit", "outrun", "passed", "epoch-opened", "epoch-finished", "reconciled", "unknown-vm", "not-on-host", "used-since", "map-differs", "destroyed",
 }
 
 func (m Mark) String() string { return markNames[m] }

@@ -95,6 +95,13 @@ func (o *operators) duties() {
 			o.want(&domain.PublishPrice{SKU: live[0].sku, Tenant: t.ID, Currency: "USD", Micros: domain.Micros(r.Int64N(200_000)), Effective: s.now.Add(-12 * domain.Hour)})
 		}
 	}
+	for _, h := range s.hosts {
+		for _, vm := range s.shadow.unknown[h.id] {
+			if r.IntN(4) == 0 {
+				o.want(&domain.DestroyUnknownVM{Host: h.id, VM: vm, Reason: "tenant-agreed"})
+			}
+		}
+	}
 	for _, slot := range s.shadow.slotList {
 		if slot.state == domain.SlotIsQuarantined && r.IntN(4) == 0 {
 			o.want(&domain.RewipeSlot{Slot: slot.id})
@@ -172,7 +179,7 @@ func (o *operators) admit(name string, token domain.Digest, m *domain.SlotMap) {
 		h := newHost(s, len(s.hosts), name, &domaintest.Host{ID: r.Events[0].(*domain.HostAdmitted).ID, Map: m})
 		h.jr = reports{id: h.newJournal()}
 		h.mem.proposed = domain.Digest{}
-		s.hosts = append(s.hosts, h)
+		s.hosts, s.racked = append(s.hosts, h), r.N
 		h.start()
 	}})
 }

@@ -29,10 +29,13 @@ type process struct {
 	next      map[domain.HostID]*domain.PlacementDraft
 	silent    map[domain.HostID]bool
 	since     domain.Time // start of this life
+	cut       bool        // its log lost its end: its claim is not live
 }
 
 // file is a snapshot on a disk.
 type file struct {
+	head    domain.Head // its name: the commit it was made after
+	state   []byte      // until it is read
 	bytes   []byte
 	damaged bool
 }
@@ -69,7 +72,12 @@ func (p *process) later(d domain.Duration, what string, do func()) {
 
 // boot starts the process: it reads what the log holds and opens its term.
 func (p *process) boot() {
-	if p.up {
+	if p.up || p.s.stopped {
+		return
+	}
+	if signs := p.s.signs(p); len(signs) > 0 {
+		p.s.seen.mark(StartRefused)
+		p.s.alarm()
 		return
 	}
 	p.life++
@@ -133,13 +141,13 @@ func (p *process) trouble() {
 		p.s.operators.nudge(p)
 	}
 	if n := len(p.snapshots); n > 0 && d.happens(TornSnapshot) {
-		b := slices.Clone(p.snapshots[n-1].bytes)
+		b := slices.Clone(p.snapshots[n-1].sealed())
 		if d.work.IntN(2) == 0 || len(b) == 0 {
 			b = b[:d.work.IntN(max(len(b), 1))]
 		} else {
 			b[d.work.IntN(len(b))] ^= 1 << d.work.IntN(8)
 		}
-		p.snapshots[n-1] = file{b, true}
+		p.snapshots[n-1].bytes, p.snapshots[n-1].damaged = b, true
 	}
 	if d.happens(SnapshotsLost) {
 		p.snapshots = nil
@@ -173,7 +181,7 @@ func (p *process) pump() {
 	for p.up {
 		if p.flying == nil && !p.core.Empty() {
 			p.close()
-		} else if p.flying == nil && len(p.open.replies) > 0 {
+		} else if p.flying == nil && len(p.open.replies) > 0 && !p.cut {
 			p.answer(p.open)
 			p.open.replies = nil
 		}
@@ -270,6 +278,7 @@ func (p *process) durable() {
 	if f.state != nil {
 		p.keep(f)
 	}
+	p.s.feed = f.closed.Head
 	p.offer(f.closed.Placements)
 	p.answer(f)
 	p.core.Recycle(f.closed.Commit)
@@ -295,4 +304,10 @@ func (p *process) begin() {
 		}
 	}
 	p.later(silentAfter+domain.Second, "liveness", p.lookForHosts)
+	if p.s.lost != nil {
+		if _, _, ahead, _ := w.EpochState(); len(ahead) > 0 { // known, and shown to operators
+			p.s.alarm()
+		}
+		p.later(between(p.s.dice.net, 100, 5*domain.Second), "heartbeats", p.compareHosts)
+	}
 }

@@ -40,7 +40,7 @@ func (p *projector) project(c *domain.Commit) {
 
 // wake begins a transaction, if none is under way.
 func (p *projector) wake() {
-	if p.working || p.at == p.s.log.len() {
+	if p.working || p.at == p.s.log.len() || !p.s.log.holds(p.standby.Head) { // ahead of the log, or of another: it stops
 		return
 	}
 	p.working = true
@@ -56,11 +56,7 @@ func (p *projector) wake() {
 // commit makes the transaction's rows and checkpoint true at once.
 func (p *projector) commit(to uint64) {
 	for p.at < to {
-		c := p.s.log.decoded[p.at]
-		p.project(c)
-		if err := p.standby.ApplyCommit(c, p.s.log.hashes[c.N-1]); err != nil {
-			p.s.fail("a standby: %v", err)
-		}
+		p.step()
 	}
 	p.rows.agree(p.s, p.standby, "the read model's fold")
 	if _, known := p.s.shadow.states[p.standby.Head.Hash]; known {
@@ -68,6 +64,15 @@ func (p *projector) commit(to uint64) {
 	}
 	p.working = false
 	p.wake()
+}
+
+// step folds one commit more.
+func (p *projector) step() {
+	c := p.s.log.decoded[p.at]
+	p.project(c)
+	if err := p.standby.ApplyCommit(c, p.s.log.hashes[c.N-1]); err != nil {
+		p.s.fail("a standby: %v", err)
+	}
 }
 
 // trouble kills the projector; an open transaction is gone.

@@ -1,6 +1,10 @@
 package sim
 
-import "github.com/gpuaas/gpuaas/domain"
+import (
+	"slices"
+
+	"github.com/gpuaas/gpuaas/domain"
+)
 
 // remember takes in what only the shadow needs of an event, and marks what was seen.
 func (h *shadow) remember(e domain.EventBody) {
@@ -15,8 +19,14 @@ func (h *shadow) remember(e domain.EventBody) {
 			seen.mark(WholeHost)
 		}
 	case *domain.AllocationReleasing:
+		if e.Reason == "epoch.not_on_host" {
+			seen.mark(NotOnHost)
+		}
 		for _, v := range h.allocs[e.ID].vms {
-			v.releasing = h.s.now
+			v.releasing = h.at
+			if h.checking {
+				v.releasing = h.s.now
+			}
 		}
 	case *domain.LedgerPosted:
 		for _, l := range e.Legs {
@@ -83,6 +93,30 @@ func (h *shadow) rememberHost(e domain.EventBody) {
 	case *domain.HostPowerOff:
 		h.fleet[e.ID].faulted = true
 		seen.mark(PoweredOff)
+	case *domain.HostAdmitted:
+		h.fleet[e.ID].admitted = true
+	case *domain.HostAhead:
+		h.fleet[e.Host].ahead = true
+		if h.checking {
+			seen.mark(NotedAhead)
+			if h.s.lost == nil { // of an epoch whose opening was lost
+				h.s.lost = &lostTail{}
+			}
+			h.s.alarm()
+		}
+	case *domain.EpochOpened:
+		h.s.epoch = e.Epoch
+		seen.mark(EpochOpened)
+		for _, v := range h.fleet {
+			if v.admitted && !v.removed {
+				v.ahead, v.accounts = false, true
+			}
+		}
+	case *domain.HostReconciled:
+		h.reconciled(e)
+	case *domain.UnknownVMDestroyed:
+		seen.mark(Destroyed)
+		h.unknown[e.Host] = slices.DeleteFunc(h.unknown[e.Host], func(id domain.VMID) bool { return id == e.VM })
 	case *domain.HostRemoved:
 		h.fleet[e.ID].removed = true
 	case *domain.MapProposed:
@@ -102,14 +136,20 @@ func (h *shadow) rememberHost(e domain.EventBody) {
 		seen.mark(Wiped)
 	case *domain.SlotQuarantined:
 		seen.mark(Quarantined)
-		if e.Reason == "wipe.late" {
+		switch e.Reason {
+		case "wipe.late":
 			seen.mark(LateWipe)
+		case "epoch.map_differs":
+			seen.mark(MapDiffers)
 		}
 	case *domain.SlotCondemned:
 		seen.mark(Condemned)
 	case *domain.SlotWipeStarted:
-		if e.Cause == "rewipe" {
+		switch e.Cause {
+		case "rewipe":
 			seen.mark(Rewiped)
+		case "epoch":
+			seen.mark(UsedSince)
 		}
 	case *domain.SlotRetired:
 		seen.mark(Retired)
@@ -128,4 +168,34 @@ func (h *shadow) rememberHost(e domain.EventBody) {
 	case *domain.AllocationRebootRequested:
 		seen.mark(Rebooted)
 	}
+}
+
+// reconciled is a host's account of itself, as the log took it.
+func (h *shadow) reconciled(e *domain.HostReconciled) {
+	h.s.seen.mark(Reconciled)
+	h.fleet[e.Host].accounts = false
+	h.unknown[e.Host] = nil
+	for _, v := range e.Unknown {
+		h.s.seen.mark(UnknownVM)
+		h.unknown[e.Host] = append(h.unknown[e.Host], v.VM)
+	}
+	if host := h.s.hostOf(e.Host); host != nil {
+		host.well = max(host.well, h.s.now)
+	}
+}
+
+// unknownOn are the VMs that the log does not know and that hold the slot.
+func (h *shadow) unknownOn(slot *slotView) (out []domain.VMID) {
+	host := h.s.hostOf(slot.host)
+	for _, id := range h.unknown[slot.host] {
+		if v := host.machine.vm(id); v != nil && slices.Contains(v.Slots, slot.index) {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
+// ofTenant reports whether data is a VM's that a log ever knew.
+func (h *shadow) ofTenant(data domain.VMID) bool {
+	return h.vms[data] != nil || slices.ContainsFunc(h.past, func(p pastView) bool { return p.vms[data] != nil })
 }

@@ -1,8 +1,6 @@
 package sim
 
 import (
-	"crypto/sha256"
-	"encoding/binary"
 	"slices"
 
 	"github.com/gpuaas/gpuaas/domain"
@@ -15,14 +13,15 @@ type shadow struct {
 	*view
 	s        *Sim
 	checking bool
+	account  bool   // the decision is about a host's account
 	n        uint64 // commits read
 	hash     domain.Digest
 	at       domain.Time
 
 	commands map[domain.CommandID]uint64 // accepted, and by which commit
 	keys     map[idemKey]idemSeen
-	states   map[domain.Digest]domain.Digest // state hash by head, as whoever was there first had it
-	erased   map[wipeOf]bool                 // wipes that were really done
+	states   map[domain.Digest]uint64 // stateOf by head, as whoever was there first had it
+	erased   map[wipeOf]bool          // wipes that were really done
 	accounts map[domain.Account]domain.Micros
 	fleet    map[domain.HostID]*hostView
 	owners   map[domain.APIKeyID]domain.TenantID
@@ -36,6 +35,8 @@ type shadow struct {
 	known    map[domain.VMID]bool      // VMs that their host was told of
 	told     map[saidKey]bool          // what hosts said of their VMs
 	money    money
+	past     []pastView                      // what the log said before it lost its end, each time
+	unknown  map[domain.HostID][]domain.VMID // VMs that the log does not know: kept until an operator has decided
 	compared uint64
 	checked  uint64
 }
@@ -52,7 +53,7 @@ type idemSeen struct {
 
 type hostView struct {
 	cordoned, draining, faulted, approved, removed bool
-	silent                                         bool
+	silent, ahead, accounts, admitted              bool
 	proposal                                       domain.Digest
 	report                                         recorded // the newest
 }
@@ -63,15 +64,15 @@ type recorded struct {
 }
 
 func (h *hostView) placeable() bool {
-	return h.approved && !h.cordoned && !h.draining && !h.faulted && !h.silent && !h.removed
+	return h.approved && !h.cordoned && !h.draining && !h.faulted && !h.silent && !h.removed && !h.ahead && !h.accounts
 }
 
 func newShadow(s *Sim) *shadow {
 	return &shadow{
-		view: newView(), s: s, commands: map[domain.CommandID]uint64{}, keys: map[idemKey]idemSeen{}, states: map[domain.Digest]domain.Digest{},
+		view: newView(), s: s, commands: map[domain.CommandID]uint64{}, keys: map[idemKey]idemSeen{}, states: map[domain.Digest]uint64{},
 		erased: map[wipeOf]bool{}, accounts: map[domain.Account]domain.Micros{}, fleet: map[domain.HostID]*hostView{},
 		owners: map[domain.APIKeyID]domain.TenantID{}, revoked: map[domain.APIKeyID]bool{}, projects: map[domain.ProjectID]domain.TenantID{},
-		tenants: map[domain.TenantID]domain.TenantState{}, quotas: map[domain.PolicyScope]int64{}, owed: map[string]bool{}, told: map[saidKey]bool{}, known: map[domain.VMID]bool{}, journals: map[domain.JournalID]bool{}, money: newMoney(),
+		tenants: map[domain.TenantID]domain.TenantState{}, quotas: map[domain.PolicyScope]int64{}, owed: map[string]bool{}, told: map[saidKey]bool{}, known: map[domain.VMID]bool{}, unknown: map[domain.HostID][]domain.VMID{}, journals: map[domain.JournalID]bool{}, money: newMoney(),
 	}
 }
 
@@ -84,6 +85,7 @@ func (h *shadow) commit(c *domain.Commit) {
 	for i := range c.Decisions {
 		d := &c.Decisions[i]
 		h.accepted(&d.Command)
+		h.account = slices.ContainsFunc(d.Events, func(e domain.Event) bool { _, is := e.Body.(*domain.HostReconciled); return is })
 		for k := range d.Events {
 			e := &d.Events[k]
 			if e.Number != h.number+1 {
@@ -134,19 +136,23 @@ func (h *shadow) check(c *domain.Command, e domain.EventBody) {
 	case *domain.SlotWiped:
 		h.checkWiped(e)
 	case *domain.SlotQuarantined:
-		if v := h.slots[e.Slot]; v.state != domain.SlotIsWiping && v.state != domain.SlotIsAvailable {
+		if v := h.slots[e.Slot]; v.state != domain.SlotIsWiping && v.state != domain.SlotIsAvailable && (v.state != domain.SlotIsQuarantined || e.Reason != "epoch.unknown_vm") {
 			s.fail("slot %s is quarantined while it is %s", e.Slot, v.state)
 		}
 		for _, d := range e.Devices {
-			if d.Detail == done && e.Reason != "condemned" {
+			lost := e.Reason == "wipe.wrong_nonce" && len(h.past) > 0 // of a wipe that the log asked for before it lost its end
+			if d.Detail == done && e.Reason != "condemned" && !lost {
 				s.fail("slot %s was erased, and its evidence is not believed: %s %s", e.Slot, e.Component, e.Reason)
 			}
 		}
 	case *domain.SlotWipeStarted:
 		for _, w := range e.Slots {
 			v := h.slots[w.Slot]
-			if v.state == domain.SlotIsWiping || v.state == domain.SlotIsRetired || v.generation != w.Generation || v.state == domain.SlotIsQuarantined && e.Cause == "rewipe" && w.Attempt != v.attempt+1 {
+			if v.state == domain.SlotIsWiping && e.Cause != "epoch" || v.state == domain.SlotIsRetired || v.generation != w.Generation || v.state == domain.SlotIsQuarantined && e.Cause == "rewipe" && w.Attempt != v.attempt+1 {
 				s.fail("slot %s, %s, generation %d attempt %d: a wipe of %d attempt %d begins (%s)", w.Slot, v.state, v.generation, v.attempt, w.Generation, w.Attempt, e.Cause)
+			}
+			if len(h.unknownOn(v)) > 0 && (e.Cause == "rewipe" || e.Cause == "epoch") { // after an approval the wipe waits for the VM
+				s.fail("slot %s is sent to its wipe (%s), and unknown VMs are on it", w.Slot, e.Cause)
 			}
 			if e.Cause == "released" && h.vms[v.vm].state != domain.Releasing {
 				s.fail("slot %s is sent to its wipe, and its VM is %s", w.Slot, h.vms[v.vm].state)
@@ -200,7 +206,7 @@ func (h *shadow) check(c *domain.Command, e domain.EventBody) {
 		}
 	case *domain.VMRemoved: // by a deadline: the host never said so
 		v := h.vms[e.VM]
-		if x := s.hostOf(v.host); c.Actor.Kind == domain.ActorSystem && h.known[v.id] && !x.forged && x.beating() && x.well < v.releasing && s.log.away < v.releasing {
+		if x := s.hostOf(v.host); c.Actor.Kind == domain.ActorSystem && h.known[v.id] && !x.forged && s.lost == nil && !h.fleet[v.host].accounts && x.beating() && x.well < v.releasing && s.log.away < v.releasing {
 			s.fail("host %s was asked to remove VM %s at %s and is well since %s, and never said that it did", x.name, v.id, v.releasing, x.well)
 		}
 	case *domain.VMOverdue:
@@ -233,11 +239,14 @@ func (h *shadow) here(c *domain.Command, e domain.EventBody) {
 	switch e := e.(type) {
 	case *domain.HostReported:
 		last := h.fleet[e.Host].report
+		if h.fleet[e.Host].accounts && h.account { // it may leave a gap
+			break
+		}
 		if h.journals[e.Journal] && e.Journal != last.journal {
 			h.s.fail("report %d of host %s is of journal %s, which ended before journal %s", e.Number, e.Host, e.Journal, last.journal)
 		}
 		if e.Journal == last.journal && e.Number != last.number+1 || e.Journal != last.journal && e.Number != 1 {
-			h.s.fail("report %d of host %s, journal %s, is recorded after %d of journal %s", e.Number, e.Host, e.Journal, last.number, last.journal)
+			h.s.fail("report %d of host %s, journal %s, is recorded after %d of journal %s (%s)", e.Number, e.Host, e.Journal, last.number, last.journal, e.Refused)
 		}
 	case *domain.SlotQuarantined:
 		where = e.Host
@@ -288,7 +297,7 @@ func (h *shadow) checkPlaced(c *domain.Command, e *domain.AllocationPlaced) {
 				s.fail("slot %s, %s, is given to VM %s", id, x.state, v.VM)
 			}
 			taken[id] = true
-			if d := s.drives[x.serials[1]]; !d.data.IsZero() && !s.hostOf(v.Host).forged {
+			if d := s.drives[x.serials[1]]; !d.data.IsZero() && !s.hostOf(v.Host).forged && s.lost == nil {
 				s.fail("slot %s is given to VM %s with the data of %s on drive %s", id, v.VM, d.data, d.serial)
 			}
 		}
@@ -298,7 +307,7 @@ func (h *shadow) checkPlaced(c *domain.Command, e *domain.AllocationPlaced) {
 
 // leaves: a drive that leaves its slot with a tenant's data is owed a wipe.
 func (h *shadow) leaves(serial string, slot domain.SlotID) {
-	if d := h.s.drives[serial]; h.vms[d.data] != nil && !h.owed[serial] {
+	if d := h.s.drives[serial]; h.ofTenant(d.data) && !h.owed[serial] && h.s.lost == nil {
 		h.s.fail("drive %s leaves slot %s with the data of %s, and no wipe of it is owed", serial, slot, d.data)
 	}
 }
@@ -331,10 +340,6 @@ func (h *shadow) checkQuota(e *domain.AllocationPlaced) {
 // lease and in this attempt.
 func (h *shadow) checkWiped(e *domain.SlotWiped) {
 	v := h.slots[e.Slot]
-	var b [36]byte
-	copy(b[:], v.seed[:])
-	copy(b[16:], e.Slot[:])
-	binary.BigEndian.PutUint32(b[32:], v.generation)
 	left := v.serials
 	for _, d := range e.Devices {
 		if d.Result != domain.WipeVerified {
@@ -347,9 +352,9 @@ func (h *shadow) checkWiped(e *domain.SlotWiped) {
 	switch {
 	case v.state != domain.SlotIsWiping || v.condemned || v.generation != e.Generation || v.host != e.Host:
 		h.s.fail("slot %s, %s (condemned: %v) generation %d, is free by a wipe of generation %d", e.Slot, v.state, v.condemned, v.generation, e.Generation)
-	case e.Nonce != sha256.Sum256(b[:]) || left != [3]string{}:
+	case e.Nonce != v.leaseNonce() || left != [3]string{}:
 		h.s.fail("slot %s is free by a wipe with another lease's nonce or of other devices: %v", e.Slot, left)
-	case !h.erased[wipeOf{e.Slot, e.Generation, v.attempt}]:
+	case !h.erased[wipeOf{e.Slot, e.Generation, v.attempt, e.Nonce}]:
 		h.s.fail("slot %s generation %d attempt %d is free, and was never erased", e.Slot, e.Generation, v.attempt)
 	}
 }
@@ -392,8 +397,26 @@ func (h *shadow) checkHold(e *domain.LedgerPosted) {
 }
 
 // mayDo says why the log does not ask for what a host does to a VM; "" if it does.
-func (h *shadow) mayDo(host *host, step plan.Step) string {
+func (h *shadow) mayDo(host *host, c *chain, step plan.Step) string {
+	return h.believed(c.epoch, func(v *view) string { return v.mayDo(host, step) })
+}
+
+// mayWipe says why the drive in a slot must not be erased; "" if it may.
+func (h *shadow) mayWipe(host *host, c *chain) string {
+	data := host.driveAt(c.slots[0]).data
+	return h.believed(c.epoch, func(v *view) string {
+		if x := v.vms[data]; x != nil && x.state < domain.Releasing && x.host == host.id {
+			return "it is " + x.state.String()
+		}
+		return ""
+	})
+}
+
+func (h *view) mayDo(host *host, step plan.Step) string {
 	v := h.vms[step.VM]
+	if h.destroyed[step.VM] && step.Op == plan.Remove {
+		return ""
+	}
 	if v == nil || v.host != host.id {
 		return "nobody placed it here"
 	}

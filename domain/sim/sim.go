@@ -67,6 +67,12 @@ type Sim struct {
 	clients    *clients
 	shadow     *shadow
 	projector  *projector
+
+	feed    domain.Head // the newest commit whose events were fanned out
+	lost    *lostTail   // nil: the log has all that was acknowledged, or goes on in a new epoch
+	epoch   uint32      // of the log
+	stopped bool        // operators have stopped every process
+	racked  uint64      // the commit that admitted the newest host
 }
 
 // maxSteps bounds what comes after the faults ceased: a run that never rests fails.

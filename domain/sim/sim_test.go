@@ -27,7 +27,7 @@ var (
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	debug.SetGCPercent(400) // a schedule makes and drops some megabytes; there are many
+	debug.SetGCPercent(800) // a schedule makes and drops some megabytes; there are many
 	os.Exit(m.Run())
 }
 

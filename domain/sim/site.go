@@ -105,7 +105,7 @@ func (s *Sim) begin() {
 	s.now = s.site.at.Add(domain.Minute)
 	s.trace.hash = 0xcbf29ce484222325
 	s.dice = newDice(s.cfg, &s.seen.Faults)
-	s.log = &simLog{s: s}
+	s.log, s.epoch = &simLog{s: s}, 1
 	s.shadow = newShadow(s)
 	s.placements, s.drives = map[domain.HostID]*published{}, map[string]*drive{}
 	s.clients = &clients{s: s, open: map[*op]bool{}}
@@ -113,13 +113,13 @@ func (s *Sim) begin() {
 		s.log.put(b, s.site.decoded[i])
 		s.shadow.commit(s.site.decoded[i])
 	}
-	s.shadow.checking = true
+	s.shadow.checking, s.feed = true, s.site.head
 	s.projector = newProjector(s)
 	for i, h := range s.site.hosts {
 		s.hosts = append(s.hosts, newHost(s, i, s.site.names[i], h))
 	}
 	for i := range 2 {
-		p := &process{s: s, id: i, snapshots: []file{{bytes: s.site.snapshot}}}
+		p := &process{s: s, id: i, snapshots: []file{{head: s.site.head, bytes: s.site.snapshot}}}
 		s.processes = append(s.processes, p)
 	}
 	s.processes[0].boot()
@@ -142,6 +142,9 @@ func (s *Sim) trouble() {
 		h.trouble()
 	}
 	s.projector.trouble()
+	if s.mayLose() && s.dice.happens(LostTail) {
+		s.loseTail()
+	}
 	if s.dice.happens(LogAway) {
 		s.log.away = s.now.Add(between(s.dice.work, 2*domain.Second, 3*domain.Minute))
 	}

@@ -42,7 +42,7 @@ func (t *tenant) act() {
 	}
 	s.after(between(r, 5*domain.Second, t.busy), "tenant", t.n, t.act)
 	live := t.live()
-	if s.shadow.revoked[t.Key.Key] {
+	if _, known := s.shadow.owners[t.Key.Key]; !known || s.shadow.revoked[t.Key.Key] {
 		t.newKey()
 		return
 	}

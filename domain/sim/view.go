@@ -1,6 +1,8 @@
 package sim
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"slices"
 
 	"github.com/gpuaas/gpuaas/domain"
@@ -16,6 +18,8 @@ type view struct {
 	slotList []*slotView
 	balances map[balanceKey]domain.Micros
 	number   uint64
+
+	destroyed map[domain.VMID]bool // unknown VMs of which an operator has decided
 }
 
 type slotView struct {
@@ -30,6 +34,27 @@ type slotView struct {
 	seed       [16]byte
 	vm         domain.VMID // that has the lease
 	condemned  bool
+
+	nonce nonce
+}
+
+// nonce is a lease's, and what it was made of.
+type nonce struct {
+	seed       [16]byte
+	generation uint32
+	digest     domain.Digest
+}
+
+// leaseNonce is what the present lease's evidence has to name.
+func (s *slotView) leaseNonce() domain.Digest {
+	if n := &s.nonce; n.digest.IsZero() || n.seed != s.seed || n.generation != s.generation {
+		var b [36]byte
+		copy(b[:], s.seed[:])
+		copy(b[16:], s.id[:])
+		binary.BigEndian.PutUint32(b[32:], s.generation)
+		*n = nonce{s.seed, s.generation, sha256.Sum256(b[:])}
+	}
+	return s.nonce.digest
 }
 
 type vmView struct {
@@ -65,7 +90,7 @@ type balanceKey struct {
 
 func newView() *view {
 	return &view{
-		slots: map[domain.SlotID]*slotView{}, vms: map[domain.VMID]*vmView{}, allocs: map[domain.AllocationID]*allocView{}, balances: map[balanceKey]domain.Micros{},
+		slots: map[domain.SlotID]*slotView{}, vms: map[domain.VMID]*vmView{}, allocs: map[domain.AllocationID]*allocView{}, balances: map[balanceKey]domain.Micros{}, destroyed: map[domain.VMID]bool{},
 	}
 }
 
@@ -119,6 +144,15 @@ func (v *view) apply(e domain.EventBody) {
 	case *domain.SlotRetired:
 		s := v.slots[e.Slot]
 		s.state, s.condemned, s.serials = domain.SlotIsRetired, false, [3]string{}
+	case *domain.HostReconciled:
+		for _, s := range e.Slots {
+			v.slots[s.Slot].generation = s.Generation
+		}
+		for _, b := range e.Boots {
+			v.vms[b.VM].boot = b.Boot
+		}
+	case *domain.UnknownVMDestroyed:
+		v.destroyed[e.VM] = true
 	case *domain.AllocationPlaced:
 		v.place(e)
 	case *domain.LedgerPosted:

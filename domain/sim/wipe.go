@@ -20,8 +20,8 @@ func (h *host) wipe(c *chain, w *domain.PlacedWipe) stepResult {
 	if h.mem.wiped[plan.KeyOf(w)] {
 		s.fail("host %s, slot %d: a wipe is done again whose evidence is in the journal", h.name, slot)
 	}
-	if v := s.shadow.vms[h.driveAt(slot).data]; v != nil && !h.forged && v.state < domain.Releasing && v.host == h.id {
-		s.fail("host %s, slot %d: the disk of %s, which is %s, is wiped", h.name, slot, v.id, v.state)
+	if why := s.shadow.mayWipe(h, c); why != "" && !h.forged {
+		s.fail("host %s, slot %d: the disk of %s is wiped: %s", h.name, slot, h.driveAt(slot).data, why)
 	}
 	good := evidence(&c.spec, w, h.clock())
 	if h.machine.hardware.Slots[slot].NVMe.Serial != c.spec.NVMe.Serial {
@@ -45,7 +45,7 @@ func (h *host) wipe(c *chain, w *domain.PlacedWipe) stepResult {
 	}
 	h.driveAt(slot).data = domain.VMID{}
 	good[1].Detail = done
-	s.shadow.erased[wipeOf{w.Lease.Slot, w.Lease.Generation, w.Attempt}] = true
+	s.shadow.erased[wipeOf{w.Lease.Slot, w.Lease.Generation, w.Attempt, w.Lease.Nonce}] = true
 	return stepResult{evidence: good, whole: true}
 }
 
