@@ -161,6 +161,10 @@ func (h *shadow) rememberHost(e domain.EventBody) {
 	case *domain.WipeDischarged:
 		delete(h.owed, h.slots[e.Slot].serials[1])
 		seen.mark(Discharged)
+	case *domain.AllocationStopRequested:
+		for _, v := range h.allocs[e.ID].vms {
+			v.asked = h.s.now
+		}
 	case *domain.VMStopped:
 		seen.mark(Stopped)
 	case *domain.AllocationStartRequested:

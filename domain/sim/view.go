@@ -70,6 +70,7 @@ type vmView struct {
 	ended     domain.Time
 	free      bool
 	releasing domain.Time // since when, by nobody's clock
+	asked     domain.Time // when it was last to be off
 }
 
 type allocView struct {
