@@ -34,6 +34,7 @@ type simConfig struct {
 	Faults string        `yaml:"faults"` // fault script, a file
 	Boot   time.Duration `yaml:"boot"`
 	Wipe   time.Duration `yaml:"wipe"`
+	Sync   bool          `yaml:"sync"` // what a host knows outlives a power cut, too, as that of a real one
 }
 
 func (c *config) read(path string) error {

@@ -126,7 +126,7 @@ func serveHost(ctx context.Context, c config, h fleetHost, log *slog.Logger) (er
 		return err
 	}
 	defer link.Close()
-	o := hostd.Options{Host: id.Host, Site: id.Site, Dir: h.Dir, Machine: m, Link: link, Signer: signer, Log: log, NoSync: c.Machine == "sim", Limits: hostd.Limits{Patience: c.DevicePatience}}
+	o := hostd.Options{Host: id.Host, Site: id.Site, Dir: h.Dir, Machine: m, Link: link, Signer: signer, Log: log, NoSync: c.Machine == "sim" && !c.Sim.Sync, Limits: hostd.Limits{Patience: c.DevicePatience}}
 	if silent != nil {
 		o.Link = hostd.Mute(link, silent)
 	}
@@ -169,7 +169,7 @@ func lookAtHangup(ctx context.Context, hangup <-chan os.Signal, agent *hostd.Age
 func openMachine(ctx context.Context, c config, h fleetHost, id *hostd.Identity, parts *later, log *slog.Logger) (machine.Machine, func() bool, error) {
 	switch c.Machine {
 	case "sim":
-		o := sim.Options{Seed: h.Seed, Slots: h.Slots, State: filepath.Join(h.Dir, "sim.json"), Timings: sim.Timings{Boot: c.Sim.Boot, Wipe: c.Sim.Wipe}, Log: log}
+		o := sim.Options{Seed: h.Seed, Slots: h.Slots, State: filepath.Join(h.Dir, "sim.json"), Sync: c.Sim.Sync, Timings: sim.Timings{Boot: c.Sim.Boot, Wipe: c.Sim.Wipe}, Log: log}
 		if o.Seed == "" {
 			o.Seed = id.Host.String()
 		}

@@ -54,6 +54,12 @@ type NVMe struct {
 	Fill func(f *os.File) error
 }
 
+// Disk is a virtio drive with a cache that a power cut loses. What the host writes and
+// flushes is recorded, and [OpenRecord] reads it.
+type Disk struct {
+	File string // of this machine, raw; its folder gets the record, File + ".writes"
+}
+
 // NIC is a network card with seven virtual functions, QEMU's igb (8086:10c9).
 type NIC struct{ MAC string }
 

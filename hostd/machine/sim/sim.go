@@ -30,6 +30,7 @@ type Options struct {
 	Seed    string // identity: same seed, same serials
 	Slots   int    // GPUs; 0: 8
 	State   string // file in which VMs and drives outlive the process; "": they do not
+	Sync    bool   // the state outlives a power cut, too
 	Timings Timings
 	Faults  []Fault
 	Log     *slog.Logger

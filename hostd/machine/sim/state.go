@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/hostd/durable"
 )
 
 // disk is the state file: what a power cycle of the daemon leaves on a real host.
@@ -48,8 +50,14 @@ func (m *Machine) restate() error {
 	if err == nil {
 		_, err = f.Write(b)
 	}
+	if err == nil && m.o.Sync {
+		err = f.Sync()
+	}
 	if err == nil {
 		err = os.Rename(f.Name(), m.o.State)
+	}
+	if err == nil && m.o.Sync {
+		err = durable.SyncDir(filepath.Dir(m.o.State))
 	}
 	if err != nil {
 		return fmt.Errorf("write simulated host: %w", err)
@@ -66,7 +74,7 @@ func (m *Machine) line() ([]byte, error) {
 	return append(b, '\n'), err
 }
 
-// save writes what is now. It has to outlive the process, not the power: no sync.
+// save writes what is now. It has to outlive the process; the power only if asked.
 func (m *Machine) save() error {
 	if m.o.State == "" || m.closed {
 		return nil
@@ -78,6 +86,9 @@ func (m *Machine) save() error {
 	if err == nil {
 		m.stateSize += len(b)
 		_, err = m.state.Write(b)
+	}
+	if err == nil && m.o.Sync {
+		err = m.state.Sync()
 	}
 	if err != nil {
 		return fmt.Errorf("write simulated host: %w", err)
