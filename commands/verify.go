@@ -16,6 +16,8 @@ type Verified struct {
 	Decisions uint64        `json:"decisions"`
 	Events    uint64        `json:"events"`
 	State     domain.Digest `json:"state_hash"`
+
+	Documents []domain.Digest `json:"-"` // of the vault: what the log names
 }
 
 // Verify reads the whole log, checks numbers and the hash chain, decides every
@@ -47,6 +49,11 @@ func Verify(ctx context.Context, log LogReader) (Verified, error) {
 			w.Apply(d, domain.Position{N: c.N, Index: uint32(i)})
 			v.Decisions++
 			v.Events += uint64(len(d.Events))
+			for _, e := range d.Events {
+				if b, ok := e.Body.(*domain.AllocationPlaced); ok && !b.UserData.IsZero() {
+					v.Documents = append(v.Documents, b.UserData)
+				}
+			}
 		}
 		w.End(domain.Head{N: c.N, Hash: hash})
 		return nil

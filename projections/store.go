@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -98,7 +99,7 @@ func (s *Store) Connect(ctx context.Context, url string) error {
 			s.reads, err = newPool(config, s.c.ReadConns)
 			return err
 		}
-		if !transient(err) {
+		if !transient(err) || damaged(err) {
 			return err
 		}
 		s.c.Log.Warn("database does not answer", "err", err)
@@ -197,6 +198,12 @@ func transient(err error) bool {
 		return false
 	}
 	return strings.HasPrefix(pg.Code, "XX")
+}
+
+// damaged reports whether the database says that its own files are: it will again.
+func damaged(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && slices.Contains([]string{"XX001", "XX002", "58P01"}, pg.Code)
 }
 
 // backoff waits longer every time, up to two seconds.

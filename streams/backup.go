@@ -62,16 +62,49 @@ func Backup(ctx context.Context, dial Dial, l *Log, w io.Writer) (b Backed, err 
 		if info.State.Msgs == 0 {
 			continue
 		}
+		read := map[uint64]bool{}
 		t := tail{js: js, stream: stream, filters: []string{subject}, next: 1, end: info.State.LastSeq, grace: l.c.LostTailGrace, fn: func(m message) error {
 			b.Documents++
+			read[m.seq] = true
 			return out.frame(m.subject, m.data)
 		}}
-		if err := t.run(ctx); err != nil {
+		err = t.run(ctx)
+		if err == nil {
+			err = allRead(ctx, js, info.State, stream, read)
+		}
+		if err != nil {
 			return b, fmt.Errorf("%s: %w", stream, err)
 		}
 	}
 	b.Bytes, err = out.end()
 	return b, err
+}
+
+// allRead wants every message that a stream had, and that was not deleted since: the server
+// passes over one that is damaged.
+func allRead(ctx context.Context, js jetstream.JetStream, had jetstream.StreamState, stream string, read map[uint64]bool) error {
+	if uint64(len(read)) == had.Msgs {
+		return nil
+	}
+	ctx, cancel := ask(ctx)
+	defer cancel()
+	s, err := js.Stream(ctx, stream)
+	if err != nil {
+		return err
+	}
+	now, err := s.Info(ctx, jetstream.WithDeletedDetails(true))
+	if err != nil {
+		return err
+	}
+	for _, seq := range now.State.Deleted {
+		read[seq] = true
+	}
+	for seq := max(had.FirstSeq, now.State.FirstSeq); seq <= had.LastSeq; seq++ {
+		if !read[seq] {
+			return fmt.Errorf("message %d cannot be read: its file is damaged", seq)
+		}
+	}
+	return nil
 }
 
 // restoreWindow bounds the messages on their way to the server.

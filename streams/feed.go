@@ -101,6 +101,22 @@ func (f *Feed) Page(ctx context.Context, after uint64, limit int, filters ...str
 	return events, next, nil
 }
 
+// Whole reads the feed from its beginning to where it ends now, and wants every event to be
+// there: the server passes over one that is damaged, and a reader with a filter cannot
+// know. It returns the number of the last one. Errors: [ErrForked], [ErrLostTail], which
+// name the event.
+func (f *Feed) Whole(ctx context.Context) (last uint64, err error) {
+	info, err := streamInfo(ctx, f.js, f.site.Feed())
+	if err != nil || info.State.Msgs == 0 {
+		return 0, err
+	}
+	t := tail{js: f.js, stream: f.site.Feed(), next: info.State.FirstSeq, end: info.State.LastSeq, grace: lostTailGrace, fn: func(m message) error {
+		_, err := parseEvent(m.seq, m.subject, m.header, m.data)
+		return err
+	}}
+	return info.State.LastSeq, t.run(ctx)
+}
+
 // LastOf is the newest event of one subject; [ErrNotFound] if there is none. On three
 // replicas it is asked of the leader.
 func (f *Feed) LastOf(ctx context.Context, subject string) (FeedEvent, error) {

@@ -228,3 +228,30 @@ func TestRebuildFeed(t *testing.T) {
 		}
 	}
 }
+
+// TestDamagedFeed: the server passes over an event that it cannot read, and a reader of all
+// of them says so.
+func TestDamagedFeed(t *testing.T) {
+	t.Parallel()
+	s := streamstest.New(t, 1)
+	ctx := streamstest.Context(t)
+	l, feed := s.Log(), openFeed(t, s)
+	var c streamstest.Commits
+	fill(t, l, &c, 9, 7)
+	_, stop := runFanout(t, s, l)
+	subscribe(t, feed, c.Events)
+	if err := stop(); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	if last, err := feed.Whole(ctx); last != c.Events || err != nil {
+		t.Fatalf("event %d, %v", last, err)
+	}
+	damage(t, s, s.Names.Feed(), func(b []byte) int { return len(b) / 2 })
+	feed = openFeed(t, s)
+	if _, err := feed.Whole(ctx); !errors.Is(err, streams.ErrForked) {
+		t.Errorf("the whole feed: %v", err)
+	}
+	if events, _, err := feed.Page(ctx, 0, 1000); !errors.Is(err, streams.ErrForked) {
+		t.Errorf("a page: %d events, %v", len(events), err)
+	}
+}

@@ -28,6 +28,8 @@ type LogConfig struct {
 	OnError func(error)
 }
 
+const lostTailGrace = 10 * time.Second
+
 // Log is the stream of commits. Append belongs to one goroutine; everything else
 // may be called by many.
 type Log struct {
@@ -50,7 +52,7 @@ func OpenLog(ctx context.Context, c LogConfig) (*Log, error) {
 		c.AttemptTimeout = 2 * time.Second
 	}
 	if c.LostTailGrace == 0 {
-		c.LostTailGrace = 10 * time.Second
+		c.LostTailGrace = lostTailGrace
 	}
 	l := &Log{c: c, stream: c.Site.Log()}
 	nc, err := connect(c.Dial, "log", nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {

@@ -35,6 +35,11 @@ func (t *tail) page(ctx context.Context, limit int) ([]message, error) {
 		}
 		out = append(out, message{meta.Sequence.Stream, m.Subject(), m.Headers(), m.Data(), meta.Timestamp})
 	}
+	for i, m := range out {
+		if want := t.next + uint64(i); len(t.filters) == 0 && m.seq != want {
+			return nil, fmt.Errorf("%w: %s: message %d cannot be read", ErrForked, t.stream, want)
+		}
+	}
 	if err := batch.Error(); err != nil {
 		return nil, fmt.Errorf("read %s: %w", t.stream, err)
 	}

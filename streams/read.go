@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -94,6 +95,8 @@ const (
 	pullBytes = 8 << 20
 	// tailHeartbeat is how often the server says that a quiet stream is only quiet.
 	tailHeartbeat = 2 * time.Second
+	// tailPatience is how long a message that is there already may take.
+	tailPatience = 2 * tailHeartbeat
 	// tailIdle is when the server forgets an abandoned consumer.
 	tailIdle = 30 * time.Second
 )
@@ -148,19 +151,31 @@ func (t *tail) session(ctx context.Context) error {
 		return err
 	}
 	defer t.forget(c)
-	if t.whole() && c.CachedInfo().NumPending == 0 {
-		return t.missing()
+	if t.end != 0 && c.CachedInfo().NumPending == 0 {
+		return t.ends()
 	}
 	it, err := c.Messages(jetstream.PullMaxBytes(pullBytes), jetstream.PullHeartbeat(tailHeartbeat), jetstream.PullExpiry(3*tailHeartbeat))
 	if err != nil {
 		return fmt.Errorf("read %s: %w", t.stream, err)
 	}
 	defer it.Stop()
+	waiting, cancel := context.WithCancel(ctx)
+	defer cancel()
+	patience := tailPatience
+	if t.end == 0 {
+		patience = math.MaxInt64
+	}
+	impatient := time.AfterFunc(patience, cancel)
+	defer impatient.Stop()
 	for delivered := uint64(1); ; delivered++ { // ends with an error
-		m, err := it.Next(jetstream.NextContext(ctx))
+		m, err := it.Next(jetstream.NextContext(waiting))
+		if err != nil && waiting.Err() != nil && ctx.Err() == nil {
+			return t.quiet(ctx)
+		}
 		if err != nil {
 			return fmt.Errorf("read %s: %w", t.stream, err)
 		}
+		impatient.Reset(patience)
 		meta, err := m.Metadata()
 		if err != nil {
 			return fmt.Errorf("read %s: %w", t.stream, err)
@@ -175,6 +190,20 @@ func (t *tail) session(ctx context.Context) error {
 			return errRemembered
 		}
 	}
+}
+
+// quiet judges a stream that should have more and does not deliver it: the server passes
+// over a message that it cannot read, or waits at it.
+func (t *tail) quiet(ctx context.Context) error {
+	subject := ">"
+	if len(t.filters) > 0 {
+		subject = t.filters[0]
+	}
+	_, err := getMessage(ctx, t.js.Conn(), t.stream, fmt.Appendf(nil, `{"seq":%d,"next_by_subj":%q}`, t.next, subject))
+	if errors.Is(err, ErrNotFound) {
+		return t.ends()
+	}
+	return errors.Join(fmt.Errorf("read %s: message %d did not come", t.stream, t.next), err)
 }
 
 // consumer makes an ephemeral one that the server keeps in memory.
@@ -258,18 +287,19 @@ func (t *tail) take(m jetstream.Msg, meta *jetstream.MsgMetadata, overlap bool) 
 		return nil
 	case t.next > t.end:
 		return errDone
-	case t.whole() && meta.NumPending == 0:
-		return t.missing()
+	case meta.NumPending == 0:
+		return t.ends()
 	}
 	return nil
 }
 
-// whole reports whether every message up to a known end is wanted.
-func (t *tail) whole() bool { return t.end != 0 && len(t.filters) == 0 }
-
-// missing is a stream that says it ends at t.end and does not have t.next: its file
-// is damaged there. A new leader may say so for a moment.
-func (t *tail) missing() error {
+// ends judges a stream that has nothing more, before t.end. Of a filtered one the rest may
+// have been deleted. One of which every message is wanted says that it ends at t.end and
+// does not have t.next: its file is damaged there. A new leader may say so for a moment.
+func (t *tail) ends() error {
+	if len(t.filters) > 0 {
+		return errDone
+	}
 	if t.short.IsZero() {
 		t.short = time.Now()
 	}

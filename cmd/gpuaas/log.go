@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -19,14 +20,26 @@ func logCommand() *cobra.Command {
 	var from, to uint64
 	verify := &cobra.Command{
 		Use: "verify", Short: "Check the hash chain, decide every command again and compare", Args: cobra.NoArgs,
-		Long: "Reads the whole log, checks numbers and the hash chain, decides every recorded command again and compares what follows, byte for byte, with what was recorded. On a running site it connects to it; with --data-dir of a stopped site it opens the files.",
+		Long: "Reads the whole log, checks numbers and the hash chain, decides every recorded command again and compares what follows, byte for byte, with what was recorded, and reads every document of the vault that the log names, if site.secret is there, and the feed. On a running site it connects to it; with --data-dir of a stopped site it opens the files.",
 		RunE: func(c *cobra.Command, _ []string) error {
-			return withLog(c, func(ctx context.Context, l *streams.Log) error {
-				v, err := commands.Verify(ctx, l)
+			cfg, _, _, err := loadConfig(c)
+			if err != nil {
+				return err
+			}
+			return withSite(c.Context(), cfg, func(dial func(server.Role) streams.Dial, l *streams.Log) error {
+				v, err := commands.Verify(c.Context(), l)
 				if err != nil {
 					return err
 				}
-				fmt.Fprintf(c.OutOrStdout(), "ok: %d commits, %d decisions executed again with equal results, %d events\nhead %d %s\nstate %s\n", v.Head.N, v.Decisions, v.Events, v.Head.N, v.Head.Hash, v.State)
+				vault, err := readDocuments(c.Context(), cfg, dial(server.Runtime), v.Documents)
+				if err != nil {
+					return err
+				}
+				feed, err := readFeed(c.Context(), cfg, dial(server.Runtime))
+				if err != nil {
+					return err
+				}
+				fmt.Fprintf(c.OutOrStdout(), "ok: %d commits, %d decisions executed again with equal results, %d events\nhead %d %s\nstate %s\nvault: %s\nfeed: all up to event %d\n", v.Head.N, v.Decisions, v.Events, v.Head.N, v.Head.Hash, v.State, vault, feed)
 				return nil
 			})
 		},
@@ -56,6 +69,51 @@ func logCommand() *cobra.Command {
 		c.AddCommand(sub)
 	}
 	return c
+}
+
+// readDocuments reads what the log names of the vault: a document is durable before it is
+// named, and nothing takes it away.
+func readDocuments(ctx context.Context, cfg config, dial streams.Dial, digests []domain.Digest) (said string, err error) {
+	path := filepath.Join(cfg.DataDir, secretName)
+	if !isFile(path) {
+		return "not read, " + path + " is not there", nil
+	}
+	secret, err := siteSecret(cfg.DataDir)
+	if err != nil {
+		return "", err
+	}
+	names, err := streams.ParseSite(cfg.Site)
+	if err != nil {
+		return "", err
+	}
+	vault, err := streams.OpenVault(dial, names, derive(secret, "vault"))
+	if err != nil {
+		return "", err
+	}
+	defer vault.Close()
+	for _, d := range digests {
+		if _, err := vault.Get(ctx, d); err != nil {
+			return "", fmt.Errorf("the log names it, and it cannot be read: %w", err)
+		}
+	}
+	return fmt.Sprintf("%d documents read", len(digests)), nil
+}
+
+// readFeed reads every event.
+func readFeed(ctx context.Context, cfg config, dial streams.Dial) (last uint64, err error) {
+	names, err := streams.ParseSite(cfg.Site)
+	if err != nil {
+		return 0, err
+	}
+	feed, err := streams.OpenFeed(dial, names)
+	if err != nil {
+		return 0, err
+	}
+	defer feed.Close()
+	if last, err = feed.Whole(ctx); err != nil {
+		err = fmt.Errorf("the feed is damaged, and gpuaas streams rebuild-feed makes it anew from the log: %w", err)
+	}
+	return last, err
 }
 
 var errStop = fmt.Errorf("end of the range")

@@ -25,7 +25,12 @@ func streamsCommand() *cobra.Command {
 		Long: "Updates the streams whose configuration differs, beside a running site too. The log, the vault and its keys are never touched, because an update can truncate them whatever their flags say: find out what happened to them first. What is missing is made by the next start of the site. Exits non-zero if a difference is left.",
 		RunE: func(c *cobra.Command, _ []string) error { return withStreams(c, repairStreams) },
 	}
-	for _, sub := range []*cobra.Command{check, repair} {
+	rebuild := &cobra.Command{
+		Use: "rebuild-feed", Short: "Throw the feed away, to be made anew from the log", Args: cobra.NoArgs,
+		Long: "For a feed of which gpuaas log verify says that it is damaged. The site that runs, or the next start, fills it; events keep their numbers and cursors stay good.",
+		RunE: func(c *cobra.Command, _ []string) error { return withStreams(c, rebuildFeed) },
+	}
+	for _, sub := range []*cobra.Command{check, repair, rebuild} {
 		configFlags(sub.Flags())
 		c.AddCommand(sub)
 	}
@@ -63,6 +68,14 @@ func checkStreams(ctx context.Context, out io.Writer, admin *nats.Conn, c stream
 		return err
 	}
 	return sayDrifts(out, drifts, c)
+}
+
+func rebuildFeed(ctx context.Context, out io.Writer, admin *nats.Conn, c streams.Config) error {
+	if err := streams.RebuildFeed(ctx, admin, c, 1); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "ok: %s is empty, and is filled from the log\n", c.Site.Feed())
+	return nil
 }
 
 func repairStreams(ctx context.Context, out io.Writer, admin *nats.Conn, c streams.Config) error {

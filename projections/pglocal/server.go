@@ -157,7 +157,7 @@ func (s *Server) create(ctx context.Context, bin string, as account) error {
 		return err
 	}
 	c := exec.CommandContext(ctx, filepath.Join(bin, "initdb"), "-D", making, "-U", superuser,
-		"--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions")
+		"--data-checksums", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions")
 	c.Dir, c.Env, c.SysProcAttr = making, environment(), as.attributes(false)
 	if out, err := c.CombinedOutput(); err != nil {
 		return fmt.Errorf("initdb: %w: %s", err, bytes.TrimSpace(out))
