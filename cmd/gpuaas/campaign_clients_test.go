@@ -22,6 +22,7 @@ const (
 	startVM    verb = "start"
 	quarantine verb = "quarantine"
 	rewipe     verb = "rewipe"
+	credit     verb = "credit"
 )
 
 // operation is one command of one client, from its first request to its last answer.
@@ -40,6 +41,15 @@ type operation struct {
 	state     string // what the answer says
 	code      string
 	seq       uint64
+
+	request       request
+	begun, marked int64 // clients.mark when it was asked for, and answered
+}
+
+// request is how it is asked for.
+type request struct {
+	method, path, key string
+	body              any
 }
 
 func (o *operation) String() string {
@@ -56,6 +66,9 @@ type clients struct {
 	stop  chan struct{}
 	wg    sync.WaitGroup
 	acked atomic.Int64
+	name  string       // of their keys
+	mark  func() int64 // how far something is; nil: nothing
+	dark  atomic.Bool  // nobody answers any more: what is asked for stays so
 
 	mu      sync.Mutex
 	history []*operation
@@ -71,8 +84,17 @@ const (
 )
 
 func (tr *trial) clients(seed uint64) *clients {
-	c := &clients{tr: tr, began: time.Now(), stop: make(chan struct{})}
-	n := 0
+	c := tr.newClients("c", time.Now())
+	c.start(seed)
+	return c
+}
+
+func (tr *trial) newClients(name string, began time.Time) *clients {
+	return &clients{tr: tr, name: name, began: began, stop: make(chan struct{})}
+}
+
+func (c *clients) start(seed uint64) {
+	tr, n := c.tr, 0
 	for i := range tr.tenants {
 		user := tr.userOf(tr.tenants[i].caller)
 		for range clientsEach {
@@ -88,7 +110,6 @@ func (tr *trial) clients(seed uint64) *clients {
 		c.wg.Go(one.operate)
 		n++
 	}
-	return c
 }
 
 func (tr *trial) userOf(by caller) string {
@@ -180,11 +201,14 @@ func (c *wisher) release(of *[]*operation) {
 	}
 }
 
-// operate takes slots out of service and brings them back.
+// operate takes slots out of service and brings them back, and gives credit.
 func (c *wisher) operate() {
 	var out []string
 	for !c.c.ended() {
-		if n := c.random.IntN(10); len(out) > 0 && n < 6 {
+		if n := c.random.IntN(12); n >= 10 {
+			te := c.c.tr.tenants[c.random.IntN(len(c.c.tr.tenants))]
+			c.ask(credit, te.id, "POST", "/v1/tenants/"+te.id+"/credits", obj{"currency": "USD", "amount_micros": 1_000_000, "kind": "paid"})
+		} else if len(out) > 0 && n < 6 {
 			i := c.random.IntN(len(out))
 			if o := c.ask(rewipe, out[i], "POST", "/v1/slots/"+out[i]+"/rewipe", nil); o.accepted() {
 				out = slices.Delete(out, i, i+1)
@@ -207,24 +231,42 @@ func (c *wisher) wait(d time.Duration) {
 	}
 }
 
-// ask repeats a command with one Idempotency-Key, at one member after another, until
-// it is answered.
+// ask asks for something until it is answered.
 func (c *wisher) ask(v verb, on, method, path string, body any) *operation {
 	c.asked++
-	key := fmt.Sprintf("c%d-%d", c.n, c.asked)
-	o := &operation{client: c.n, verb: v, on: on, key: domain.DigestOf([]byte(c.user + "|" + key)), call: time.Since(c.c.began)}
+	key := fmt.Sprintf("%s%d-%d", c.c.name, c.n, c.asked)
+	o := &operation{client: c.n, verb: v, on: on, key: domain.DigestOf([]byte(c.user + "|" + key)), call: time.Since(c.c.began), request: request{method, path, key, body}}
+	if c.c.mark != nil {
+		o.begun = c.c.mark()
+	}
 	if v == quarantine || v == rewipe {
 		o.slots = []string{on}
 	}
-	first := c.random.IntN(trialMembers)
+	c.pursue(o)
+	c.c.acked.Add(1)
+	c.c.mu.Lock()
+	defer c.c.mu.Unlock()
+	c.c.history = append(c.c.history, o)
+	return o
+}
+
+// pursue repeats a command with one Idempotency-Key, at one member after another, until
+// it is answered.
+func (c *wisher) pursue(o *operation) {
+	sites := c.c.tr.sites
+	first := c.random.IntN(len(sites))
 	tick := time.NewTicker(repeatPause)
 	defer tick.Stop()
 	last := ""
 	for deadline := time.Now().Add(giveUpAfter); time.Now().Before(deadline); <-tick.C {
-		by := caller{c.c.tr.sites[(first+o.requests)%trialMembers], c.key}
+		by := caller{sites[(first+o.requests)%len(sites)], c.key}
 		o.requests++
-		a, err := by.ask(method, path, body, "Idempotency-Key", key)
+		a, err := by.ask(o.request.method, o.request.path, o.request.body, "Idempotency-Key", o.request.key)
 		if err != nil || a.status == 503 || a.status == 429 {
+			if c.c.dark.Load() {
+				o.unsure = true
+				return
+			}
 			last = fmt.Sprint(err)
 			if err == nil {
 				last = string(a.body)
@@ -234,17 +276,15 @@ func (c *wisher) ask(v verb, on, method, path string, body any) *operation {
 			continue
 		}
 		o.ret, o.answered, o.status, o.seq, o.code = time.Since(c.c.began), true, a.status, a.seq, a.code
+		if c.c.mark != nil {
+			o.marked = c.c.mark()
+		}
 		c.answer(o, a)
 		break
 	}
 	if !o.answered {
 		c.c.complain("never answered: %v: %s", o, last)
 	}
-	c.c.acked.Add(1)
-	c.c.mu.Lock()
-	defer c.c.mu.Unlock()
-	c.c.history = append(c.c.history, o)
-	return o
 }
 
 // refusals are the answers that a client of these tests may get besides success.

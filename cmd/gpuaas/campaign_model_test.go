@@ -76,7 +76,7 @@ var slotModel = porcupine.NondeterministicModel{
 // slotHistory is what porcupine judges: launches, releases, quarantines and rewipes.
 func slotHistory(history []*operation) (out []porcupine.Operation) {
 	for _, o := range history {
-		if o.verb == stopVM || o.verb == startVM || o.verb == launch && !o.accepted() {
+		if o.verb == stopVM || o.verb == startVM || o.verb == credit || o.verb == launch && !o.accepted() {
 			continue
 		}
 		for _, s := range o.slots {

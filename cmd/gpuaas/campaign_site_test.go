@@ -73,7 +73,9 @@ func newTrial(t *testing.T) *trial {
 	more := tr.startNATS()
 	tr.postgres = newPostgres(t, filepath.Join(tr.dir, "pg"))
 	tr.startMembers(more)
-	tr.startHosts()
+	tr.startHosts("sim: {boot: 40ms, wipe: 40ms}\n", func(args ...string) {
+		tr.hostd = newDaemon(t, tr.dir, "hostd", filepath.Join(bin, "hostd"), args...)
+	})
 	return tr
 }
 
@@ -247,8 +249,8 @@ func (tr *trial) writer() (w int) {
 	return 0
 }
 
-// startHosts racks the fleet: hosts reach NATS by proxies of their own.
-func (tr *trial) startHosts() {
+// startHosts racks the fleet: hosts reach NATS by proxies of their own, if there are any.
+func (tr *trial) startHosts(config string, hostd func(args ...string)) {
 	t := tr.t
 	t.Helper()
 	op := tr.sites[0].operator()
@@ -275,7 +277,9 @@ func (tr *trial) startHosts() {
 		if out, err := exec.Command(filepath.Join(bin, "hostd"), "enroll", "--server", tr.sites[0].address(), "--token", made.Token, "--dir", dir).CombinedOutput(); err != nil {
 			t.Fatalf("enrol: %v: %s", err, out)
 		}
-		tr.redirect(dir)
+		if len(tr.toHosts) > 0 {
+			tr.redirect(dir)
+		}
 		hosts = append(hosts, made.ID)
 		fleet = append(fleet, obj{"dir": dir, "slots": trialSlots, "seed": fmt.Sprint("h", i)})
 	}
@@ -283,11 +287,11 @@ func (tr *trial) startHosts() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	file, config := filepath.Join(tr.dir, "fleet.json"), filepath.Join(tr.dir, "hostd.yaml")
-	if err := errors.Join(os.WriteFile(file, b, 0o600), os.WriteFile(config, []byte("sim: {boot: 40ms, wipe: 40ms}\n"), 0o600)); err != nil {
+	file, settings := filepath.Join(tr.dir, "fleet.json"), filepath.Join(tr.dir, "hostd.yaml")
+	if err := errors.Join(os.WriteFile(file, b, 0o600), os.WriteFile(settings, []byte(config), 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	tr.hostd = newDaemon(t, tr.dir, "hostd", filepath.Join(bin, "hostd"), "run", "--config", config, "--machine", "sim", "--fleet", file)
+	hostd("run", "--config", settings, "--machine", "sim", "--fleet", file)
 	for _, h := range hosts {
 		var m struct {
 			Digest string `json:"proposal_digest"`
@@ -357,6 +361,9 @@ func (tr *trial) commits() (out []*domain.Commit) {
 // tool runs gpuaas beside the site, without a proxy between.
 func (tr *trial) tool(args ...string) (stdout, stderr string, code int) {
 	tr.t.Helper()
+	if tr.postgres == nil { // all that a site of one process needs is in its data directory
+		return tool(tr.t, append(args, "--site", trialName, "--data-dir", tr.sites[0].dir)...)
+	}
 	u, err := url.Parse(tr.postgres.url())
 	if err != nil {
 		tr.t.Fatal(err)
