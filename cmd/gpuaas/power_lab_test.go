@@ -143,7 +143,7 @@ func cutPower(t *testing.T, seed uint64, load time.Duration, cuts int) (sum powe
 // worst is, of a few moments, one at which much was written and not flushed.
 func worst(moments []emuhost.Moment, random *rand.Rand) int64 {
 	var out emuhost.Moment
-	for range 4 {
+	for range 16 {
 		if m := moments[random.IntN(len(moments))]; m.Unflushed >= out.Unflushed {
 			out = m
 		}

@@ -13,7 +13,7 @@ import (
 // written through, is there; of the rest each write is there, or not, or in part.
 func TestPowerCutLeaves(t *testing.T) {
 	disk := filepath.Join(t.TempDir(), "disk")
-	record := make([]byte, sectorBytes)
+	record := bytes.Repeat([]byte{0}, sectorBytes)
 	write := func(sector, sectors int, flags uint64, with byte) {
 		head := make([]byte, sectorBytes)
 		for i, v := range []uint64{uint64(sector), uint64(sectors), flags} {
