@@ -49,13 +49,9 @@ func Verify(ctx context.Context, log LogReader) (Verified, error) {
 			w.Apply(d, domain.Position{N: c.N, Index: uint32(i)})
 			v.Decisions++
 			v.Events += uint64(len(d.Events))
-			for _, e := range d.Events {
-				if b, ok := e.Body.(*domain.AllocationPlaced); ok && !b.UserData.IsZero() {
-					v.Documents = append(v.Documents, b.UserData)
-				}
-			}
 		}
 		w.End(domain.Head{N: c.N, Hash: hash})
+		v.Documents = append(v.Documents, c.Documents()...)
 		return nil
 	})
 	if err != nil {

@@ -100,6 +100,18 @@ func SealCommit(b []byte, n uint64, at Time, prev Digest) []byte {
 // NewCommitBuffer returns a buffer with room kept free for the header.
 func NewCommitBuffer(b []byte) []byte { return append(b[:0], make([]byte, commitHeaderBytes)...) }
 
+// Documents are those of the vault that the commit names: each was durable there before.
+func (c *Commit) Documents() (out []Digest) {
+	for i := range c.Decisions {
+		for _, e := range c.Decisions[i].Events {
+			if b, ok := e.Body.(*AllocationPlaced); ok && !b.UserData.IsZero() {
+				out = append(out, b.UserData)
+			}
+		}
+	}
+	return out
+}
+
 // DecodeCommit reads a whole commit. The result shares memory with b.
 func DecodeCommit(b []byte) (*Commit, error) { return decodeCommit(b, false) }
 

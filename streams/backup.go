@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash"
@@ -45,9 +46,17 @@ func Backup(ctx context.Context, dial Dial, l *Log, w io.Writer) (b Backed, err 
 		return b, err
 	}
 	var chain Chain
+	named := map[string]uint64{} // documents that the log names, and where
 	if err := l.Read(ctx, 1, func(_ uint64, data []byte) error {
 		if err := chain.Next(data); err != nil {
 			return err
+		}
+		c, err := domain.DecodeCommitEvents(data)
+		if err != nil {
+			return err
+		}
+		for _, d := range c.Documents() {
+			named[l.c.Site.documentSubject(hex.EncodeToString(d[:]))] = c.N
 		}
 		return out.frame(l.c.Site.LogSubject(), data)
 	}); err != nil {
@@ -65,6 +74,7 @@ func Backup(ctx context.Context, dial Dial, l *Log, w io.Writer) (b Backed, err 
 		read := map[uint64]bool{}
 		t := tail{js: js, stream: stream, filters: []string{subject}, next: 1, end: info.State.LastSeq, grace: l.c.LostTailGrace, fn: func(m message) error {
 			b.Documents++
+			delete(named, m.subject)
 			read[m.seq] = true
 			return out.frame(m.subject, m.data)
 		}}
@@ -75,6 +85,9 @@ func Backup(ctx context.Context, dial Dial, l *Log, w io.Writer) (b Backed, err 
 		if err != nil {
 			return b, fmt.Errorf("%s: %w", stream, err)
 		}
+	}
+	for subject, n := range named {
+		return b, fmt.Errorf("%s: %s, which commit %d names, is not there: its file was damaged", l.c.Site.Vault(), subject, n)
 	}
 	b.Bytes, err = out.end()
 	return b, err

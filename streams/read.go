@@ -199,9 +199,14 @@ func (t *tail) quiet(ctx context.Context) error {
 	if len(t.filters) > 0 {
 		subject = t.filters[0]
 	}
-	_, err := getMessage(ctx, t.js.Conn(), t.stream, fmt.Appendf(nil, `{"seq":%d,"next_by_subj":%q}`, t.next, subject))
-	if errors.Is(err, ErrNotFound) {
+	m, err := getMessage(ctx, t.js.Conn(), t.stream, fmt.Appendf(nil, `{"seq":%d,"next_by_subj":%q}`, t.next, subject))
+	switch {
+	case errors.Is(err, ErrNotFound):
 		return t.ends()
+	case err == nil && m.Seq > t.next && len(t.filters) == 0:
+		return fmt.Errorf("%w: %s: message %d cannot be read", ErrForked, t.stream, t.next)
+	case err == nil && m.Seq > t.next:
+		t.next = m.Seq // what is before it was deleted, or is for [allRead] to find
 	}
 	return errors.Join(fmt.Errorf("read %s: message %d did not come", t.stream, t.next), err)
 }

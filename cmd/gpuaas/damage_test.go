@@ -178,6 +178,7 @@ func (w *wreck) survives(t *testing.T, kind int, r *rand.Rand) (end string) {
 	}
 	d := damageable[kind]
 	file, what := damage(t, c.dir, d.files, r)
+	t.Logf("%s: %s, %s", d.kind, file, what)
 	var said strings.Builder
 	for round := range 2 { // what a start has repaired the next one finds in order
 		if err := c.tryStart(); err != nil {
@@ -210,11 +211,11 @@ func (w *wreck) survives(t *testing.T, kind int, r *rand.Rand) (end string) {
 	default:
 		end = "nothing wrong"
 	}
-	t.Logf("%s: %s, %s: %s\n%s", d.kind, file, what, end, text)
+	t.Logf("%s\n%s", end, text)
 	verify, reconcile := strings.Contains(text, "CHECK verify"), strings.Contains(text, "CHECK reconcile")
 	silent := strings.Contains(text, "LOST") && !verify || strings.Contains(text, "WRONG read") && !reconcile || strings.Contains(text, "WRONG feed") && !verify
 	if silent || end != "nothing wrong" && !named {
-		t.Errorf("%s: %s, %s: %s, which does not name it", d.kind, file, what, end)
+		t.Errorf("%s, and that does not name it", end)
 	}
 	return end
 }
@@ -249,7 +250,8 @@ func (w *wreck) check(t *testing.T, c *site, launch bool) string {
 		object("LOST: the log does not begin with what was acknowledged")
 	}
 	for _, args := range [][]string{{"log", "verify"}, {"projections", "reconcile", "--log-level", "error"}, {"site", "backup", "--to", filepath.Join(dataDir(t), "backup")}} {
-		if out, stderr, code := tool(t, append(args, "--site", "dev", "--data-dir", c.dir)...); code != 0 {
+		// It waits a minute for a database that may come back.
+		if out, stderr, code := toolWithin(t, 3*startLimit, append(args, "--site", "dev", "--data-dir", c.dir)...); code != 0 {
 			object("%s: %s%s", args[1], out, stderr)
 		}
 	}

@@ -173,7 +173,12 @@ func (p *program) ended(t testing.TB, within time.Duration) int {
 // tool runs a program to its end and returns what it printed on stdout.
 func tool(t testing.TB, args ...string) (stdout string, stderr string, code int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), startLimit)
+	return toolWithin(t, startLimit, args...)
+}
+
+func toolWithin(t testing.TB, within time.Duration, args ...string) (stdout string, stderr string, code int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), within)
 	defer cancel()
 	var o, e bytes.Buffer
 	cmd := exec.CommandContext(ctx, filepath.Join(bin, "gpuaas"), args...)

@@ -301,7 +301,7 @@ func (o *outage) programs(f *os.File) error {
 		return fmt.Errorf("build: %w: %s", err, out)
 	}
 	// Both are Debian's; a library that the machine has already stays as it is there.
-	const copyPostgres = `getent passwd postgres > "$1/passwd"
+	const copyPostgres = `cd / && getent passwd postgres > "$1/passwd"
 d=$(ls -d /usr/lib/postgresql/*/bin | tail -n1)
 cp -a --parents "${d%/bin}" /usr/share/postgresql "$1"
 ldd "$d/postgres" "$d/initdb" | awk '/=> \//{print $3}' | sort -u | while read -r l; do
