@@ -86,6 +86,13 @@ func newWreck(t *testing.T, clean bool) *wreck {
 		w.interrupt()
 	}
 	w.gone()
+	eventually(t, limit, "the end of Postgres, whose processes outlive their parent by a moment", func() error {
+		all, _ := filepath.Glob("/proc/[0-9]*/cwd")
+		return errNo(!slices.ContainsFunc(all, func(p string) bool {
+			at, _ := os.Readlink(p)
+			return strings.HasPrefix(at, w.dir)
+		}), "not yet")
+	})
 	_ = os.Remove(filepath.Join(w.dir, "postgres", "postmaster.pid")) // of another machine, as it were
 	return w
 }
