@@ -39,7 +39,7 @@ var damageable = []struct {
 	{"vault", []string{"nats/jetstream/jetstream/*/streams/VAULT*/msgs/*", "nats/jetstream/jetstream/*/streams/VAULT*/meta.*"}, []string{"VAULT", "vault"}},
 	{"other streams", []string{"nats/jetstream/jetstream/*/streams/[ACPR]*/msgs/*", "nats/jetstream/jetstream/*/streams/[ACPR]*/meta.*", "nats/jetstream/jetstream/*/streams/*/obs/*/*"}, []string{"AUDIT_", "CLAIM_", "PLACEMENTS_", "REPORTS_"}},
 	{"snapshots", []string{"snapshots/*.world"}, []string{"snapshot"}},
-	{"Postgres", []string{"postgres/base/[0-9][0-9]*/*", "postgres/global/*", "postgres/pg_wal/*", "postgres/pg_xact/*"}, []string{"postgres", "Postgres", "read model", "pg_checksums"}},
+	{"Postgres", []string{"postgres/base/[0-9][0-9]*/*", "postgres/global/*", "postgres/pg_wal/*", "postgres/pg_xact/*"}, []string{"postgres", "Postgres", "read model", "checksum verification failed", "could not read block"}},
 }
 
 // wreck is a stopped site, and what it had acknowledged.

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // Options say where the server lives.
@@ -232,6 +233,10 @@ func (s *Server) await(ctx context.Context) error {
 		c, err := pgx.Connect(ctx, s.URL("postgres"))
 		if err == nil {
 			return c.Close(ctx)
+		}
+		var said *pgconn.PgError
+		if errors.As(err, &said) && strings.HasPrefix(said.Code, "XX") { // its files are damaged: it will say so again
+			return err
 		}
 		select {
 		case <-s.done:

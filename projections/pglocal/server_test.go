@@ -76,6 +76,34 @@ func TestDataSurvivesStopAndKill(t *testing.T) {
 
 // A server whose parent was killed without taking it along is stopped before the
 // next one starts; a pid file that names another program is no obstacle.
+// TestDamagedPage: a page that changed on the disk is noticed, and a start does not wait for
+// it to get well.
+func TestDamagedPage(t *testing.T) {
+	t.Parallel()
+	o := Options{DataDir: filepath.Join(testDir(t), "pg")}
+	s := start(t, o)
+	if err := s.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(o.DataDir, "global", "1262") // the databases
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[1877] ^= 1 // nothing is there
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), startTimeout/2)
+	defer cancel()
+	if s, err := Start(ctx, o); err == nil {
+		_ = s.Stop(context.Background())
+		t.Error("it is not noticed")
+	} else if ctx.Err() != nil || !strings.Contains(err.Error(), "invalid page in block 0") {
+		t.Error(err)
+	}
+}
+
 func TestLeftovers(t *testing.T) {
 	t.Parallel()
 	o := Options{DataDir: filepath.Join(testDir(t), "pg"), Unsafe: true}
