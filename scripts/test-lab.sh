@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the lab's tests, as many side by side as there are cores for, each part's output
-# in one piece when it has ended. A test that fails is run once more, alone, and both
+# Runs the lab's tests, one more side by side than there are cores, since they also wait,
+# each part's output in one piece when it has ended. A test that fails is run once more, alone, and both
 # outcomes are shown: emulated hosts on a busy machine can miss a test's patience. What
 # fails twice has failed. Tests called TestLabLong are of make test-long.
 set -uo pipefail
@@ -25,7 +25,7 @@ part() { # NUMBER
   echo $? >"$logs/$1.rc"
   cat "$logs/$1"
 }
-lanes=$(nproc); lanes=$((lanes > 4 ? 4 : lanes))
+lanes=$(($(nproc) + 1)); lanes=$((lanes > 4 ? 4 : lanes))
 for n in "${!parts[@]}"; do
   while [ "$(jobs -pr | wc -l)" -ge "$lanes" ]; do wait -n; done
   part "$n" &

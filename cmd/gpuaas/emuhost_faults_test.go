@@ -25,7 +25,7 @@ device_patience: 20s
 linux:
   uplink: uplink
   emulated: true
-  kernel: /var/lib/bare.elf
+  kernel: ` + directKernel + `
   vf: none
   users: {first: 70000, count: 64}
   reserve: {cores: 0, memory_mib: 300}
@@ -134,7 +134,7 @@ func (r *racked) confine() {
 	if err := os.WriteFile(conf, []byte(confinedConfig), 0o644); err != nil {
 		r.t.Fatal(err)
 	}
-	for from, to := range map[string]string{conf: "/etc/libvirt/qemu.conf", emuhost.Image("bare.elf"): "/var/lib/bare.elf"} {
+	for from, to := range map[string]string{conf: "/etc/libvirt/qemu.conf", emuhost.Image("bare.elf"): directKernel} {
 		if err := r.host.CopyIn(r.ctx, from, to); err != nil {
 			r.t.Fatal(err)
 		}

@@ -51,7 +51,7 @@ void pci_name(u32 at);
 // options.c
 struct options { char secret[64]; int off; u32 scan; };
 extern struct options options;
-void options_line(const char *s);
+int options_line(const char *s);
 void options_seed(void);
 
 // gpu.c, nvme.c: both say how many they found

@@ -23,7 +23,7 @@ void begin(const char *how, const char *commands) {
   put("BARE up "), put(how), put("\n");
   interrupts();
   pci_walk();
-  if (commands && *commands) options_line(commands); else options_seed();
+  if (!commands || !options_line(commands)) options_seed(); // QEMU puts the kernel's name on every line
   int devices = gpus();
   net_start();
   devices += drives(1);

@@ -14,24 +14,27 @@ static int starts(const char *s, const char *word) {
   for (; *word; s++, word++) if (*s != *word) return 0;
   return 1;
 }
-static void option(const char *s, char separator) {
+static int option(const char *s, char separator) { // whether it is one
   char v[sizeof options.secret];
   const char *at = s;
   while (*at > ' ' && *at != separator) at++;
-  if (*at++ != separator) return;
+  if (*at++ != separator) return 0;
   while (*at == ' ') at++;
-  if (!value(v, sizeof v, at)) return;
+  if (!value(v, sizeof v, at)) return 0;
   if (starts(s, "secret")) memcpy(options.secret, v, sizeof v);
   if (starts(s, "mode")) options.off = starts(v, "off");
   if (starts(s, "scan")) for (options.scan = 0, at = v; *at >= '0' && *at <= '9' && options.scan < 1000000; at++) options.scan = options.scan * 10 + (u32)(*at - '0');
+  return 1;
 }
 
-void options_line(const char *s) {
+int options_line(const char *s) {
+  int n = 0;
   while (*s) {
-    option(s, '=');
+    n += option(s, '=');
     while (*s > ' ') s++;
     while (*s && *s <= ' ') s++;
   }
+  return n;
 }
 
 // The seed is an ISO 9660 volume called cidata on a virtio disk. Its files are
