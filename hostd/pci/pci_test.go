@@ -238,12 +238,16 @@ func TestDeadDevice(t *testing.T) {
 	t.Parallel()
 	s := host(t)
 	s.Write(s.Path("0000:19:00.0")+"/config", strings.Repeat("\xff", 4096))
-	s.Write(s.Path("0000:1a:00.1")+"/config", strings.Repeat("\xff", 4096))
+	s.Write(s.Path("0000:1a:00.1")+"/config", strings.Repeat("\xff", 4)+strings.Repeat("\x00", 60)) // as VFs' ids read
 	sys := s.Open()
 	if d, err := sys.Device(addr(t, "0000:19:00.0")); err != nil || !d.Dead || d.ACS.Known {
 		t.Errorf("off the bus: %+v %v", d, err)
 	}
 	if d, err := sys.Device(addr(t, "0000:1a:00.1")); err != nil || d.Dead {
 		t.Errorf("a VF: %+v %v", d, err)
+	}
+	s.Write(s.Path("0000:1a:00.1")+"/config", strings.Repeat("\xff", 64))
+	if d, err := sys.Device(addr(t, "0000:1a:00.1")); err != nil || !d.Dead {
+		t.Errorf("a VF off the bus: %+v %v", d, err)
 	}
 }

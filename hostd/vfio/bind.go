@@ -202,12 +202,21 @@ func (b *Binder) await(ctx context.Context, limit time.Duration, what string, ok
 }
 
 // Prove says whether the set is as it has to be for a VM: every function of every
-// group is approved and bound to vfio-pci, and the groups are viable. It changes
-// nothing. A VM that runs has its groups open: see [Binder.Bound].
+// group is approved, bound to vfio-pci and answers, and the groups are viable. It
+// changes nothing. A VM that runs has its groups open: see [Binder.Bound].
 func (b *Binder) Prove(ctx context.Context, s Set) error {
-	groups, err := b.bound(s)
+	devices, err := b.bound(s)
 	if err != nil {
 		return err
+	}
+	var groups []uint32
+	for _, d := range devices {
+		if d.Dead {
+			return fmt.Errorf("vfio: %s does not answer", d.Address)
+		}
+		if !slices.Contains(groups, d.Group) {
+			groups = append(groups, d.Group)
+		}
 	}
 	for _, g := range groups {
 		if err := ctx.Err(); err != nil {
@@ -220,13 +229,14 @@ func (b *Binder) Prove(ctx context.Context, s Set) error {
 	return nil
 }
 
-// Bound is [Binder.Prove] without asking vfio, for functions that a VM has open.
+// Bound is [Binder.Prove] without asking vfio or the functions, for those that a VM has
+// open.
 func (b *Binder) Bound(s Set) error {
 	_, err := b.bound(s)
 	return err
 }
 
-func (b *Binder) bound(s Set) (groups []uint32, err error) {
+func (b *Binder) bound(s Set) ([]*pci.Device, error) {
 	devices, err := b.members(s)
 	if err != nil {
 		return nil, err
@@ -238,11 +248,8 @@ func (b *Binder) bound(s Set) (groups []uint32, err error) {
 		if d.Override != Driver {
 			return nil, fmt.Errorf("vfio: driver_override of %s is %q, want %s", d.Address, d.Override, Driver)
 		}
-		if !slices.Contains(groups, d.Group) {
-			groups = append(groups, d.Group)
-		}
 	}
-	return groups, nil
+	return devices, nil
 }
 
 // Take brings one function of the set to a driver of the host: a drive to nvme, to

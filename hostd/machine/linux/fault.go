@@ -41,10 +41,11 @@ type said struct {
 	address string
 }
 
-// faults are what is wrong with the devices of the VMs that run and was not said yet.
-// What was said of others is forgotten.
+// faults are what is wrong with the devices of the VMs that run and was not said yet. A
+// device is silent only when two looks find it so: its guest may be resetting it. What
+// was said of others is forgotten.
 func (m *Machine) faults(states []guest.State) (out []machine.Event) {
-	now := map[said]bool{}
+	now := map[said]int{}
 	for _, s := range states {
 		if !s.Running {
 			continue
@@ -55,9 +56,12 @@ func (m *Machine) faults(states []guest.State) (out []machine.Event) {
 				if code == "" {
 					continue
 				}
-				key := said{s.VM, s.Boot, d.Address}
-				now[key] = true
-				if m.faulted[key] {
+				key, first := said{s.VM, s.Boot, d.Address}, 1
+				if code == deviceSilent {
+					first = 2
+				}
+				now[key] = m.faulted[key] + 1
+				if now[key] != first {
 					continue
 				}
 				out = append(out, machine.Event{
@@ -88,6 +92,10 @@ func (c component) has(a pci.Address) bool {
 	return c.Address == a.String() || slices.ContainsFunc(c.Functions, func(f domain.DeviceFunction) bool { return f.Address == a.String() })
 }
 
+// deviceSilent is the reason of a device that does not answer. One that is pulled under
+// a VM stays in sysfs: the kernel waits for the VM to let it go.
+const deviceSilent = "device.silent"
+
 // wrong says what is wrong with a function that a VM has, as a stable code and in
 // words; "" if nothing.
 func (m *Machine) wrong(address string) (code, why string) {
@@ -101,6 +109,8 @@ func (m *Machine) wrong(address string) (code, why string) {
 		return "device.gone", "is gone"
 	case err != nil:
 		return "device.unreadable", "cannot be read: " + err.Error()
+	case d.Dead:
+		return deviceSilent, "does not answer: it was pulled, or has fallen off the bus"
 	case d.Driver != vfio.Driver:
 		return "device.unbound", fmt.Sprintf("is bound to %q", d.Driver)
 	}

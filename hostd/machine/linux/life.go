@@ -54,7 +54,7 @@ func (m *Machine) AttachNetwork(ctx context.Context, v *machine.VM) error {
 
 // Start proves the VM's functions, defines its domain and starts it. Faults:
 // domain.not_prepared, domain.no_feature, domain.start_failed, and those of unproved:
-// drive.other, drive.silent, device.gone, device.unproved.
+// drive.other, drive.silent, device.gone, device.silent, device.unproved.
 func (m *Machine) Start(ctx context.Context, v *machine.VM) error {
 	release, err := m.guests.Act(ctx, v.VM)
 	if err != nil {
@@ -120,7 +120,7 @@ func (m *Machine) domain(ctx context.Context, v *machine.VM, s guest.State) (str
 }
 
 // unproved is why a VM's functions are not what was approved, as a fault. It names the
-// device only where that is beyond doubt: it is gone, another is in its group or in its
+// device only where that is beyond doubt: it is gone or silent, another is in its group or in its
 // place. Then the VM fails for good; else it can be tried again, with its data, and the
 // slot is kept for the operator.
 func (m *Machine) unproved(ctx context.Context, v *machine.VM, err error) error {
@@ -148,7 +148,7 @@ func (m *Machine) blame(v *machine.VM, err error) *machine.Fault {
 	for _, slot := range v.Slots {
 		for _, d := range devices(slot) {
 			f := &machine.Fault{Code: "device.unproved", Err: err, Slot: slot.Index, Component: d.component, Scope: "device"}
-			if code, _ := m.wrong(d.Address); code == "device.gone" {
+			if code, _ := m.wrong(d.Address); code == "device.gone" || code == deviceSilent {
 				f.Code = code
 				return f
 			}

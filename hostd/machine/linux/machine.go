@@ -53,7 +53,7 @@ type Machine struct {
 	found   *domain.SlotMap       // by the last look; nil: none yet
 	called  map[string]guest.Sign // by MAC: the last call of the metadata service
 
-	faulted map[said]bool // faults that are so and were said; watchDevices' own
+	faulted map[said]int // faults that are so, by how many looks found them; watchDevices' own
 
 	turns   turns
 	working map[string]bool // block devices that an act of ours has open; with mu

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/gpuaas/gpuaas/hostd/guest"
 	"github.com/gpuaas/gpuaas/hostd/machine"
 	"github.com/gpuaas/gpuaas/hostd/pci"
 )
@@ -31,6 +32,39 @@ func TestDeviceGone(t *testing.T) {
 	v.Boot = 2
 	if f := fault(w.up(t.Context(), v)); f == nil || f.Code != "device.gone" || f.Slot != 1 || f.Component != "gpu" {
 		t.Errorf("started without a GPU: %v", f)
+	}
+}
+
+// A drive and a VF that are pulled under a VM stay in sysfs, and answer nothing. One that
+// is silent for a moment is being reset by its guest.
+func TestDevicePulled(t *testing.T) {
+	t.Parallel()
+	w := newWorldWith(t, 1, true)
+	v := w.vm(1)
+	if err := w.up(t.Context(), v); err != nil {
+		t.Fatal(err)
+	}
+	m := &Machine{sys: w.m.sys}
+	states := []guest.State{{VM: v.VM, Boot: 1, Running: true, Devices: v.Slots}}
+	slot := v.Slots[0]
+	w.k.Pull(slot.NVMe.Address)
+	w.k.Pull(slot.IBVF.Address)
+	if early := m.faults(states); len(early) != 0 {
+		t.Errorf("said at once: %+v", early)
+	}
+	found := m.faults(states)
+	if len(found) != 2 || found[0].Component != "nvme" || found[1].Component != "ib_vf" || found[0].Code != "device.silent" || found[1].Code != "device.silent" {
+		t.Errorf("found %+v", found)
+	}
+	if again := m.faults(states); len(again) != 0 {
+		t.Errorf("said again: %+v", again)
+	}
+	if err := w.m.Stop(t.Context(), v.VM, 0); err != nil {
+		t.Fatal(err)
+	}
+	v.Boot = 2
+	if f := fault(w.up(t.Context(), v)); f == nil || f.Code != "device.silent" || f.Component != "nvme" {
+		t.Errorf("started without its drive: %v", f)
 	}
 }
 

@@ -311,6 +311,14 @@ func (k *Kernel) Unplug(address string) {
 	k.Tree.Remove(k.Tree.Path(address))
 }
 
+// Pull takes the function from under the process that has it: it answers nothing any
+// more, and stays in sysfs until it is let go.
+func (k *Kernel) Pull(address string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.Tree.Write(k.Tree.Path(address)+"/config", strings.Repeat("\xff", 256))
+}
+
 // Driver is the driver that has the function.
 func (k *Kernel) Driver(address string) string {
 	k.mu.Lock()
