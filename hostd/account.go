@@ -18,6 +18,7 @@ import (
 // placement that was made in that knowledge.
 
 func beforeKey(epoch uint32) string { return fmt.Sprintf("before/%d/", epoch) }
+
 func holdingsKey(d *domain.Desired) string {
 	return fmt.Sprintf("holdings/%d/%d/", d.Epoch, d.Generation)
 }
