@@ -1,6 +1,9 @@
 package pci
 
-import "encoding/binary"
+import (
+	"bytes"
+	"encoding/binary"
+)
 
 // PortType is what a PCIe function is (PCI Express Base Specification, device/port
 // type of the PCI Express capabilities register).
@@ -59,6 +62,13 @@ func (s space) u32(at int) uint32 {
 		return 0
 	}
 	return binary.LittleEndian.Uint32(s[at:])
+}
+
+// Answers says whether config space that was read came from a device: where nobody
+// answers all bits are ones. The ids of a virtual function are ones too (SR-IOV
+// specification, 3.4.1.1), its command, status and class are not.
+func Answers(config []byte) bool {
+	return len(config) >= 12 && len(bytes.Trim(config[:12], "\xff")) > 0
 }
 
 // capability finds a capability of the first 256 bytes; 0 if there is none, or it

@@ -249,7 +249,7 @@ func (s *Sysfs) config(d *Device) error {
 		return err
 	}
 	c := space(b)
-	d.Dead = c.u16(0) == 0xffff && (!d.VF || c.u32(8) == 0xffffffff) // a VF has no vendor id of its own there, but a class
+	d.Dead = c.u16(0) == 0xffff && !(d.VF && Answers(b)) // a VF has no vendor id of its own there
 	d.Type, d.Multifunction, d.ACS, d.SerialNumber = c.portType(), c.multifunction(), c.acs(), c.serial()
 	return nil
 }

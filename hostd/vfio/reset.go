@@ -1,7 +1,6 @@
 package vfio
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -99,7 +98,7 @@ func (b *Binder) answered(ctx context.Context, d *pci.Device) error {
 		if err != nil {
 			return false, fmt.Errorf("vfio: %s is gone after its reset: %w", d.Address, err)
 		}
-		return Answers(c), nil
+		return pci.Answers(c), nil
 	})
 }
 
@@ -120,13 +119,6 @@ func (b *Binder) below(d *pci.Device) (out []*pci.Device, err error) {
 		}
 	}
 	return out, nil
-}
-
-// Answers says whether config space that was read came from a device: where nobody
-// answers all bits are ones. The ids of a virtual function are ones too (SR-IOV
-// specification, 3.4.1.1), its command, status and class are not.
-func Answers(config []byte) bool {
-	return len(config) >= 12 && len(bytes.Trim(config[:12], "\xff")) > 0
 }
 
 // Private says why a bus reset of the function would reach others than the set: nil

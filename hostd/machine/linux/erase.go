@@ -71,7 +71,7 @@ func (f functions) Fingerprint(_ context.Context, address string) (string, error
 	if err != nil {
 		return "", fmt.Errorf("linux: %w", err)
 	}
-	if !vfio.Answers(c) {
+	if !pci.Answers(c) {
 		return "", fmt.Errorf("linux: %s does not answer", address)
 	}
 	return fmt.Sprintf("%s %s class %06x serial %016x", d.IDs(), d.Subsystem(), d.Class, d.SerialNumber), nil
