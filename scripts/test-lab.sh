@@ -10,10 +10,8 @@ parts=( # package, which of its tests, which not; the longest first
   "cmd/gpuaas FaultyHost -"
   "cmd/gpuaas . FaultyHost"
   "hostd/machine/lab . -"
-  "hostd/machine/linux . -"
   "hostd/vm . -"
   "hostd/wipe . -"
-  "hostd/emuhost . -"
   "hostd/network . -"
 )
 logs=$(mktemp -d); trap 'rm -rf "$logs"; kill $(jobs -p) 2>/dev/null' EXIT

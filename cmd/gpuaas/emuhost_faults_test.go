@@ -6,9 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -28,7 +27,7 @@ linux:
   kernel: ` + directKernel + `
   vf: none
   users: {first: 70000, count: 64}
-  reserve: {cores: 0, memory_mib: 300}
+  reserve: {cores: 0, memory_mib: 540}
   gpus: [{ids: "1234:11e8", name: edu, by_location: true}]
 `
 
@@ -73,13 +72,8 @@ func TestLabFaultyHost(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))
-	r := newRacked(t, faultConfig, faultyHost())
-	r.confine()
-	r.prepare()
-	// What is on the drives was activated at the first boot: it is not any more at the next.
-	if err := errors.Join(r.host.Shutdown(r.ctx), r.host.PowerOn(r.ctx)); err != nil {
-		t.Fatal(err)
-	}
+	r := newRacked(t, faultConfig, map[string]string{"/etc/libvirt/qemu.conf": confinedConfig}, faultyHost())
+	r.sh("mkdir -p " + hostDir + " && chmod 711 " + hostDir + " && dpkg-statoverride --update --add libvirt-qemu libvirt-qemu 0751 /var/lib/libvirt/qemu")
 	r.join()
 	slots := r.faultyMap()
 	r.catalog()
@@ -125,21 +119,6 @@ func TestLabFaultyHost(t *testing.T) {
 			t.Errorf("%s is still in %s", s, found)
 		}
 	}
-}
-
-// confine gives libvirt the configuration of a real host, before it starts.
-func (r *racked) confine() {
-	r.t.Helper()
-	conf := filepath.Join(r.tools, "qemu.conf")
-	if err := os.WriteFile(conf, []byte(confinedConfig), 0o644); err != nil {
-		r.t.Fatal(err)
-	}
-	for from, to := range map[string]string{conf: "/etc/libvirt/qemu.conf", emuhost.Image("bare.elf"): directKernel} {
-		if err := r.host.CopyIn(r.ctx, from, to); err != nil {
-			r.t.Fatal(err)
-		}
-	}
-	r.sh("mkdir -p " + hostDir + " && chmod 711 " + hostDir + " && dpkg-statoverride --update --add libvirt-qemu libvirt-qemu 0751 /var/lib/libvirt/qemu")
 }
 
 // faultyMap looks at what the host proposes and refuses to propose, approves it, and
@@ -286,6 +265,7 @@ func (r *racked) confined(slots map[string]slot, vms ...client.Allocation) {
 func (r *racked) powerCycle(alpha, beta renter, slots map[string]slot, a, b client.Allocation) (lost slot) {
 	r.t.Helper()
 	lost = slots[b.VMs[0].SlotIDs[0]]
+	before := layout(alpha.run("allocations", "console", "first"))
 	r.host.PowerCut()
 	if err := r.host.Close(); err != nil {
 		r.t.Fatal(err)
@@ -318,6 +298,8 @@ func (r *racked) powerCycle(alpha, beta renter, slots map[string]slot, a, b clie
 	})
 	if said := alpha.says("first", "drive boots 2"); !strings.Contains(said, "serial "+slots[a.VMs[0].SlotIDs[0]].NVMe.Serial) {
 		r.t.Error("it has another drive")
+	} else if now := layout(said); len(before) < 8 || !slices.Equal(now, before) {
+		r.t.Errorf("its devices are at %q, were at %q", now, before)
 	}
 	if now := alpha.allocation("first"); now.VMs[0].Address != a.VMs[0].Address {
 		r.t.Errorf("it has the address %s, had %s", now.VMs[0].Address, a.VMs[0].Address)
@@ -336,6 +318,17 @@ func (r *racked) powerCycle(alpha, beta renter, slots map[string]slot, a, b clie
 	r.t.Logf("the tenant whose drive is gone is told: %+v", beta.allocation("second"))
 	r.step("the other one quarantined")
 	return lost
+}
+
+// layout is what the guest finds on its PCI buses at its newest boot, and where.
+func layout(console string) (out []string) {
+	_, newest, _ := strings.Cut(console[max(0, strings.LastIndex(console, "BARE up ")):], "\n")
+	for line := range strings.Lines(newest) {
+		if strings.HasPrefix(line, "BARE pci ") {
+			out = append(out, strings.TrimSpace(line))
+		}
+	}
+	return out
 }
 
 func (te renter) release(name string) {

@@ -172,6 +172,9 @@ func (te renter) giveBack(name string, a client.Allocation, sl slot) {
 	if !slices.Equal(serials, want) {
 		te.r.t.Errorf("erased were %q, the slot has %q", serials, want)
 	}
+	if want := "probe: sent to gpu=" + s.GPU.Address + " ib_vf=" + s.IBVF.Address; !strings.Contains(shown, want) {
+		te.r.t.Errorf("the erasure does not show %q", want)
+	}
 	if !strings.Contains(shown, "signature  good") || !strings.Contains(shown, "nvme "+rackSerial+": verified") {
 		te.r.t.Error("the erasure does not show the drive's serial under a good signature")
 	}

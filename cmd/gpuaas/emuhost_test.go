@@ -33,12 +33,13 @@ func TestLabEmulatedHost(t *testing.T) {
 	if why := emuhost.Missing(); why != "" {
 		t.Skip("SKIPPED, no host was booted: " + why)
 	}
-	r := newRacked(t, rackConfig, emuhost.Topology{Ports: []emuhost.Port{
+	r := newRacked(t, rackConfig, nil, emuhost.Topology{Ports: []emuhost.Port{
 		{Name: "gpu0", Devices: []emuhost.Device{emuhost.GPU{}}},
 		{Name: "nvme0", Devices: []emuhost.Device{emuhost.NVMe{Serial: rackSerial, MiB: 256, Fill: emuhost.Used(emuhost.UsedGPT)}}},
 		{Name: "nic0", Devices: []emuhost.Device{emuhost.NIC{MAC: "52:54:00:aa:00:01"}}},
 	}})
-	r.enrol()
+	r.check("slot 0:", rackSerial, "GPT, 1 partitions: data")
+	r.join()
 	r.drive(true, earlierText)
 	sl := r.approve()
 	r.drive(false, earlierText)
@@ -97,6 +98,8 @@ const (
 	rackName  = "emu-01"
 	// directKernel is the small guest, for hosts that start it without firmware.
 	directKernel = "/var/lib/bare.elf"
+	hostConfig   = "/etc/hostd.yaml"
+	hostProbe    = "/usr/local/bin/gpu-probe"
 )
 
 // rackConfig is hostd.yaml of the emulated host: its stand-ins for GPUs and its card.
@@ -106,12 +109,19 @@ linux:
   uplink: uplink
   emulated: true
   vfs: {"0000:03:00.0": 2}
-  reserve: {cores: 1, memory_mib: 1152}
+  reserve: {cores: 1, memory_mib: 1216}
   gpus: [{ids: "1234:11e8", name: edu, by_location: true}]
+  probe: ` + hostProbe + `
 `
 
-// newRacked starts the site and switches the host on.
-func newRacked(t *testing.T, conf string, topology emuhost.Topology) *racked {
+// probeScript stands in for a program that looks into GPUs: it only says where it was sent.
+const probeScript = `#!/bin/sh
+printf '{"clean": true, "found": "sent to %s"}' "$*"
+`
+
+// newRacked starts the site and switches the host on, which is as deploy/hostd/README.md
+// says, with files beside: their paths there, and here.
+func newRacked(t *testing.T, conf string, files map[string]string, topology emuhost.Topology) *racked {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 25*time.Minute)
 	t.Cleanup(cancel)
@@ -130,6 +140,16 @@ func newRacked(t *testing.T, conf string, topology emuhost.Topology) *racked {
 	r.step("site")
 	if len(topology.Ports) > 3 {
 		r.at.MemoryMiB = 2048
+	}
+	const deploy = "../../deploy/hostd/"
+	r.at.Files = map[string]string{
+		"/usr/local/bin/hostd": filepath.Join(r.tools, "hostd"), hostConfig: r.file("hostd.yaml", conf, 0o644), directKernel: emuhost.Image("bare.elf"),
+		"/etc/udev/rules.d/10-hostd-drives.rules": deploy + "10-hostd-drives.rules", "/etc/lvm/lvmlocal.conf": deploy + "lvmlocal.conf",
+		"/etc/mdadm/mdadm.conf": deploy + "mdadm.conf", "/etc/multipath/conf.d/hostd.conf": deploy + "multipath.conf",
+		hostProbe: r.file("gpu-probe", probeScript, 0o755),
+	}
+	for to, content := range files {
+		r.at.Files[to] = r.file(filepath.Base(to), content, 0o644)
 	}
 	r.boot()
 	t.Cleanup(func() {
@@ -209,43 +229,37 @@ func (r *racked) services() {
 	}
 }
 
-// prepare makes the host ready as deploy/hostd/README.md says.
-func (r *racked) prepare() {
+// file makes a file of this machine.
+func (r *racked) file(name, content string, mode os.FileMode) string {
 	r.t.Helper()
-	settings := filepath.Join(r.tools, "hostd.yaml")
-	if err := os.WriteFile(settings, []byte(r.conf), 0o644); err != nil {
+	path := filepath.Join(r.tools, name)
+	if err := os.WriteFile(path, []byte(content), mode); err != nil {
 		r.t.Fatal(err)
 	}
-	const conf = "../../deploy/hostd/"
-	for from, to := range map[string]string{
-		filepath.Join(r.tools, "hostd"): "/usr/local/bin/hostd", settings: "/etc/hostd.yaml",
-		conf + "10-hostd-drives.rules": "/etc/udev/rules.d/10-hostd-drives.rules", conf + "lvmlocal.conf": "/etc/lvm/lvmlocal.conf",
-		conf + "mdadm.conf": "/etc/mdadm/mdadm.conf", conf + "multipath.conf": "/etc/multipath/conf.d/hostd.conf",
-	} {
-		if err := r.host.CopyIn(r.ctx, from, to); err != nil {
-			r.t.Fatal(err)
-		}
-	}
-	r.step("host prepared")
+	return path
 }
 
 // startDirectly has hostd start guests from their kernel, without firmware.
 func (r *racked) startDirectly() {
 	r.t.Helper()
-	if err := r.host.CopyIn(r.ctx, emuhost.Image("bare.elf"), directKernel); err != nil {
+	r.crash()
+	if err := r.host.CopyIn(r.ctx, r.file("hostd.yaml", r.conf+"  kernel: "+directKernel+"\n", 0o644), hostConfig); err != nil {
 		r.t.Fatal(err)
 	}
-	r.conf += "  kernel: " + directKernel + "\n"
-	r.crash()
-	r.prepare()
 	r.startHostd()
 }
 
-// enrol prepares the host, and has it join the site.
-func (r *racked) enrol() {
+// check is what its operator does before the host joins a site: nothing is found that
+// looks into tenants' drives.
+func (r *racked) check(words ...string) {
 	r.t.Helper()
-	r.prepare()
-	r.join()
+	out := r.sh("hostd check")
+	r.t.Logf("hostd check:\n%s", out)
+	for _, w := range words {
+		if !strings.Contains(out, w) {
+			r.t.Errorf("hostd check does not say %q", w)
+		}
+	}
 }
 
 // join exchanges a one-time token and starts hostd.
@@ -278,7 +292,7 @@ func (r *racked) join() {
 func (r *racked) startHostd() {
 	r.t.Helper()
 	var err error
-	if r.hostd, err = r.host.Start(emuhost.Command{Args: []string{"hostd", "run", "--config", "/etc/hostd.yaml", "--machine", "linux"}}); err != nil {
+	if r.hostd, err = r.host.Start(emuhost.Command{Args: []string{"hostd", "run", "--config", hostConfig, "--machine", "linux"}}); err != nil {
 		r.t.Fatal(err)
 	}
 }

@@ -12,16 +12,18 @@ echo '127.0.0.1 localhost emuhost' > /etc/hosts
 # Nodes whose modules are loaded when somebody opens them, /dev/net/tun and /dev/vfio/vfio among them.
 sed -n 's/^[^#].* \(.*\) \([bc]\)\([0-9]*\):\([0-9]*\)$/\1 \2 \3 \4/p' "/lib/modules/$(uname -r)/modules.devname" |
   while read -r n type major minor; do
-    mkdir -p "$(dirname "/dev/$n")"
+    case $n in */*) mkdir -p "/dev/${n%/*}";; esac
     [ -e "/dev/$n" ] || mknod "/dev/$n" "$type" "$major" "$minor"
   done
+
+modprobe 9pnet_virtio; modprobe 9p
+mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000 share /mnt/share || echo "EMUHOST no share"
+[ ! -d /mnt/share/before-udev ] || cp -r --preserve=mode /mnt/share/before-udev/. /
 
 /lib/systemd/systemd-udevd --daemon
 udevadm trigger --type=subsystems --action=add; udevadm trigger --type=devices --action=add
 udevadm settle --timeout=20 || echo "EMUHOST udev did not settle"
 
-modprobe 9pnet_virtio; modprobe 9p
-mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000 share /mnt/share || echo "EMUHOST no share"
 ip link set lo up
 for n in /sys/class/net/*; do # the way out: QEMU's user network, where 10.0.2.2 is the machine outside
   case $(readlink "$n/device/driver") in

@@ -20,7 +20,7 @@ exec 9> "$cache/lock"; flock 9 # one build at a time
 
 say() { echo "emuhost: $*" >&2; }
 missing=
-for t in mmdebstrap mke2fs dpkg-deb depmod modprobe cpio busybox gcc ld objcopy qemu-img sfdisk mformat mcopy mmd go; do
+for t in mmdebstrap mke2fs dpkg-deb depmod modprobe cpio busybox xz gcc ld objcopy qemu-img sfdisk mformat mcopy mmd go; do
   command -v $t > /dev/null || missing="$missing $t"
 done
 [ -z "$missing" ] || { say "missing:$missing (scripts/setup.sh lab installs what deploy/lab/packages.txt lists)"; exit 1; }
@@ -57,8 +57,8 @@ layer bare "$(digest $d/bare)" "$here/bare/build.sh"; bare=$made
 image=$cache/image-$(printf '%s\n' "$qemu" "$primed" "$start" "$bare" | sha256sum | cut -c1-12)
 if [ ! -d "$image" ]; then
   new=$(mktemp -d "$cache/new.XXXXXX"); chmod 755 "$new"
-  ln -s "$qemu/qemu" "$new/qemu"; ln -s "$root/kernel" "$new/kernel"; ln -s "$primed/root.ext4" "$new/root.ext4"
-  ln -s "$start/initrd" "$new/initrd"
+  ln -s "$qemu/qemu" "$new/qemu"; ln -s "$primed/root.ext4" "$new/root.ext4"
+  ln -s "$start/vmlinux" "$new/kernel"; ln -s "$start/initrd" "$new/initrd"
   for f in "$primed"/used-*.raw; do ln -s "$f" "$new/${f##*/}"; done
   for f in bare.elf bare.img bare.qcow2; do ln -s "$bare/$f" "$new/$f"; done
   mv "$new" "$image"

@@ -16,9 +16,9 @@ libraries=$qemu/lib/x86_64-linux-gnu:$qemu/usr/lib/x86_64-linux-gnu
 QEMU_MODULE_DIR=$qemu/usr/lib/x86_64-linux-gnu/qemu timeout 300 \
   "$qemu/lib64/ld-linux-x86-64.so.2" --library-path "$libraries" "$qemu/usr/bin/qemu-system-x86_64" \
   -L "$qemu/usr/share/qemu" -L "$qemu/usr/share/seabios" \
-  -machine q35 -accel tcg,thread=multi -cpu max,la57=off,smap=off,smep=off,pku=off,umip=off -smp 2 -m 1024 -nodefaults -display none -no-reboot \
+  -machine q35 -accel tcg,thread=multi -cpu max,la57=off,smap=off,smep=off,pku=off,umip=off,erms=off,fsrm=off -smp 2 -m 1024 -nodefaults -display none -no-reboot \
   -device intel-iommu,intremap=on,device-iotlb=on \
-  -kernel "$base/kernel" -initrd "$start/initrd" \
+  -kernel "$start/vmlinux" -initrd "$start/initrd" \
   -append "console=ttyS0 loglevel=4 panic=1 mitigations=off intel_iommu=on random.trust_cpu=on no_timer_check emuhost.prime" \
   -drive "file=$out/root.ext4,if=none,id=root,format=raw,cache=unsafe" -device virtio-blk-pci,drive=root "${drives[@]}" \
   -virtfs "local,path=$out/share,mount_tag=share,security_model=none" \

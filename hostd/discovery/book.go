@@ -15,6 +15,7 @@ import (
 // book remembers what devices said of themselves while their own driver had them.
 type book struct {
 	path    string // "": only in memory
+	frozen  bool   // nothing is written
 	entries []entry
 	changed bool
 }
@@ -48,7 +49,7 @@ func openBook(dir string) (*book, error) {
 }
 
 func (b *book) save() error {
-	if !b.changed || b.path == "" {
+	if !b.changed || b.path == "" || b.frozen {
 		return nil
 	}
 	if err := durable.WriteJSON(b.path, b.entries); err != nil {

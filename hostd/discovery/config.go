@@ -30,6 +30,8 @@ type Config struct {
 	// StateDir is where what was read of devices is remembered until they are bound to
 	// vfio-pci, in devices.json; "": nowhere, then bound devices are unsafe.
 	StateDir string
+	// ReadOnly leaves that as it is: a look beside a daemon, or before there is one.
+	ReadOnly bool
 
 	// Approved gives the map in force, so that what is approved stays together and is
 	// not read; nil, or a nil map: none.

@@ -26,6 +26,7 @@ func New(c Config) (*Discovery, error) {
 	if err != nil {
 		return nil, err
 	}
+	b.frozen = c.ReadOnly
 	return &Discovery{c: c, book: b}, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -87,6 +88,21 @@ func TestApprovedStaysTogether(t *testing.T) {
 }
 
 // Buses are numbered anew: the same slots in the same order.
+// TestReadOnly is a look on a host where no daemon was ever: it writes nothing.
+func TestReadOnly(t *testing.T) {
+	t.Parallel()
+	h := hgx(t)
+	want := h.discover(h.config())
+	c := h.config()
+	c.StateDir, c.ReadOnly = filepath.Join(h.state, "none"), true
+	if diff := cmp.Diff(want, h.discover(c)); diff != "" {
+		t.Error(diff)
+	}
+	if _, err := os.Stat(c.StateDir); err == nil {
+		t.Error("it made its folder")
+	}
+}
+
 func TestRenumberedBuses(t *testing.T) {
 	t.Parallel()
 	build := func(shift int) *host {

@@ -60,7 +60,7 @@ func sh(t *testing.T, ctx context.Context, h *emuhost.Host, script string) strin
 	return strings.TrimSpace(string(out))
 }
 
-func TestLabBoot(t *testing.T) {
+func TestLabLongBoot(t *testing.T) {
 	h, ctx := boot(t, emuhost.Options{})
 	commands(t, ctx, h)
 

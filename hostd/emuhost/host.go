@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -208,23 +207,13 @@ func (h *Host) EmulatorSaid() string {
 
 // CopyIn copies a file of this machine into the host, with its mode. The path is
 // absolute; its folder is made.
-func (h *Host) CopyIn(ctx context.Context, from, to string) (err error) {
-	in, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	info, err := in.Stat()
-	if err != nil {
-		return err
-	}
+func (h *Host) CopyIn(ctx context.Context, from, to string) error {
 	out, err := os.CreateTemp(h.o.Share, "copy-")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(out.Name())
-	_, err = io.Copy(out, in)
-	if err = errors.Join(err, out.Chmod(info.Mode().Perm()), out.Close()); err != nil {
+	if err := errors.Join(out.Close(), copyFile(from, out.Name())); err != nil {
 		return err
 	}
 	name := filepath.Join(SharePoint, filepath.Base(out.Name()))

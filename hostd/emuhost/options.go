@@ -3,6 +3,7 @@ package emuhost
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -19,6 +20,9 @@ type Options struct {
 	Topology Topology
 	// MemoryMiB is the host's memory. Zero: 1536, enough for hostd, libvirt and a guest.
 	MemoryMiB int
+	// Files are copied into the host at every power on, before its udev looks at a
+	// device: from this machine's paths, by the host's.
+	Files map[string]string
 	// KernelArgs are added to the kernel's command line.
 	KernelArgs []string
 }
@@ -87,5 +91,42 @@ func (o *Options) defaults() error {
 	if err := o.Topology.validate(); err != nil {
 		return err
 	}
-	return os.MkdirAll(o.Share, 0o755)
+	return o.share()
+}
+
+// filesBefore is the folder of the share whose content becomes the host's.
+const filesBefore = "before-udev"
+
+// share makes the shared folder, with the files that go into the host.
+func (o *Options) share() error {
+	err := os.MkdirAll(o.Share, 0o755)
+	for to, from := range o.Files {
+		to = filepath.Join(o.Share, filesBefore, to)
+		if err == nil {
+			err = os.MkdirAll(filepath.Dir(to), 0o755)
+		}
+		if err == nil {
+			err = copyFile(from, to)
+		}
+	}
+	return err
+}
+
+// copyFile copies a file with its mode.
+func copyFile(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	info, err := in.Stat()
+	if err != nil {
+		return err
+	}
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Chmod(info.Mode().Perm()), out.Close())
 }

@@ -42,10 +42,7 @@ func (b *Binder) Reset(ctx context.Context, s Set, a pci.Address, method string)
 	ctx, cancel := context.WithTimeout(ctx, resetWait)
 	defer cancel()
 	if method == ResetBus {
-		if err := b.Private(s, a); err != nil {
-			return err
-		}
-		below, err := b.below(d)
+		below, err := b.private(s, d)
 		if err != nil {
 			return err
 		}
@@ -102,8 +99,23 @@ func (b *Binder) answered(ctx context.Context, d *pci.Device) error {
 	})
 }
 
-// below are the functions, bridges aside, below the bridge above d: d among them.
-func (b *Binder) below(d *pci.Device) (out []*pci.Device, err error) {
+// Private says why a bus reset of the function would reach others than the set: nil
+// if everything below the bridge above it is approved.
+func (b *Binder) Private(s Set, a pci.Address) error {
+	d, err := b.sys.Device(a)
+	if err != nil {
+		return fmt.Errorf("vfio: %w", err)
+	}
+	_, err = b.private(s, d)
+	return err
+}
+
+// private are the functions, bridges aside, below the bridge above d, d among them, if
+// all of them are the set's.
+func (b *Binder) private(s Set, d *pci.Device) (below []*pci.Device, err error) {
+	if len(d.Above) == 0 {
+		return nil, fmt.Errorf("vfio: bus reset of %s: it is on a root bus, with others", d.Address)
+	}
 	bridge := d.Above[len(d.Above)-1]
 	all, err := b.sys.Addresses()
 	if err != nil {
@@ -114,31 +126,13 @@ func (b *Binder) below(d *pci.Device) (out []*pci.Device, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("vfio: %w", err)
 		}
-		if slices.Contains(other.Above, bridge) && !other.Bridge() {
-			out = append(out, other)
+		if !slices.Contains(other.Above, bridge) || other.Bridge() {
+			continue
 		}
-	}
-	return out, nil
-}
-
-// Private says why a bus reset of the function would reach others than the set: nil
-// if everything below the bridge above it is approved.
-func (b *Binder) Private(s Set, a pci.Address) error {
-	d, err := b.sys.Device(a)
-	if err != nil {
-		return fmt.Errorf("vfio: %w", err)
-	}
-	if len(d.Above) == 0 {
-		return fmt.Errorf("vfio: bus reset of %s: it is on a root bus, with others", a)
-	}
-	below, err := b.below(d)
-	if err != nil {
-		return err
-	}
-	for _, o := range below {
-		if !s.owns(o.Address) {
-			return fmt.Errorf("vfio: bus reset of %s: %s is below the same bridge %s and is not approved with it", a, o.Address, d.Above[len(d.Above)-1])
+		if !s.owns(o) {
+			return nil, fmt.Errorf("vfio: bus reset of %s: %s is below the same bridge %s and is not approved with it", d.Address, o, bridge)
 		}
+		below = append(below, other)
 	}
-	return nil
+	return below, nil
 }

@@ -116,7 +116,7 @@ func (m *Machine) probed() []string {
 	return out
 }
 
-// Check looks at a host on which hostd may run or not, and binds nothing: what it
+// Check looks at a host on which hostd may run or not, and binds and writes nothing: what it
 // would propose, and the findings of [Machine.Blind].
 func Check(ctx context.Context, o Options) (*domain.SlotMap, []string, error) {
 	if o.Uplink == "" {
@@ -129,7 +129,7 @@ func Check(ctx context.Context, o Options) (*domain.SlotMap, []string, error) {
 	if o.Discovery.Host == "" {
 		o.Discovery.Host = "check"
 	}
-	o.Discovery.Prove = nil
+	o.Discovery.Prove, o.Discovery.ReadOnly = nil, true
 	sys, err := pci.Open(o.Discovery.Sys)
 	if err != nil {
 		return nil, nil, err

@@ -23,16 +23,11 @@ import (
 	"github.com/gpuaas/gpuaas/hostd/program"
 )
 
-// TestLabLinux has this machine at work in an emulated host: discovery, first wipe,
+// TestLabLongLinux has this machine at work in an emulated host: discovery, first wipe,
 // two tenants one after the other on the same slot, whose guests look for what the
-// other left. The test runs itself inside. Its guests start directly.
-func TestLabLinux(t *testing.T) { linuxInside(t, "direct") }
-
-// TestLabLongLinux is the same, with guests that boot by UEFI from their drives.
-func TestLabLongLinux(t *testing.T) { linuxInside(t, "") }
-
-func linuxInside(t *testing.T, direct string) {
-	t.Helper()
+// other left. The test runs itself inside. Its guests boot by UEFI from their drives. The
+// same with the real programs around it is TestLabEmulatedHost of cmd/gpuaas.
+func TestLabLongLinux(t *testing.T) {
 	if why := emuhost.Missing(); why != "" {
 		t.Skip("SKIPPED, no host was booted: " + why)
 	}
@@ -56,7 +51,7 @@ func linuxInside(t *testing.T, direct string) {
 			t.Fatal(err)
 		}
 	}
-	for from, to := range map[string]string{os.Args[0]: "/var/lib/linux.test", emuhost.Image("bare.qcow2"): "/var/lib/bare.qcow2", emuhost.Image("bare.elf"): "/var/lib/bare.elf"} {
+	for from, to := range map[string]string{os.Args[0]: "/var/lib/linux.test", emuhost.Image("bare.qcow2"): "/var/lib/bare.qcow2"} {
 		if err := h.CopyIn(ctx, from, to); err != nil {
 			t.Fatal(err)
 		}
@@ -73,7 +68,7 @@ func linuxInside(t *testing.T, direct string) {
 			t.Fatal(err)
 		}
 	}
-	p, err := h.Start(emuhost.Command{Args: []string{"sh", "-c", "chmod +x /var/lib/linux.test; cd /var/lib; LINUX_TEST_INSIDE=1 LINUX_TEST_DIRECT=" + direct + " ./linux.test -test.run '^TestInside$' -test.v -test.timeout 12m"}})
+	p, err := h.Start(emuhost.Command{Args: []string{"sh", "-c", "chmod +x /var/lib/linux.test; cd /var/lib; LINUX_TEST_INSIDE=1 ./linux.test -test.run '^TestInside$' -test.v -test.timeout 12m"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,11 +82,7 @@ func linuxInside(t *testing.T, direct string) {
 // TestInside is what runs in the emulated host.
 func TestInside(t *testing.T) {
 	if os.Getenv("LINUX_TEST_INSIDE") == "" {
-		t.Skip("runs inside the host of TestLabLinux")
-	}
-	kernel := ""
-	if os.Getenv("LINUX_TEST_DIRECT") != "" {
-		kernel = "/var/lib/bare.elf"
+		t.Skip("runs inside the host of TestLabLongLinux")
 	}
 	pf, err := pci.Parse("0000:05:00.0")
 	if err != nil {
@@ -111,7 +102,7 @@ func TestInside(t *testing.T) {
 	o := Options{
 		ClearImages: images.Clear, Probe: probe,
 
-		Dir: "/var/lib/hostd/linux", Emulated: true, Kernel: kernel, Uplink: "uplink", VFs: map[pci.Address]uint16{pf: 2}, ConsoleFileBytes: 2 << 20,
+		Dir: "/var/lib/hostd/linux", Emulated: true, Uplink: "uplink", VFs: map[pci.Address]uint16{pf: 2}, ConsoleFileBytes: 2 << 20,
 		Discovery: discovery.Config{
 			Host:    "emuhost",
 			GPUs:    []discovery.GPU{{IDs: "1234:11e8", Name: "edu", ByLocation: true}, {IDs: "1af4:1110", Name: "edu", ByLocation: true}},
@@ -200,11 +191,7 @@ func TestInside(t *testing.T) {
 		}
 		must("ready", err)
 		stop()
-		wrote := "wrote secret=s3cret-" + name
-		if kernel != "" {
-			wrote = "wrote secret=" // it has a command line, and does not look at the seed
-		}
-		for _, want := range []string{"found no secret", wrote, "serial " + slot.NVMe.Serial} {
+		for _, want := range []string{"found no secret", "wrote secret=s3cret-" + name, "serial " + slot.NVMe.Serial} {
 			if !strings.Contains(string(console), want) {
 				t.Errorf("%s did not say %q", name, want)
 			}
