@@ -47,6 +47,8 @@ type VM struct {
 	Address string   `json:"address,omitempty" example:"10.64.0.7"`
 	Overdue bool     `json:"overdue,omitempty" doc:"It did not do in time what it should"`
 	Reason  string   `json:"reason,omitempty" doc:"Why it is off: requested, guest (it powered itself off), or what the host says. Its slots are kept, and billed" example:"guest"`
+
+	BilledSince string `json:"billed_since,omitempty" format:"date-time" doc:"When its usage began, while it is billed: at the first sign of life, or 5 minutes after it started. A guest that does not say that it is ready is billed too"`
 }
 
 // allocationActions are the routes that act on an allocation.
@@ -177,7 +179,7 @@ func (s *Server) showAllocation(r *projections.Allocation) Allocation {
 		ExpiresAt: r.ExpiresAt.String(), ReleasedAt: r.ReleasedAt.String(),
 	}
 	for i, v := range r.VMs {
-		a.VMs[i] = VM{ID: v.ID, State: v.State, HostID: v.HostID, SlotIDs: v.SlotIDs, Address: v.Address, Overdue: v.Overdue, Reason: v.Reason}
+		a.VMs[i] = VM{ID: v.ID, State: v.State, HostID: v.HostID, SlotIDs: v.SlotIDs, Address: v.Address, Overdue: v.Overdue, Reason: v.Reason, BilledSince: v.BilledSince.String()}
 	}
 	s.nameVMs(&a)
 	return a

@@ -61,6 +61,8 @@ type VM struct {
 	Address string   `json:"address,omitempty"`
 	Overdue bool     `json:"overdue,omitempty"` // it did not do in time what it should
 	Reason  string   `json:"reason,omitempty"`  // why it is off: requested, guest (it powered itself off), or what the host says
+
+	BilledSince time.Time `json:"billed_since,omitzero"` // when its usage began, while it is billed
 }
 
 // NewAllocation is what is to be launched.

@@ -103,9 +103,17 @@ func enrollProblem(status string, b []byte) error {
 		Code   string `json:"code"`
 		Title  string `json:"title"`
 		Detail string `json:"detail"`
+		Errors []struct {
+			Field   string `json:"field"`
+			Message string `json:"message"`
+		} `json:"errors"`
 	}
 	if json.Unmarshal(b, &problem) == nil && problem.Code != "" {
-		return fmt.Errorf("enroll: %s: %s: %s", status, problem.Code, problem.Detail)
+		err := fmt.Errorf("enroll: %s: %s: %s", status, problem.Code, problem.Detail)
+		for _, e := range problem.Errors {
+			err = fmt.Errorf("%w; %s: %s", err, e.Field, e.Message)
+		}
+		return err
 	}
 	return fmt.Errorf("enroll: %s", status)
 }

@@ -26,7 +26,7 @@ func desk(t *testing.T, host domain.HostID) (*httptest.Server, *[]string) {
 		}
 		if r.Method != http.MethodPost || r.URL.Path != "/v1/enroll" || json.NewDecoder(r.Body).Decode(&in) != nil || in.Token != "secret" {
 			w.WriteHeader(http.StatusUnauthorized)
-			_, _ = w.Write([]byte(`{"code":"host.token_invalid","detail":"the enrolment token is unknown"}`))
+			_, _ = w.Write([]byte(`{"code":"host.token_invalid","detail":"the enrolment token is unknown","errors":[{"field":"body.token","message":"expected length >= 10"}]}`))
 			return
 		}
 		keys = append(keys, string(in.Signing)+in.NATS)
@@ -81,7 +81,7 @@ func TestEnrollRefusals(t *testing.T) {
 		change func(o *hostd.EnrollOptions)
 		want   string
 	}{
-		"unknown token":       {func(o *hostd.EnrollOptions) { o.Token = "guess" }, "host.token_invalid"},
+		"unknown token":       {func(o *hostd.EnrollOptions) { o.Token = "guess" }, "host.token_invalid: the enrolment token is unknown; body.token: expected length >= 10"},
 		"no token":            {func(o *hostd.EnrollOptions) { o.Token = "" }, "token"},
 		"not a URL":           {func(o *hostd.EnrollOptions) { o.Server = "gpu.example.org" }, "not the URL"},
 		"in clear, elsewhere": {func(o *hostd.EnrollOptions) { o.Server = "http://gpu.example.org" }, "in clear"},

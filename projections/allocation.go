@@ -246,6 +246,8 @@ type VM struct {
 	Boot    uint32   `json:"boot"`
 	Overdue bool     `json:"overdue"` // it did not do in time what it should
 	Reason  string   `json:"reason"`  // why it is off; "" while it is not
+	// BilledSince is when its usage began, until it ends; 0: it is not billed.
+	BilledSince domain.Time `json:"billed_since"`
 }
 
 // live are the states in which a silent host makes a VM unreachable.
@@ -257,7 +259,7 @@ const selectAllocations = `SELECT a.number, a.id, a.tenant_id, a.project_id, a.n
 	FROM allocations a JOIN skus k ON k.id = a.sku_id
 	CROSS JOIN LATERAL (SELECT bool_or(h.id IS NOT NULL) AS silent, jsonb_agg(jsonb_build_object('vm_id', v.id, 'host_id', v.host_id, 'slot_ids', v.slot_ids,
 		'state', CASE WHEN h.id IS NOT NULL AND v.state IN ` + live + ` THEN 'unreachable' ELSE v.state END,
-		'address', v.address, 'boot', v.boot, 'overdue', v.overdue,
+		'address', v.address, 'boot', v.boot, 'overdue', v.overdue, 'billed_since', CASE WHEN v.bill_end IS NULL THEN v.bill_start END,
 		'reason', CASE WHEN v.state = 'stopped' THEN v.reason ELSE '' END) ORDER BY v.position) AS vms
 		FROM vms v LEFT JOIN silent_hosts h ON h.id = v.host_id WHERE v.allocation_id = a.id) u`
 

@@ -114,6 +114,7 @@ func TestLabFaultyHost(t *testing.T) {
 		t.Errorf("a launch with no good slot left: exit code %d: %s", code, out)
 	}
 	r.step("drive pulled, quarantined")
+	r.swapIn(lost, kept)
 	for _, s := range []string{"s3cret-alpha", "s3cret-gamma"} {
 		if found := r.files(s); found != "" {
 			t.Errorf("%s is still in %s", s, found)
@@ -318,6 +319,39 @@ func (r *racked) powerCycle(alpha, beta renter, slots map[string]slot, a, b clie
 	r.t.Logf("the tenant whose drive is gone is told: %+v", beta.allocation("second"))
 	r.step("the other one quarantined")
 	return lost
+}
+
+// swapIn approves the map with the drive that stands where a tenant's drive was: its
+// slot can be sold again, and the drive that left unwiped is not forgotten.
+func (r *racked) swapIn(lost, pulled slot) {
+	r.t.Helper()
+	r.op.run("slots", "retire", fmt.Sprintf("%s/%d", rackName, pulled.Index), "--reason", "drive-pulled", "--yes")
+	var maps client.SlotMaps
+	r.until("a map with the other drive", func() error {
+		r.alive()
+		r.op.json(&maps, "hosts", "slot-map", rackName)
+		if maps.Proposal == nil || !slices.ContainsFunc(maps.Proposal.Slots, func(s client.SlotSpec) bool { return s.NVMe.Serial == driveOther }) {
+			return errors.New("none yet")
+		}
+		return nil
+	})
+	r.op.run("hosts", "approve", rackName, "--digest", maps.ProposalDigest)
+	r.until("the slot with the other drive", func() error {
+		var now slot
+		r.site.operator().get("/v1/slots/"+lost.ID, &now)
+		return errNo(now.State == "available" && now.NVMe.Serial == driveOther, now.State+" with "+now.NVMe.Serial)
+	})
+	if out := r.op.run("wipe-duties", "list"); !strings.Contains(out, lost.NVMe.Serial) {
+		r.t.Errorf("nobody knows any more that %s left unwiped: %s", lost.NVMe.Serial, out)
+	}
+	shown := r.op.run("devices", "show", lost.NVMe.Serial)
+	r.t.Logf("what an auditor sees of the drive that left:\n%s", shown)
+	for _, want := range []string{driveOther, "owed"} {
+		if !strings.Contains(shown, want) {
+			r.t.Errorf("the story of %s does not name %s", lost.NVMe.Serial, want)
+		}
+	}
+	r.step("the other drive in its place")
 }
 
 // layout is what the guest finds on its PCI buses at its newest boot, and where.

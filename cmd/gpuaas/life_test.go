@@ -55,7 +55,9 @@ func TestLife(t *testing.T) {
 	says(te, a.ID, "echo hello")
 
 	te.do(202, "POST", "/v1/allocations/"+a.ID+"/stop", nil)
-	te.becomes(a.ID, "stopped")
+	if off := te.becomes(a.ID, "stopped"); got.VMs[0].BilledSince == "" || off.VMs[0].BilledSince != got.VMs[0].BilledSince {
+		t.Errorf("billed since %q while it runs, since %q while it is stopped", got.VMs[0].BilledSince, off.VMs[0].BilledSince)
+	}
 	te.do(202, "POST", "/v1/allocations/"+a.ID+"/start", nil)
 	te.becomes(a.ID, "running")
 	te.do(202, "POST", "/v1/allocations/"+a.ID+"/reboot", nil)
@@ -71,7 +73,9 @@ func TestLife(t *testing.T) {
 	if now.State != "releasing" && now.State != "released" || read.seq < release.seq {
 		t.Errorf("read at commit %d after %d: %s", read.seq, release.seq, now.State)
 	}
-	te.becomes(a.ID, "released")
+	if gone := te.becomes(a.ID, "released"); gone.VMs[0].BilledSince != "" {
+		t.Errorf("released, and billed since %s", gone.VMs[0].BilledSince)
+	}
 	if again := s.slotBecomes(sl.ID, "available"); again.Generation != sl.Generation {
 		t.Errorf("slot generation %d after the wipe, was %d", again.Generation, sl.Generation)
 	}

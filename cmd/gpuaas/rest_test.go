@@ -188,6 +188,8 @@ type allocation struct {
 		State   string   `json:"state"`
 		HostID  string   `json:"host_id"`
 		SlotIDs []string `json:"slot_ids"`
+
+		BilledSince string `json:"billed_since"`
 	} `json:"vms"`
 }
 

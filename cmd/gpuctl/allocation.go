@@ -32,9 +32,16 @@ var allocationColumns = []column[client.Allocation]{
 	{name: "CRN", wide: true, cell: func(x client.Allocation) string { return x.CRN }},
 }
 
-// reasonOf says why it ended, or why it is off; and that it costs nevertheless.
+// reasonOf says why it ended, or why it is off or not ready; and that it costs nevertheless.
 func reasonOf(x client.Allocation) string {
-	if x.State != client.Stopped {
+	switch x.State {
+	case client.Stopped:
+	case client.Provisioning, client.Starting:
+		if i := slices.IndexFunc(x.VMs, func(v client.VM) bool { return !v.BilledSince.IsZero() }); i >= 0 {
+			return "its guest has not said that it is ready (see its console); billed since " + when(x.VMs[i].BilledSince)
+		}
+		return x.Reason
+	default:
 		return x.Reason
 	}
 	var why []string

@@ -15,7 +15,7 @@ func (a *app) approve() *cobra.Command {
 	var sure bool
 	c := &cobra.Command{
 		Use: "approve HOST", Short: "Approve the proposed slot map: its disks are wiped first", Args: cobra.ExactArgs(1),
-		Long: "Approve the proposed slot map, by its digest. Without --digest it is the proposal of now, which is shown first on a terminal.\nWhat is on the disks is wiped.",
+		Long: "Approve the proposed slot map, by its digest. Without --digest it is the proposal of now, which is shown first on a terminal;\nelsewhere that takes --yes. What is on the disks is wiped.",
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if n.Slots, err = parseOverrides(overrides); err != nil {
 				return err
@@ -32,7 +32,10 @@ func (a *app) approve() *cobra.Command {
 				if m.ProposalDigest == "" {
 					return &failure{exitConflict, "there is nothing to approve", "start hostd on the host, or see gpuctl hosts slot-map"}
 				}
-				if n.Digest = m.ProposalDigest; !sure && terminal(a.in) && terminal(a.err) {
+				if n.Digest = m.ProposalDigest; !sure {
+					if !terminal(a.in) || !terminal(a.err) {
+						return usage("give --digest of the map that was looked at, or --yes for the one of now, whatever is on its disks")
+					}
 					if err := a.showMaps(m); err != nil {
 						return err
 					}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -163,7 +164,7 @@ func check(ctx context.Context, c *config, out io.Writer, log *slog.Logger) erro
 	}
 	for _, s := range found.Slots {
 		fmt.Fprintf(out, "slot %d: GPU %s (%s), drive %s (%s, %s), VF %s, NUMA node %d: %s\n",
-			s.Index, s.GPU.Address, s.GPU.Serial, s.NVMe.Address, s.NVMe.Serial, s.OnDisk, s.IBVF.Address, s.NUMANode, s.Why)
+			s.Index, s.GPU.Address, s.GPU.Serial, s.NVMe.Address, s.NVMe.Serial, s.OnDisk, cmp.Or(s.IBVF.Address, "none"), s.NUMANode, s.Why)
 	}
 	for _, s := range found.Spares {
 		fmt.Fprintf(out, "spare %s %s (%s): %s\n", s.Kind, s.Device.Address, s.Device.Serial, s.Why)

@@ -174,13 +174,15 @@ func (s *Store) Sweep(needed func(domain.Digest) (bool, error)) error {
 	return nil
 }
 
-// room reports whether a file of that size leaves a tenth of the disk free.
+// room reports whether a file of that size leaves a tenth of the disk free: of what we
+// could use, as admission counts it.
 func (s *Store) room(size int64) bool {
 	var st syscall.Statfs_t
 	if syscall.Statfs(s.dir, &st) != nil {
 		return true
 	}
-	return int64(st.Bavail)*st.Bsize-size > int64(st.Blocks)*st.Bsize/10
+	usable := int64(st.Blocks-st.Bfree+st.Bavail) * st.Bsize
+	return int64(st.Bavail)*st.Bsize-size > usable/10
 }
 
 func leftover(name string) bool { return strings.HasPrefix(name, "adopt-") }

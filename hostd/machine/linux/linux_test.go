@@ -119,3 +119,19 @@ func TestPassable(t *testing.T) {
 		t.Errorf("with libvirt's own account: %v", err)
 	}
 }
+
+func TestSandboxed(t *testing.T) {
+	t.Parallel()
+	for content, ok := range map[string]bool{
+		"":                                true,
+		"#seccomp_sandbox = 0\n":          true,
+		"seccomp_sandbox = 1\n":           true,
+		"user = \"x\"\nseccomp_sandbox=0": false,
+	} {
+		w := newWorld(t, 1)
+		w.write(filepath.Join(w.root, "/etc/libvirt/qemu.conf"), content)
+		if err := w.m.sandboxed(); (err == nil) != ok {
+			t.Errorf("%q: %v", content, err)
+		}
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -92,6 +93,9 @@ func open(ctx context.Context, m *Machine) (_ *Machine, err error) {
 		if err := m.passable(dir); err != nil {
 			return nil, err
 		}
+	}
+	if err := m.sandboxed(); err != nil {
+		return nil, err
 	}
 	if m.lock, err = lockDir(m.o.Dir); err != nil {
 		return nil, err
@@ -193,6 +197,22 @@ func (m *Machine) passable(dir string) error {
 			return nil
 		}
 	}
+}
+
+var noSandbox = regexp.MustCompile(`(?m)^\s*seccomp_sandbox\s*=\s*"?0`)
+
+// sandboxed refuses a host whose libvirt was told to start QEMU without its filter of
+// system calls, which it does not do by itself.
+func (m *Machine) sandboxed() error {
+	path := filepath.Join(m.root, "/etc/libvirt/qemu.conf")
+	b, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("linux: %w", err)
+	}
+	if noSandbox.Match(b) {
+		return fmt.Errorf("linux: VMs would run without QEMU's filter of system calls: take seccomp_sandbox out of %s", path)
+	}
+	return nil
 }
 
 // makeVFs has every physical function of the configuration have its virtual ones.
