@@ -20,7 +20,7 @@
 //	out, err := h.Run(ctx, "virsh", "list") // h.Run is a program.Run
 //
 // A host takes the memory of Options.MemoryMiB and 100 MiB, two cores while it boots,
-// and 8 to 11 s from power on to the first command when it has them; on busy cores several times that. A guest
+// and 6 to 9 s from power on to the first command when it has them; on busy cores several times that. A guest
 // in it is an emulator in an emulator: started directly the small guest of
 // deploy/emuhost/bare is ready in 3 to 10 s, through UEFI from its drive in 10 to 30 s, where Linux
 // would take minutes. The emulator has to be QEMU 11: with 10, hosts whose devices come
