@@ -38,7 +38,7 @@ func TestLabEmulatedHost(t *testing.T) {
 		{Name: "nvme0", Devices: []emuhost.Device{emuhost.NVMe{Serial: rackSerial, MiB: 256, Fill: emuhost.Used(emuhost.UsedGPT)}}},
 		{Name: "nic0", Devices: []emuhost.Device{emuhost.NIC{MAC: "52:54:00:aa:00:01"}}},
 	}})
-	r.check("slot 0:", rackSerial, "GPT, 1 partitions: data")
+	r.check("slot 0:", rackSerial, "GPT, 1 partitions: data", "virtual functions: 0000:03:00.0 has 0, want 2")
 	r.join()
 	r.drive(true, earlierText)
 	sl := r.approve()

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 
 	"github.com/spf13/cobra"
@@ -172,11 +174,39 @@ func check(ctx context.Context, c *config, out io.Writer, log *slog.Logger) erro
 	for _, u := range found.Unsafe {
 		fmt.Fprintf(out, "unsafe %s: %s\n", u.Address, u.Reason)
 	}
+	if err := missingVFs(o, out); err != nil {
+		return err
+	}
 	for _, b := range blind {
 		fmt.Fprintf(out, "the host looks into drives: %s\n", b)
 	}
 	if len(blind) > 0 {
 		return fmt.Errorf("%d findings: see deploy/hostd/README.md", len(blind))
+	}
+	return nil
+}
+
+// missingVFs says which virtual functions are not there yet: a slot shown without one gets
+// one when hostd runs.
+func missingVFs(o linux.Options, out io.Writer) error {
+	sys, err := pci.Open(cmp.Or(o.Discovery.Sys, "/sys"))
+	if err != nil {
+		return err
+	}
+	defer sys.Close()
+	for _, pf := range slices.SortedFunc(maps.Keys(o.VFs), pci.Address.Compare) {
+		d, err := sys.Device(pf)
+		if err != nil {
+			return fmt.Errorf("linux.vfs: %w", err)
+		}
+		switch has, want := d.NumVFs, o.VFs[pf]; {
+		case want == 0 || want > d.TotalVFs:
+			fmt.Fprintf(out, "virtual functions: %s can have 1 to %d, not %d\n", pf, d.TotalVFs, want)
+		case has == 0:
+			fmt.Fprintf(out, "virtual functions: %s has 0, want %d: hostd makes them when it starts, and gives each slot one\n", pf, want)
+		case has != want:
+			fmt.Fprintf(out, "virtual functions: %s has %d, want %d: take them away first (echo 0 > sriov_numvfs), when no VM has one\n", pf, has, want)
+		}
 	}
 	return nil
 }
