@@ -76,8 +76,8 @@ type clients struct {
 }
 
 const (
-	clientsEach   = 3 // tenants' clients; operators are two more
-	liveEach      = 3 // allocations of one client
+	clientsEach   = 5 // tenants' clients; operators are two more
+	liveEach      = 2 // allocations of one client; all of them leave slots to spare
 	giveUpAfter   = 4 * time.Minute
 	repeatPause   = 30 * time.Millisecond
 	operatorPause = 60 * time.Millisecond

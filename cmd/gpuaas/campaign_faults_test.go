@@ -10,36 +10,45 @@ import (
 	"time"
 )
 
-// A fault begins, lasts while clients go on, and ends. Its end leaves nothing of it.
+// A fault begins, lasts while clients go on, and ends. Its end leaves nothing of it; one
+// without an end is over at once.
 type fault struct {
 	kind string
 	do   func(tr *trial, r *rand.Rand) (end func(), happened bool)
 }
 
-// faults are all kinds. The first ones are those of single processes.
-var faults = slices.Concat([]fault{
+// faults are all kinds. Kills come twice as often as the others: they are what most is
+// expected of.
+var faults = slices.Concat(kills, kills, pauses, links("log", func(tr *trial) []*proxy { return tr.toLog }), links("models", func(tr *trial) []*proxy { return tr.toModels }),
+	links("hosts", func(tr *trial) []*proxy { return tr.toHosts }), links("members", func(tr *trial) []*proxy { return tr.toWriter }))
+
+// kills end processes; their supervisors start them again.
+var kills = []fault{
 	{"kill writer", func(tr *trial, _ *rand.Rand) (func(), bool) { return killed(tr.members[tr.writer()]) }},
 	{"hand over", func(tr *trial, _ *rand.Rand) (func(), bool) {
-		return nothing, tr.members[tr.writer()].signal(syscall.SIGTERM)
+		return nil, tr.members[tr.writer()].signal(syscall.SIGTERM)
 	}},
-	{"stop writer", func(tr *trial, _ *rand.Rand) (func(), bool) { return stopped(tr.members[tr.writer()]) }},
 	{"kill standby", func(tr *trial, r *rand.Rand) (func(), bool) { return killed(tr.standby(r)) }},
-	{"stop standby", func(tr *trial, r *rand.Rand) (func(), bool) { return stopped(tr.standby(r)) }},
 	{"kill hostd", func(tr *trial, _ *rand.Rand) (func(), bool) { return killed(tr.hostd) }},
-	{"stop hostd", func(tr *trial, _ *rand.Rand) (func(), bool) { return stopped(tr.hostd) }},
 	{"kill one NATS server", func(tr *trial, r *rand.Rand) (func(), bool) { return killed(tr.nats[r.IntN(trialNATS)]) }},
-	{"stop one NATS server", func(tr *trial, r *rand.Rand) (func(), bool) { return stopped(tr.nats[r.IntN(trialNATS)]) }},
 	{"kill all NATS servers", func(tr *trial, _ *rand.Rand) (func(), bool) { return killed(tr.nats...) }},
+	{"kill Postgres", func(tr *trial, _ *rand.Rand) (func(), bool) { return nil, tr.postgres.signal(syscall.SIGKILL) }},
+	{"kill Postgres in a commit", func(tr *trial, _ *rand.Rand) (func(), bool) {
+		return nil, tr.postgres.killInCommit(2*time.Second) == "commit"
+	}},
+}
+
+// pauses stop processes for a while, and they do not know it.
+var pauses = []fault{
+	{"stop writer", func(tr *trial, _ *rand.Rand) (func(), bool) { return stopped(tr.members[tr.writer()]) }},
+	{"stop standby", func(tr *trial, r *rand.Rand) (func(), bool) { return stopped(tr.standby(r)) }},
+	{"stop hostd", func(tr *trial, _ *rand.Rand) (func(), bool) { return stopped(tr.hostd) }},
+	{"stop one NATS server", func(tr *trial, r *rand.Rand) (func(), bool) { return stopped(tr.nats[r.IntN(trialNATS)]) }},
 	{"stop all NATS servers", func(tr *trial, _ *rand.Rand) (func(), bool) { return stopped(tr.nats...) }},
-	{"kill Postgres", func(tr *trial, _ *rand.Rand) (func(), bool) { return nothing, tr.postgres.signal(syscall.SIGKILL) }},
 	{"stop Postgres", func(tr *trial, _ *rand.Rand) (func(), bool) {
 		return func() { tr.postgres.signal(syscall.SIGCONT) }, tr.postgres.signal(syscall.SIGSTOP)
 	}},
-	{"kill Postgres in a commit", func(tr *trial, _ *rand.Rand) (func(), bool) {
-		return nothing, tr.postgres.killInCommit(2*time.Second) == "commit"
-	}},
-}, links("log", func(tr *trial) []*proxy { return tr.toLog }), links("models", func(tr *trial) []*proxy { return tr.toModels }),
-	links("hosts", func(tr *trial) []*proxy { return tr.toHosts }), links("members", func(tr *trial) []*proxy { return tr.toWriter }))
+}
 
 // links are the troubles of one kind of connection.
 func links(name string, of func(*trial) []*proxy) (out []fault) {
@@ -62,14 +71,12 @@ func links(name string, of func(*trial) []*proxy) (out []fault) {
 	return out
 }
 
-func nothing() {}
-
 // killed is kill -9; the supervisor starts it again.
 func killed(all ...*daemon) (end func(), happened bool) {
 	for _, d := range all {
 		happened = d.signal(syscall.SIGKILL) || happened
 	}
-	return nothing, happened
+	return nil, happened
 }
 
 // stopped stands still until the end, and does not know that it did.
@@ -119,14 +126,21 @@ func (tr *trial) attack(c *clients, r *rand.Rand, over func(done int) bool) (cou
 	for done := 0; !over(done); done++ {
 		began, acked := time.Since(c.began), c.acked.Load()
 		end, kind := next()
+		ends := []func(){end}
 		if r.IntN(4) == 0 {
 			c.wait(tr, shortestFault)
 			second, other := next()
-			first := end
-			end, kind = func() { first(); second() }, kind+" and "+other
+			ends, kind = append(ends, second), kind+" and "+other
 		}
-		c.wait(tr, shortestFault+time.Duration(r.Int64N(int64(longestFault-shortestFault))))
-		end()
+		ends = slices.DeleteFunc(ends, func(end func()) bool { return end == nil })
+		lasts := shortestFault
+		if len(ends) > 0 {
+			lasts += time.Duration(r.Int64N(int64(longestFault - shortestFault)))
+		}
+		c.wait(tr, lasts)
+		for _, end := range ends {
+			end()
+		}
 		tr.t.Logf("%v to %v: %s; %d answers meanwhile", began.Round(time.Millisecond), time.Since(c.began).Round(time.Millisecond), kind, c.acked.Load()-acked)
 		for rest, acks := time.Now().Add(faultRest), c.acked.Load()+restAcks; time.Now().Before(rest) && c.acked.Load() < acks; {
 			c.wait(tr, pollEvery)
