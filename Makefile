@@ -25,7 +25,8 @@ setup: ## install what building and testing need (Debian, Ubuntu)
 .PHONY: build
 build: setup ## build gpuaas, hostd and gpuctl into bin/
 	@mkdir -p $(BIN)
-	$(GO) build -trimpath -o $(BIN)/ ./cmd/gpuaas ./cmd/hostd ./cmd/gpuctl
+	$(GO) build -trimpath -pgo=deploy/gpuaas.pgo -o $(BIN)/ ./cmd/gpuaas
+	$(GO) build -trimpath -o $(BIN)/ ./cmd/hostd ./cmd/gpuctl
 
 .PHONY: dev
 dev: build ## run everything on this machine (MACHINE=lab boots real VMs and needs root)
@@ -51,7 +52,7 @@ test-long: setup ## campaigns that go on where they ended (FOR=10m each): real p
 	scripts/fuzz.sh $(or $(FUZZ),1m)
 
 .PHONY: test-lab
-test-lab: build lab-image emuhost-image ## real VMs, and real devices in an emulated host (root; skipped loudly without)
+test-lab: lab-image emuhost-image ## real VMs, and real devices in an emulated host (root; skipped loudly without)
 	scripts/setup.sh lab
 	scripts/test-lab.sh
 

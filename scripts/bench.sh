@@ -59,7 +59,7 @@ run "decision loop, gangs"       3 -bench 'Loop/(fdatasync|gang)' -benchtime 150
 run "log and feed"               3 -bench . -benchtime 1s ./streams/
 run "read models"                3 -bench . -benchtime 3x ./projections/
 run "REST, log in memory"        3 -bench . -benchtime 3x ./api/
-run "REST, whole site"           3 -bench REST -benchtime 1x ./cmd/gpuaas/
+run "REST, whole site"           3 -bench REST -benchtime 1x -pgo=deploy/gpuaas.pgo ./cmd/gpuaas/ # as make build builds it
 run "command to receipt"         3 -bench Receipt -benchtime 1x ./cmd/gpuaas/
 run "host daemon"                3 -bench . -benchtime 1x ./hostd/...
 run "host daemon at idle"        3 -bench IdleHost -benchtime 1x ./cmd/gpuaas/
