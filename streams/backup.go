@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/nats-io/nats.go"
@@ -123,22 +124,85 @@ func allRead(ctx context.Context, js jetstream.JetStream, had jetstream.StreamSt
 // restoreWindow bounds the messages on their way to the server.
 const restoreWindow = 256
 
-// Restore fills the empty log and vault of a site from a backup, with the runtime's
-// connection. The file is read to its end before the caller may believe what came in:
-// an error means that the copy is of no use.
-func Restore(ctx context.Context, dial Dial, site Names, r io.Reader) (b Backed, err error) {
+// restoring marks a log that is being restored, in its stream's configuration: a site does
+// not start on a log that drifted, so half a log is never taken for a whole one.
+const restoring = "gpuaas-restoring"
+
+// Restore makes the streams of a site from a backup, on a server or cluster that does not
+// have its log. One that was interrupted begins anew; until it has ended, a site refuses to
+// start on what is there. The file is read to its end before that.
+func Restore(ctx context.Context, admin *nats.Conn, dial Dial, c Config, r io.Reader) (b Backed, err error) {
+	js, err := jetstream.New(admin)
+	if err != nil {
+		return b, err
+	}
+	if err := c.beginRestore(ctx, js); err != nil {
+		return b, err
+	}
+	drifts, err := Setup(ctx, admin, c)
+	if err != nil {
+		return b, err
+	}
+	for _, d := range drifts {
+		if d.Stream != c.Site.Log() || d.Field != "Metadata" {
+			return b, errors.New(d.String())
+		}
+	}
+	if b, err = fill(ctx, dial, c.Site, r); err != nil {
+		return b, err
+	}
+	asked, cancel := ask(ctx)
+	defer cancel()
+	if _, err := js.UpdateStream(asked, c.log()); err != nil {
+		return b, fmt.Errorf("end the restore of %s: %w", c.Site.Log(), err)
+	}
+	return b, nil
+}
+
+// beginRestore makes the log, marked. What an interrupted restore left, nobody can have used.
+func (c Config) beginRestore(ctx context.Context, js jetstream.JetStream) error {
+	ctx, cancel := ask(ctx)
+	defer cancel()
+	interrupted := false
+	for _, name := range []string{c.Site.Log(), c.Site.Vault()} {
+		s, err := js.Stream(ctx, name)
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		info := s.CachedInfo()
+		interrupted = interrupted || info.Config.Metadata[restoring] != ""
+		if !interrupted && info.State.LastSeq > 0 {
+			return fmt.Errorf("%s is not empty: a backup is restored beside a site, never over one", name)
+		}
+	}
+	// What a process made that was started too early says nothing, not even its keys, and what an
+	// interrupted restore left nobody can have used. The log, with its mark, goes last.
+	for _, want := range slices.Backward(c.wanted()) {
+		if err := js.DeleteStream(ctx, want.Name); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+			return fmt.Errorf("delete %s, to make it anew: %w", want.Name, err)
+		}
+	}
+	log := c.log()
+	log.Metadata = map[string]string{restoring: "not ended: run gpuaas site restore again"}
+	if _, err := js.CreateStream(ctx, log); err != nil {
+		return fmt.Errorf("create %s: %w", log.Name, err)
+	}
+	return nil
+}
+
+// log is the wanted configuration of the log.
+func (c Config) log() jetstream.StreamConfig { return c.wanted()[0] }
+
+// fill copies a backup into empty streams, with the runtime's connection.
+func fill(ctx context.Context, dial Dial, site Names, r io.Reader) (b Backed, err error) {
 	nc, js, err := connectJetStream(dial, "restore")
 	if err != nil {
 		return b, err
 	}
 	defer nc.Close()
-	for _, stream := range []string{site.Log(), site.Vault(), site.VaultKeys()} {
-		if info, err := streamInfo(ctx, js, stream); err != nil {
-			return b, err
-		} else if info.State.LastSeq != 0 {
-			return b, fmt.Errorf("%s is not empty: a backup is only restored beside it", stream)
-		}
-	}
 	in := &frameReader{r: bufio.NewReaderSize(r, 1<<20), sum: sha256.New()}
 	if magic, err := in.raw(len(backupMagic)); err != nil || string(magic) != backupMagic {
 		return b, errors.New("this is no backup of a site")

@@ -40,8 +40,11 @@ func backupCommands() []*cobra.Command {
 	}
 	backup.Flags().StringVar(&to, "to", "", "an empty directory, or one that does not exist")
 	restore := &cobra.Command{
-		Use: "restore --from DIR", Short: "Make the data directory of a site from a backup", Args: cobra.NoArgs,
-		Long: "Fills --data-dir, which must have no site yet. Put site.secret there before the site starts. If hosts have seen more than the backup, see gpuaas site open-epoch.",
+		Use: "restore --from DIR", Short: "Make the streams of a site from a backup", Args: cobra.NoArgs,
+		Long: `Fills --data-dir, which must have no site yet, or with --nats-url an external cluster that has
+nothing of the site; interrupted, it begins anew when it is asked again. Put site.secret into the
+data directory of each process before it starts. If anything has seen more than the backup, see
+gpuaas site open-epoch.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, _, _, err := loadConfig(c)
 			if err != nil {
@@ -51,7 +54,11 @@ func backupCommands() []*cobra.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(c.OutOrStdout(), "ok: commit %d %s, %d documents and keys in %s\n", b.Head.N, b.Head.Hash, b.Documents, cfg.DataDir)
+			where := cfg.DataDir
+			if cfg.NATSURL != "" {
+				where = "the cluster"
+			}
+			fmt.Fprintf(c.OutOrStdout(), "ok: commit %d %s, %d documents and keys in %s\n", b.Head.N, b.Head.Hash, b.Documents, where)
 			return nil
 		},
 	}
@@ -125,18 +132,18 @@ func backUp(ctx context.Context, cfg config, to string) (b streams.Backed, err e
 }
 
 func restore(ctx context.Context, cfg config, from string) (b streams.Backed, err error) {
-	if cfg.NATSURL != "" {
-		return b, errors.New("a site on an external cluster is restored into a data directory first: leave nats-url out")
-	}
-	dir := filepath.Join(cfg.DataDir, "nats")
-	if _, err := os.Stat(dir); err == nil {
-		return b, fmt.Errorf("%s is there already: restore into a directory without a site", dir)
-	}
 	f, err := os.Open(filepath.Join(from, backupName))
 	if err != nil {
 		return b, err
 	}
 	defer f.Close()
+	if cfg.NATSURL != "" {
+		return fill(ctx, cfg, f)
+	}
+	dir := filepath.Join(cfg.DataDir, "nats")
+	if _, err := os.Stat(dir); err == nil {
+		return b, fmt.Errorf("%s is there already: restore into a directory without a site", dir)
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return b, err
 	}
@@ -145,9 +152,15 @@ func restore(ctx context.Context, cfg config, from string) (b streams.Backed, er
 			err = errors.Join(err, os.RemoveAll(dir))
 		}
 	}()
-	if err := os.CopyFS(filepath.Join(dir, "trust"), os.DirFS(filepath.Join(from, "trust"))); err != nil {
+	// A backup of a site on a cluster has no trust: the server makes one.
+	if err := os.CopyFS(filepath.Join(dir, "trust"), os.DirFS(filepath.Join(from, "trust"))); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return b, err
 	}
+	return fill(ctx, cfg, f)
+}
+
+// fill makes the streams of a NATS server that has the site's trust and none of its streams.
+func fill(ctx context.Context, cfg config, backup io.Reader) (b streams.Backed, err error) {
 	names, err := streams.ParseSite(cfg.Site)
 	if err != nil {
 		return b, err
@@ -162,14 +175,7 @@ func restore(ctx context.Context, cfg config, from string) (b streams.Backed, er
 		return b, fmt.Errorf("connect as administrator: %w", err)
 	}
 	defer admin.Close()
-	drifts, err := streams.Setup(ctx, admin, streams.Config{Site: names, Replicas: cfg.Replicas})
-	if err != nil {
-		return b, err
-	}
-	if err := refuseDrift(drifts); err != nil {
-		return b, err
-	}
-	return streams.Restore(ctx, dial(server.Runtime), names, f)
+	return streams.Restore(ctx, admin, dial(server.Runtime), streams.Config{Site: names, Replicas: cfg.Replicas}, backup)
 }
 
 // drill compares a site with the copy that its backup makes.
@@ -189,7 +195,7 @@ func drill(ctx context.Context, out io.Writer, cfg config) error {
 	}
 	backed := time.Since(began)
 	copied := cfg
-	copied.DataDir, copied.NATSURL, copied.DatabaseURL = filepath.Join(work, "site"), "", ""
+	copied.DataDir, copied.NATSURL, copied.NATSCreds, copied.DatabaseURL, copied.Replicas = filepath.Join(work, "site"), "", "", "", 1
 	began = time.Now()
 	if err := os.Mkdir(copied.DataDir, 0o755); err != nil {
 		return err

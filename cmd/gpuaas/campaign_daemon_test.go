@@ -25,6 +25,7 @@ type daemon struct {
 	mu     sync.Mutex
 	proc   *os.Process // nil: it does not run
 	starts int
+	rests  bool // not to be started again
 	over   bool
 }
 
@@ -65,6 +66,12 @@ func (d *daemon) supervise() {
 			log.Close()
 			return
 		}
+		if d.rests {
+			d.mu.Unlock()
+			log.Close()
+			time.Sleep(restartPause)
+			continue
+		}
 		if err = cmd.Start(); err == nil {
 			d.proc = cmd.Process
 			d.starts++
@@ -92,6 +99,26 @@ func (d *daemon) signal(sig syscall.Signal) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.kill(sig)
+}
+
+// rest ends what runs, and waits for that; it is not started again before goOn.
+func (d *daemon) rest(t testing.TB, sig syscall.Signal) {
+	t.Helper()
+	d.mu.Lock()
+	d.rests = true
+	d.kill(sig)
+	d.mu.Unlock()
+	eventually(t, limit, d.name+" to end", func() error {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return errNo(d.proc == nil, "it runs")
+	})
+}
+
+func (d *daemon) goOn() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.rests = false
 }
 
 // started is how often it was started.

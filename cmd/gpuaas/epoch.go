@@ -98,6 +98,13 @@ func openEpoch(ctx context.Context, out io.Writer, cfg config, r epochRequest) (
 		return err
 	}
 	defer closeServer()
+	if cfg.NATSURL != "" {
+		done, err := alone(ctx, cfg, t.names, dial)
+		if err != nil {
+			return err
+		}
+		defer done()
+	}
 	closeAll, err := t.open(ctx, dial)
 	defer closeAll()
 	if err != nil {
@@ -125,6 +132,41 @@ func openEpoch(ctx context.Context, out io.Writer, cfg config, r epochRequest) (
 	_, awaited, _, _ := t.world.EpochState()
 	fmt.Fprintf(out, "ok: epoch %d of site %s begins with commit %d; %d hosts will be asked what they hold: start the site\n", t.world.Epoch, t.world.Site, t.world.Head.N, len(awaited))
 	return nil
+}
+
+// epochOpener is who holds the claim while an epoch is opened.
+const epochOpener = "gpuaas site open-epoch"
+
+// claimPatience is how long the claim may take beyond the time in which it runs out.
+const claimPatience = 3 * time.Second
+
+// alone takes the claim of a site on an external cluster, whose processes may run on any
+// machine: none of them decides before done.
+func alone(ctx context.Context, cfg config, names streams.Names, dial func(server.Role) streams.Dial) (done func(), err error) {
+	ttl := time.Duration(cfg.ClaimMS) * time.Millisecond
+	claim, err := streams.OpenClaim(streams.ClaimOptions{Dial: dial(server.Runtime), Site: names, Me: streams.Holder{Name: epochOpener}, TTL: ttl})
+	if err != nil {
+		return nil, err
+	}
+	patience, cancel := context.WithTimeout(ctx, claimPatience+2*ttl) // a claim that is not renewed has run out by then
+	defer cancel()
+	if err := claim.Acquire(patience); err != nil {
+		holder := claim.Holder()
+		claim.Close()
+		if holder.Name != "" {
+			return nil, fmt.Errorf("the site runs, process %s decides (%s): stop every process of it first", holder.Name, holder.URL)
+		}
+		return nil, fmt.Errorf("the writer claim: %w", err)
+	}
+	keeping, stop := context.WithCancel(ctx)
+	go claim.Keep(keeping) //nolint:errcheck // the append's sequence is what keeps another writer out
+	return func() {
+		stop()
+		release, cancel := context.WithTimeout(context.WithoutCancel(ctx), ttl)
+		defer cancel()
+		_ = claim.Release(release) // or it runs out
+		claim.Close()
+	}, nil
 }
 
 // open connects to what is compared. The function returned closes what was opened.

@@ -14,14 +14,13 @@ import (
 // past is a running site with a tail that is about to be lost.
 type past struct {
 	*site
-	acme, other  tenant
-	stays, ends  allocation
-	keys         []string // files of two operators, and again of the first
-	jetstream    string   // where the streams are
-	backup       string
-	vms          map[string]bool // what the host runs after the backup
-	unknown      []string        // VMs of the tail
-	secondSecret string
+	acme, other tenant
+	stays, ends allocation
+	keys        []string // files of two operators, and again of the first
+	jetstream   string   // where the streams are
+	backup      string
+	vms         map[string]bool // what the host runs after the backup
+	unknown     []string        // VMs of the tail
 }
 
 func copyTree(t *testing.T, from, to string) {
@@ -44,15 +43,8 @@ func newPast(t *testing.T) *past {
 	p.acme.becomes(p.stays.ID, "running")
 	p.acme.becomes(p.ends.ID, "running")
 	op := p.operator()
-	var user, key struct {
-		UserID string `json:"user_id"`
-		ID     string `json:"id"`
-		Secret string `json:"secret"`
-	}
-	op.do(201, "POST", "/v1/operators", obj{"roles": []string{"operator"}}).into(t, &user)
-	op.do(201, "POST", "/v1/operators/"+user.ID+"/api-keys", obj{"name": "second"}).into(t, &key)
-	p.secondSecret = key.Secret
-	for i, secret := range []string{op.key, key.Secret, op.key, "gpk_unknown"} {
+	second := op.secondOperator()
+	for i, secret := range []string{op.key, second, op.key, "gpk_unknown"} {
 		path := filepath.Join(dataDir(t), fmt.Sprint("key", i))
 		if err := os.WriteFile(path, []byte(secret+"\n"), 0o600); err != nil {
 			t.Fatal(err)
@@ -81,6 +73,17 @@ func newPast(t *testing.T) *past {
 	})
 	p.interrupt()
 	return p
+}
+
+// secondOperator makes another operator, and returns its key.
+func (op caller) secondOperator() string {
+	var user, key struct {
+		UserID string `json:"user_id"`
+		Secret string `json:"secret"`
+	}
+	op.do(201, "POST", "/v1/operators", obj{"roles": []string{"operator"}}).into(op.s.t, &user)
+	op.do(201, "POST", "/v1/operators/"+user.UserID+"/api-keys", obj{"name": "second"}).into(op.s.t, &key)
+	return key.Secret
 }
 
 func (p *past) log(dir string) string {

@@ -85,8 +85,11 @@ func (p *peers) heard(err error, now time.Time) {
 }
 
 // gone reports whether the holder of the claim surely is not there any more. A new
-// one has its time to begin to listen.
+// one has its time to begin to listen; open-epoch never does.
 func (p *peers) gone(h streams.Holder) bool {
+	if h.Name == epochOpener {
+		return false
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if h.Name != p.holder {
