@@ -44,7 +44,7 @@ type group struct {
 
 // Closed is a finished group: the commit's bytes, nil when nothing was decided.
 type Closed struct {
-	Head       domain.Head // after the commit
+	Head       domain.Head // after the commit; of Cut without its hash
 	At         domain.Time
 	Commit     []byte
 	Decisions  uint32
@@ -119,21 +119,46 @@ func (c *Core) lastN() uint64 {
 
 // Close finishes the open group.
 func (c *Core) Close() Closed {
+	out := c.Cut()
+	out.Seal()
+	c.Sealed(out.Head)
+	return out
+}
+
+// Cut finishes the open group but for its hash, so that the next one can be decided while
+// [Closed.Seal] makes it, anywhere. Before the next Cut comes [Core.Sealed].
+func (c *Core) Cut() Closed {
 	if c.open.decisions == 0 {
 		return Closed{Head: c.head, At: c.world.At}
 	}
 	n := c.head.N + 1
 	b := domain.SealCommit(c.open.buf, n, c.open.at, c.head.Hash)
-	c.head = domain.Head{N: n, Hash: sha256.Sum256(b)}
-	c.world.End(c.head)
-	out := Closed{Head: c.head, At: c.open.at, Commit: b, Decisions: c.open.decisions}
+	out := Closed{Head: domain.Head{N: n}, At: c.open.at, Commit: b, Decisions: c.open.decisions}
+	c.Sealed(out.Head)
 	for _, id := range c.world.TakeDirtyHosts() {
 		if p, ok := c.world.DraftPlacement(id); ok {
-			out.Placements = append(out.Placements, p.From(c.head))
+			out.Placements = append(out.Placements, p)
 		}
 	}
 	c.open, c.spare = group{}, nil
 	return out
+}
+
+// Seal makes the commit's hash, once.
+func (c *Closed) Seal() {
+	if c.Commit == nil || !c.Head.Hash.IsZero() {
+		return
+	}
+	c.Head.Hash = sha256.Sum256(c.Commit)
+	for i, p := range c.Placements {
+		c.Placements[i] = p.From(c.Head)
+	}
+}
+
+// Sealed takes the head of the newest group.
+func (c *Core) Sealed(h domain.Head) {
+	c.head = h
+	c.world.End(h)
 }
 
 // Recycle gives a commit's buffer back once nobody reads it any more.

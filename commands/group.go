@@ -24,10 +24,12 @@ type waiting struct {
 
 // close finishes a group and hands it to the appender.
 func (l *Loop) close(open *pending) *pending {
-	open.closed = l.core.Close()
+	open.closed = l.core.Cut() // the appender seals it
 	open.since = l.o.Clock()
 	if l.o.Snapshot != nil && open.closed.Head.N >= l.snapAt+l.o.SnapshotEvery && l.o.SnapshotEvery > 0 {
 		l.snapAt = open.closed.Head.N
+		open.closed.Seal()
+		l.core.Sealed(open.closed.Head)
 		open.state = l.core.World().Encode() // kept once the commit is: a snapshot never knows more than the log
 	}
 	return open
@@ -45,6 +47,7 @@ func (l *Loop) lastSnapshot() {
 func (l *Loop) appender(ctx, loop context.Context, in <-chan *pending, acks chan<- error) {
 	for p := range in {
 		l.appending.Store(l.o.Clock().UnixMilli())
+		p.closed.Seal()
 		attempt, cancel := l.patience(ctx, loop)
 		_, err := l.o.Log.Append(attempt, l.o.Log.Seq(p.closed.Head.N)-1, p.closed.Commit)
 		cancel()
@@ -74,6 +77,7 @@ func (l *Loop) durable(p *pending, err error) error {
 	if err != nil {
 		return fmt.Errorf("append of commit %d: %w", p.closed.Head.N, err)
 	}
+	l.core.Sealed(p.closed.Head)
 	l.o.Metrics.durable(p, l.o.Clock())
 	l.dir.apply(p.events)
 	if p.state != nil {

@@ -138,11 +138,14 @@ func (d *daemon) said(n int) string {
 }
 
 // steadyPort is a free port that no connection takes by itself, so that a program
-// that starts again finds it free.
+// that starts again finds it free. None is given twice.
 func steadyPort(t testing.TB) int {
 	t.Helper()
 	for range 200 {
 		port := 15000 + rand.IntN(15000)
+		if _, given := steadyPorts.LoadOrStore(port, true); given {
+			continue
+		}
 		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
 			l.Close()
 			return port
@@ -151,3 +154,5 @@ func steadyPort(t testing.TB) int {
 	t.Fatal("no free port")
 	return 0
 }
+
+var steadyPorts sync.Map // those that were given

@@ -113,10 +113,10 @@ var mutants = []mutant{
 
 	// The group.
 	{"numbers-in-a-group", "commands/core.go", "Number: c.world.Number + 1 + uint64(i), Body: e}", "Number: c.world.Number + 1, Body: e}"},
-	{"head-stays", "commands/core.go", "	c.world.End(c.head)\n", ""},
-	{"placements-stay", "commands/core.go", "			out.Placements = append(out.Placements, p.From(c.head))", "			out.Placements = append(out.Placements[:0], p.From(c.head))"},
+	{"head-stays", "commands/core.go", "	c.world.End(h)\n", ""},
+	{"placements-stay", "commands/core.go", "			out.Placements = append(out.Placements, p)", "			out.Placements = append(out.Placements[:0], p)"},
 	{"buffer-in-flight-is-filled-again", "commands/core.go", "	c.open, c.spare = group{}, nil", "	c.open, c.spare = group{}, b"},
-	{"group-without-an-end", "commands/core.go", "	c.head = domain.Head{N: n, Hash: sha256.Sum256(b)}", "	c.head = domain.Head{N: n, Hash: c.head.Hash}"},
+	{"group-without-an-end", "commands/core.go", "	c.Head.Hash = sha256.Sum256(c.Commit)", "	c.Head.Hash = sha256.Sum256(nil)"},
 
 	// The fence.
 	{"older-generation", "hostd/journal/fence.go", "	case d.Generation < s.Generation:\n		return s, Stale", "	case d.Generation+1 < s.Generation:\n		return s, Stale"},
