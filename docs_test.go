@@ -83,6 +83,7 @@ func TestDocumentedCommands(t *testing.T) {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
 	t.Run("settings", func(t *testing.T) { compareSettings(t, filepath.Join(bin, "gpuaas"), home) })
+	t.Run("units", func(t *testing.T) { checkUnits(t, bin) })
 	if t.Failed() {
 		return
 	}
@@ -110,6 +111,47 @@ func TestDocumentedCommands(t *testing.T) {
 		}
 	}
 	t.Run("metrics", func(t *testing.T) { compareMetrics(ctx, t, server) })
+}
+
+// checkUnits has systemd read the units in deploy, and our programs what the units call
+// them with.
+func checkUnits(t *testing.T, bin string) {
+	if _, err := exec.LookPath("systemd-analyze"); err != nil {
+		t.Skipf("THE SYSTEMD UNITS WERE NOT CHECKED: %v", err)
+	}
+	units, err := filepath.Glob("deploy/*/*.service")
+	if err != nil || len(units) < 3 {
+		t.Fatalf("units: %q, %v", units, err)
+	}
+	start, user := regexp.MustCompile(`(?m)^ExecStart=(\S+) (.*)$`), regexp.MustCompile(`(?m)^User=.*$`)
+	dir := t.TempDir()
+	verify := []string{"verify", "--man=no"}
+	for _, unit := range units {
+		b, err := os.ReadFile(unit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		call := start.FindSubmatch(b)
+		if call == nil {
+			t.Fatalf("%s starts nothing", unit)
+		}
+		program, args := filepath.Join(bin, filepath.Base(string(call[1]))), strings.Fields(string(call[2]))
+		if _, err := os.Stat(program); err != nil {
+			program = "/bin/true" // somebody else's
+		} else if out, err := exec.CommandContext(t.Context(), program, append(args, "--help")...).CombinedOutput(); err != nil {
+			t.Errorf("%s: %v: %s", unit, err, out)
+		}
+		b = start.ReplaceAll(b, []byte("ExecStart="+program+" $2"))
+		b = user.ReplaceAll(b, []byte("User=root")) // accounts are the operator's to make
+		name := filepath.Join(dir, filepath.Base(unit))
+		if err := os.WriteFile(name, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		verify = append(verify, name)
+	}
+	if out, err := exec.CommandContext(t.Context(), "systemd-analyze", verify...).CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("systemd-analyze: %v\n%s", err, out)
+	}
 }
 
 // openTempDir is a temporary directory that Postgres's own user can enter.
