@@ -3,9 +3,13 @@
 package main_test
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
+	"math"
 	"math/rand/v2"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -50,7 +54,8 @@ const (
 
 // faultyHost has a slot on its first NUMA node and two on its second, one of them with
 // a drive that cannot be erased, and two GPUs that share an IOMMU group. What earlier
-// owners left on the good drives a host activates by itself, if nobody stops it.
+// owners left on the good drives a host activates by itself, if nobody stops it; what is
+// on the bad one is there to break who reads it.
 func faultyHost() emuhost.Topology {
 	return emuhost.Topology{Nodes: 2, Cores: 4, Ports: []emuhost.Port{
 		{Name: "gpu0", Node: 0, Devices: []emuhost.Device{emuhost.GPU{}, emuhost.Audio{}}},
@@ -58,9 +63,41 @@ func faultyHost() emuhost.Topology {
 		{Name: "gpu2", Node: 1, Devices: []emuhost.Device{emuhost.GPU{}}},
 		{Name: "nvme0", Node: 0, Devices: []emuhost.Device{emuhost.NVMe{Serial: drive0, MiB: 128, Fill: emuhost.Used(emuhost.UsedLVM)}}},
 		{Name: "nvme1", Node: 1, Devices: []emuhost.Device{emuhost.NVMe{Serial: drive1, MiB: 128, Fill: emuhost.Used(emuhost.UsedMD)}}},
-		{Name: "nvme2", Node: 1, Devices: []emuhost.Device{emuhost.NVMe{Serial: driveBad, MiB: 64, Fails: true}}},
+		{Name: "nvme2", Node: 1, Devices: []emuhost.Device{emuhost.NVMe{Serial: driveBad, MiB: 64, Fails: true, Fill: hostile}}},
 		{Name: "shared", Shared: true, Devices: []emuhost.Device{emuhost.GPU{}, emuhost.GPU{}}},
 	}}
+}
+
+// hostile fills a drive with a GPT of four billion partitions under a good checksum, an MBR
+// whose extended partitions contain themselves and end beyond the drive, and labels of LVM
+// and md with nonsense behind them.
+func hostile(f *os.File) error {
+	const all = math.MaxUint32
+	le := binary.LittleEndian
+	b := make([]byte, 8<<10)
+	for i, p := range [4]struct {
+		kind          byte
+		first, blocks uint32
+	}{{0xee, 1, all}, {0x05, 0, all}, {0x05, 1, all}, {0x83, all - 1, all}} {
+		e := b[446+16*i:]
+		e[4] = p.kind
+		le.PutUint32(e[8:], p.first)
+		le.PutUint32(e[12:], p.blocks)
+	}
+	b[510], b[511] = 0x55, 0xaa
+	gpt := b[512 : 512+92] // UEFI specification, 5.3.2
+	copy(gpt, "EFI PART\x00\x00\x01\x00\x5c")
+	le.PutUint64(gpt[24:], 1)              // where this is
+	le.PutUint64(gpt[32:], 1)              // and its copy
+	le.PutUint64(gpt[48:], math.MaxUint64) // last block
+	le.PutUint64(gpt[72:], 2)              // where the entries are
+	le.PutUint32(gpt[80:], all)            // how many
+	le.PutUint32(gpt[84:], 128)            // of how many bytes
+	le.PutUint32(gpt[16:], crc32.ChecksumIEEE(gpt))
+	copy(b[1024:], "LABELONE\xff\xff\xff\xff\xff\xff\xff\xffLVM2 001")
+	copy(b[4096:], "\xfc\x4e\x2b\xa9"+strings.Repeat("\xff", 252))
+	_, err := f.WriteAt(b, 0)
+	return err
 }
 
 // TestLabFaultyHost has the real hostd on a host with everything that must not be let
@@ -140,7 +177,7 @@ func (r *racked) faultyMap() map[string]slot {
 	if n := len(maps.Proposal.Slots); n != 3 {
 		r.t.Fatalf("%d slots are proposed, want 3", n)
 	}
-	for _, want := range []string{drive0, drive1, driveBad, "LVM", "RAID"} {
+	for _, want := range []string{drive0, drive1, driveBad, "LVM", "RAID", "GPT, "} {
 		if !strings.Contains(shown, want) {
 			r.t.Errorf("the slot map does not show %q", want)
 		}
