@@ -4,10 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/domain/domaintest"
 )
 
 // TestEveryStep fails before, fails after, repeats and crashes at every act on the
@@ -24,37 +24,32 @@ func TestEveryStep(t *testing.T) {
 		t.Fatalf("only %d acts: %q", len(acts), acts)
 	}
 	t.Logf("%d acts", len(acts))
-	for at, what := range acts {
-		for i, how := range []string{"fails before", "fails after", "crash before", "crash after"} {
-			if testing.Short() && (at+i)%4 != 0 {
-				continue // every act in one way: it is the race detector's turn
-			}
-			t.Run(fmt.Sprintf("%s %d %s", how, at, what), func(t *testing.T) {
-				t.Parallel()
-				stepFault(t, at, how)
-			})
-		}
+	slice := 0
+	if testing.Short() {
+		slice = 1 // every act in one way: it is the race detector's turn
+	}
+	for _, f := range domaintest.Faults(len(acts), slice) {
+		t.Run(fmt.Sprintf("%s %d %s", f.Way, f.Step, acts[f.Step]), func(t *testing.T) {
+			t.Parallel()
+			stepFault(t, f)
+		})
 	}
 }
 
 var errInjected = errors.New("injected")
 
-func stepFault(t *testing.T, at int, how string) {
+func stepFault(t *testing.T, f domaintest.Fault) {
 	w := newWorldWith(t, 2, true)
 	v := w.vm(2)
-	n, crashed, hit := 0, false, false
-	after, crash := strings.HasSuffix(how, "after"), strings.HasPrefix(how, "crash")
-	w.step = func(_ string, isAfter bool) error {
+	crashed := false
+	w.step = func(_ string, after bool) error {
 		if crashed {
 			return errInjected // a dead process does nothing more
 		}
-		if !isAfter {
-			n++
-		}
-		if n-1 != at || isAfter != after || hit {
+		if !f.Strikes(after) {
 			return nil
 		}
-		hit, crashed = true, crash
+		crashed = f.Way.Crash()
 		return errInjected
 	}
 	// The daemon tries a chain again, from its beginning, a bounded number of times.
@@ -80,8 +75,8 @@ func stepFault(t *testing.T, at int, how string) {
 	appendSecret(t, w.k.Medium(v.Slots[0].NVMe.Serial))
 	attempt("down", func() error { return w.down(t.Context(), v) })
 	w.isGone(v)
-	if !hit {
-		t.Fatalf("act %d was never done: %d were", at, n)
+	if !f.Struck {
+		t.Fatalf("act %d was never done: %d were", f.Step, f.Seen)
 	}
 	// The next tenant's VM comes up on the same slots.
 	next := w.vm(2)
