@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/hostd/durable"
 	"github.com/gpuaas/gpuaas/projections"
 	"github.com/gpuaas/gpuaas/streams"
 	"github.com/gpuaas/gpuaas/streams/server"
@@ -109,6 +110,12 @@ func backUp(ctx context.Context, cfg config, to string) (b streams.Backed, err e
 	if _, err := os.Stat(path); err == nil {
 		return b, fmt.Errorf("%s is there already: choose another directory", path)
 	}
+	trust := filepath.Join(to, "trust")
+	if _, err := os.Stat(path + ".part"); err == nil { // of a backup that did not end; its trust, too
+		if err := os.RemoveAll(trust); err != nil {
+			return b, err
+		}
+	}
 	f, err := os.OpenFile(path+".part", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return b, err
@@ -120,17 +127,22 @@ func backUp(ctx context.Context, cfg config, to string) (b streams.Backed, err e
 	}); err != nil {
 		return b, err
 	}
-	if trust := filepath.Join(cfg.DataDir, "nats", "trust"); cfg.NATSURL == "" {
-		if err := os.CopyFS(filepath.Join(to, "trust"), os.DirFS(trust)); err != nil {
-			return b, fmt.Errorf("copy %s: %w", trust, err)
+	if from := filepath.Join(cfg.DataDir, "nats", "trust"); cfg.NATSURL == "" {
+		if err := os.CopyFS(trust, os.DirFS(from)); err != nil {
+			return b, fmt.Errorf("copy %s: %w", from, err)
 		}
 	}
-	if err := f.Sync(); err != nil {
+	if err := durable.SyncTree(to); err != nil {
 		return b, err
 	}
-	return b, os.Rename(path+".part", path)
+	if err := os.Rename(path+".part", path); err != nil {
+		return b, err
+	}
+	return b, durable.SyncDir(to)
 }
 
+// restore appears under its name only when it is whole and on disk: half a log would be
+// taken for a site.
 func restore(ctx context.Context, cfg config, from string) (b streams.Backed, err error) {
 	f, err := os.Open(filepath.Join(from, backupName))
 	if err != nil {
@@ -140,23 +152,39 @@ func restore(ctx context.Context, cfg config, from string) (b streams.Backed, er
 	if cfg.NATSURL != "" {
 		return fill(ctx, cfg, f)
 	}
+	unlock, err := lockDataDir(cfg.DataDir)
+	if err != nil {
+		return b, err
+	}
+	defer unlock()
 	dir := filepath.Join(cfg.DataDir, "nats")
 	if _, err := os.Stat(dir); err == nil {
 		return b, fmt.Errorf("%s is there already: restore into a directory without a site", dir)
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	part := cfg
+	part.DataDir = filepath.Join(cfg.DataDir, "restoring")
+	if err := os.RemoveAll(part.DataDir); err != nil { // of a restore that was killed
 		return b, err
 	}
-	defer func() { // half a site is none; what is here is of this run
-		if err != nil {
-			err = errors.Join(err, os.RemoveAll(dir))
-		}
-	}()
+	defer func() { err = errors.Join(err, os.RemoveAll(part.DataDir)) }()
+	whole := filepath.Join(part.DataDir, "nats")
+	if err := os.MkdirAll(whole, 0o700); err != nil {
+		return b, err
+	}
 	// A backup of a site on a cluster has no trust: the server makes one.
-	if err := os.CopyFS(filepath.Join(dir, "trust"), os.DirFS(filepath.Join(from, "trust"))); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := os.CopyFS(filepath.Join(whole, "trust"), os.DirFS(filepath.Join(from, "trust"))); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return b, err
 	}
-	return fill(ctx, cfg, f)
+	if b, err = fill(ctx, part, f); err != nil {
+		return b, err
+	}
+	if err := durable.SyncTree(whole); err != nil {
+		return b, err
+	}
+	if err := os.Rename(whole, dir); err != nil {
+		return b, err
+	}
+	return b, durable.SyncDir(cfg.DataDir)
 }
 
 // fill makes the streams of a NATS server that has the site's trust and none of its streams.

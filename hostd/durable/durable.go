@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -56,6 +57,21 @@ func SyncDir(path string) error {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
+}
+
+// SyncTree makes durable what others wrote in a folder and below it.
+func SyncTree(path string) error {
+	return filepath.WalkDir(path, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir():
+			return SyncDir(path)
+		case d.Type().IsRegular():
+			return SyncFile(path)
+		}
+		return nil
+	})
 }
 
 // SyncFile makes durable what others wrote to the file or block device.
