@@ -239,6 +239,12 @@ func (w *World) MayHaveUserData(host HostID, vm VMID, digest Digest) bool {
 // Operators is how many users have the operator's role.
 func (w *World) Operators() int { return int(w.operators) }
 
+// IsOperator reports whether a user is an operator of the site.
+func (w *World) IsOperator(id UserID) bool {
+	u := w.members.get(id)
+	return u != nil && u.Platform&RoleOperator != 0
+}
+
 // AllocationState is where a live allocation is.
 func (w *World) AllocationState(id AllocationID) (AllocationState, bool) {
 	a := w.allocations.get(id)

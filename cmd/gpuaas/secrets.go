@@ -86,23 +86,24 @@ func derive(secret [32]byte, purpose string) (key [32]byte) {
 }
 
 // bootstrap makes the first operator of a new site and writes its key to
-// admin.key. A site that has an operator is left alone; a lost file is written
+// admin.key. A site that has another operator is left alone; a lost file is written
 // again as long as the bootstrap key is not revoked.
 func (s *site) bootstrap(ctx context.Context) error {
 	token := s.adminKey()
-	if !s.adminKeyWorks() {
-		operators := 0
-		if _, err := s.loop.Query(ctx, domain.System, func(w *domain.World, _ domain.Time) { operators = w.Operators() }); err != nil {
-			return err
-		}
-		if operators > 0 {
-			return nil
-		}
-		user := domain.UserID(fixedID("bootstrap operator of " + s.cfg.Site))
+	user, hash := domain.UserID(fixedID("bootstrap operator of "+s.cfg.Site)), domain.DigestOf([]byte(token))
+	begun := false
+	if _, err := s.loop.Query(ctx, domain.System, func(w *domain.World, _ domain.Time) {
+		_, made := w.KeyByHash(hash)
+		// The first operator has no key yet if the process ended in between.
+		begun = made || w.Operators() > 0 && !(w.Operators() == 1 && w.IsOperator(user))
+	}); err != nil {
+		return err
+	}
+	if !begun {
 		if r := s.submit(ctx, &domain.SetOperator{User: user, Roles: domain.RoleOperator | domain.RoleFinance | domain.RoleAuditor}); r.Err != nil {
 			return r.Err
 		}
-		if r := s.submit(ctx, &domain.CreateAPIKey{User: user, Name: "bootstrap", Hash: domain.DigestOf([]byte(token))}); r.Err != nil {
+		if r := s.submit(ctx, &domain.CreateAPIKey{User: user, Name: "bootstrap", Hash: hash}); r.Err != nil {
 			return r.Err
 		}
 	}
