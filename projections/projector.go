@@ -183,22 +183,24 @@ func (p *Projector) standBy(ctx context.Context, conn *pgx.Conn) error {
 	}
 }
 
-// compare refuses a log that ends before the read model, or differs at its end.
+// compare refuses a log that ends before the read model, or differs at its end. One that
+// does not answer is asked again for a while: its connection may have been lost.
 func (p *Projector) compare(ctx context.Context, at domain.Head) error {
 	deadline := time.Now().Add(p.grace)
 	for pause := newBackoff(); ; { // ends with ctx, the deadline or an answer
 		end, err := p.src.End(ctx)
-		if err != nil {
-			return sourceError{fmt.Errorf("ask where the log ends: %w", err)}
-		}
+		late := !time.Now().Before(deadline)
 		switch {
+		case err != nil && late:
+			return sourceError{fmt.Errorf("ask where the log ends: %w", err)}
+		case err != nil: // ask again
 		case end.Head.N > at.N: // the first commit read names the one before it
 			return nil
 		case end.Head == at:
 			return nil
 		case end.Head.N == at.N:
 			return fmt.Errorf("%w: commit %d is %s in the log, %s in the read model: rebuild it if the log is right", ErrForked, at.N, end.Head.Hash, at.Hash)
-		case !time.Now().Before(deadline):
+		case late:
 			return fmt.Errorf("%w: the log ends at commit %d, the read model holds %d (%s): the log lost its tail, or this is another log", ErrAhead, end.Head.N, at.N, at.Hash)
 		}
 		if !pause.wait(ctx) {
