@@ -174,15 +174,19 @@ func RebuildFeed(ctx context.Context, admin *nats.Conn, c Config, first uint64) 
 	if err != nil {
 		return err
 	}
-	if err := js.DeleteStream(ctx, c.Site.Feed()); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+	asked, cancel := ask(ctx)
+	defer cancel()
+	if err := js.DeleteStream(asked, c.Site.Feed()); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
 		return fmt.Errorf("delete %s: %w", c.Site.Feed(), err)
 	}
 	c.FeedFirst = first
+	asked, cancel = ask(ctx)
+	defer cancel()
 	for _, want := range c.wanted() {
 		if want.Name != c.Site.Feed() {
 			continue
 		}
-		if _, err := js.CreateStream(ctx, want); err != nil {
+		if _, err := js.CreateStream(asked, want); err != nil {
 			return fmt.Errorf("create %s: %w", want.Name, err)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/spf13/cobra"
 
 	"github.com/gpuaas/gpuaas/commands"
@@ -80,6 +81,8 @@ type lostTail struct {
 	reads  *readModels // nil: none, or they do not answer
 	admin  *nats.Conn
 	world  *domain.World
+
+	feedless bool // an earlier attempt ended when it had thrown the feed away
 }
 
 func openEpoch(ctx context.Context, out io.Writer, cfg config, r epochRequest) (err error) {
@@ -227,7 +230,10 @@ func (t *lostTail) signs(ctx context.Context) (signs []domain.LostSign, err erro
 			signs = append(signs, domain.LostSign{Source: "snapshot", Name: f.Name, Commit: f.N})
 		}
 	}
-	if event, head, err := t.feed.Head(ctx); err != nil {
+	event, head, err := t.feed.Head(ctx)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		t.feedless = true
+	} else if err != nil {
 		return nil, err
 	} else if err := look("feed", fmt.Sprintf("event %d", event), head, 0); err != nil {
 		return nil, err
@@ -336,6 +342,14 @@ func (t *lostTail) write(ctx context.Context, r epochRequest, signs []domain.Los
 
 // clear removes what was made from the lost end, and makes anew what can be.
 func (t *lostTail) clear(ctx context.Context, signs []domain.LostSign) error {
+	anew := func() error {
+		return streams.RebuildFeed(ctx, t.admin, streams.Config{Site: t.names, Replicas: t.cfg.Replicas}, 1)
+	}
+	if t.feedless {
+		if err := anew(); err != nil {
+			return err
+		}
+	}
 	for _, s := range signs {
 		switch s.Source {
 		case "snapshot":
@@ -343,8 +357,7 @@ func (t *lostTail) clear(ctx context.Context, signs []domain.LostSign) error {
 				return err
 			}
 		case "feed":
-			c := streams.Config{Site: t.names, Replicas: t.cfg.Replicas}
-			if err := streams.RebuildFeed(ctx, t.admin, c, 1); err != nil {
+			if err := anew(); err != nil {
 				return err
 			}
 		case "read_models":
