@@ -36,6 +36,7 @@ type proxy struct {
 	l       net.Listener
 	network string
 	target  string
+	tap     tap // nil: bytes pass as they come
 	wg      sync.WaitGroup
 
 	mu      sync.Mutex
@@ -45,13 +46,21 @@ type proxy struct {
 	closed  bool
 }
 
+// tap reads in the proxy's place what client and server of a connection say.
+type tap func(client, server net.Conn) (requests, answers io.Reader)
+
 func newProxy(t testing.TB, network, target string) *proxy {
+	t.Helper()
+	return newTappedProxy(t, network, target, nil)
+}
+
+func newTappedProxy(t testing.TB, network, target string, tap tap) *proxy {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &proxy{l: l, network: network, target: target, changed: make(chan struct{}), conns: map[net.Conn]struct{}{}}
+	p := &proxy{l: l, network: network, target: target, tap: tap, changed: make(chan struct{}), conns: map[net.Conn]struct{}{}}
 	p.wg.Go(p.accept)
 	t.Cleanup(func() {
 		l.Close()
@@ -109,8 +118,12 @@ func (p *proxy) accept() {
 			continue
 		}
 		both := sync.OnceFunc(func() { p.forget(c, s) })
-		p.wg.Go(func() { defer both(); p.pass(s, c, false) })
-		p.wg.Go(func() { defer both(); p.pass(c, s, true) })
+		requests, answers := io.Reader(c), io.Reader(s)
+		if p.tap != nil {
+			requests, answers = p.tap(c, s)
+		}
+		p.wg.Go(func() { defer both(); p.pass(s, requests, false) })
+		p.wg.Go(func() { defer both(); p.pass(c, answers, true) })
 	}
 }
 
