@@ -93,7 +93,7 @@ type racked struct {
 const (
 	hostDir = "/var/lib/hostd"
 	// rackLimit is how long one step in the emulated host may take on busy cores.
-	rackLimit = 4 * time.Minute
+	rackLimit = 8 * time.Minute
 	rackPoll  = 200 * time.Millisecond
 	rackName  = "emu-01"
 	// directKernel is the small guest, for hosts that start it without firmware.
