@@ -22,7 +22,7 @@ var steppedProcesses = []stepped{
 	{name: "site backup's files", slice: 10, files: true, open: func(t *testing.T, l *line) stage { return openBackup(t, l, true) }},
 	{name: "site restore", slice: 40, files: true, open: openRestore},
 	{name: "site open-epoch", slice: 150, also: "E.FEED_dev", open: openLostTail},
-	{name: "first start", slice: 230, also: " log.dev", open: openFirstStart},
+	{name: "first start", slice: 150, also: " log.dev", open: openFirstStart},
 	{name: "hand-over", slice: 6, open: openHandOver},
 	{name: "rolling upgrade", open: openUpgrade},
 }
