@@ -52,7 +52,7 @@ func TestClusterIsLost(t *testing.T) {
 	}
 
 	// A process that is started too early writes nothing.
-	serve := append([]string{"serve", "--listen", "127.0.0.1:0"}, "--log-level", "error")
+	serve := []string{"serve", "--listen", "127.0.0.1:0", "--log-level", "error"}
 	eventually(t, startLimit, "the new cluster", func() error {
 		_, stderr, code := tr.tool(serve...)
 		return errNo(code == 1 && strings.Contains(stderr, "see gpuaas site open-epoch"), stderr)
@@ -78,9 +78,8 @@ func TestClusterIsLost(t *testing.T) {
 	commits := tr.commits()
 	end := commits[len(commits)-1].N
 	for i := range tr.sites { // each process may have a snapshot of its own that knows more
-		args := open(end)
 		tr.sites[0].dir, tr.sites[i].dir = tr.sites[i].dir, tr.sites[0].dir
-		want(0, "ok: epoch 2 of site "+trialName, args...)
+		want(0, "ok: epoch 2 of site "+trialName, open(end)...)
 		tr.sites[0].dir, tr.sites[i].dir = tr.sites[i].dir, tr.sites[0].dir
 	}
 	if commits = tr.commits(); commits[len(commits)-1].N != end+1 {

@@ -83,13 +83,7 @@ func TestDrill(t *testing.T) {
 		t.Fatalf("exit code %d: %s%s", code, out, stderr)
 	}
 	for _, name := range []string{"site.secret", "admin.key"} {
-		b, err := os.ReadFile(filepath.Join(s.dir, name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(c.dir, name), b, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		copyFile(t, filepath.Join(s.dir, name), filepath.Join(c.dir, name))
 	}
 	c.start()
 	again := tenant{caller: caller{c, te.key}, id: te.id, project: te.project}

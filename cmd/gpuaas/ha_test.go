@@ -56,13 +56,7 @@ func newCluster(t *testing.T, replicas int) *cluster {
 		s := &site{t: t, dir: dataDir(t), args: args}
 		t.Cleanup(s.gone)
 		if i > 0 { // the site's secret is every process's
-			secret, err := os.ReadFile(filepath.Join(c.members[0].dir, "site.secret"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(filepath.Join(s.dir, "site.secret"), secret, 0o600); err != nil {
-				t.Fatal(err)
-			}
+			copyFile(t, filepath.Join(c.members[0].dir, "site.secret"), filepath.Join(s.dir, "site.secret"))
 		}
 		s.start()
 		c.members = append(c.members, s)

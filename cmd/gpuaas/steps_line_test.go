@@ -114,6 +114,15 @@ func (l *line) files(t *testing.T, dir string) {
 // is there), what it asks ("": nothing), and how its answer is known.
 type framing func(b []byte) (n int, asks string, answered func([]byte) bool)
 
+// between are proxies before a NATS server and a socket of Postgres.
+func (l *line) between(t *testing.T, log, models string, counts func() bool) (toLog, toModels *proxy) {
+	t.Helper()
+	return newTappedProxy(t, "tcp", log, l.tap(natsFraming, counts)), newTappedProxy(t, "unix", models, l.tap(postgresFraming, counts))
+}
+
+// always is for a line that only the process whose steps count goes through.
+func always() bool { return true }
+
 // tap counts what is asked on connections while they are a process's whose steps count.
 func (l *line) tap(of func() framing, counts func() bool) tap {
 	return func(client, server net.Conn) (requests, answers io.Reader) {

@@ -59,11 +59,9 @@ func newLive(t *testing.T, l *line) *live {
 		}
 		return u
 	}
-	always := func() bool { return true }
-	nats := newTappedProxy(t, "tcp", direct("nats.url").Host, l.tap(natsFraming, always))
 	db := direct("database.url")
 	q := db.Query()
-	models := newTappedProxy(t, "unix", filepath.Join(q.Get("host"), ".s.PGSQL."+q.Get("port")), l.tap(postgresFraming, always))
+	nats, models := l.between(t, direct("nats.url").Host, filepath.Join(q.Get("host"), ".s.PGSQL."+q.Get("port")), always)
 	for name, text := range map[string]string{
 		"nats.url": "nats://" + nats.address(), "database.url": "postgres://" + q.Get("user") + "@" + models.address() + db.Path + "?sslmode=disable",
 	} {

@@ -40,9 +40,7 @@ type shelf struct {
 func newShelf(t *testing.T, l *line) *shelf {
 	t.Helper()
 	s := &shelf{t: t, models: newDatabase(t), port: steadyPort(t)}
-	always := func() bool { return true }
-	s.toLog = newTappedProxy(t, "tcp", fmt.Sprint("127.0.0.1:", s.port), l.tap(natsFraming, always))
-	s.toModels = newTappedProxy(t, "unix", filepath.Join(s.models.o.SocketDir, ".s.PGSQL.5432"), l.tap(postgresFraming, always))
+	s.toLog, s.toModels = l.between(t, fmt.Sprint("127.0.0.1:", s.port), filepath.Join(s.models.o.SocketDir, ".s.PGSQL.5432"), always)
 	t.Cleanup(s.clear)
 	return s
 }
@@ -155,15 +153,8 @@ func openLostTail(t *testing.T, l *line) stage {
 	old := newSite(t, "serve", "--log-level", "warn", "--database-url", s.models.url, "--snapshot-every", "2")
 	s.from, s.name = old.dir, "models"
 	old.newTenant("kept", 5)
-	op := old.operator()
-	var user, key struct {
-		UserID string `json:"user_id"`
-		Secret string `json:"secret"`
-	}
-	op.do(201, "POST", "/v1/operators", obj{"roles": []string{"operator"}}).into(t, &user)
-	op.do(201, "POST", "/v1/operators/"+user.UserID+"/api-keys", obj{"name": "second"}).into(t, &key)
 	keys := []string{filepath.Join(dataDir(t), "key"), filepath.Join(old.dir, "admin.key")}
-	if err := os.WriteFile(keys[0], []byte(key.Secret), 0o600); err != nil {
+	if err := os.WriteFile(keys[0], []byte(old.operator().secondOperator()), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	old.interrupt()
@@ -298,8 +289,7 @@ func openHandOver(t *testing.T, l *line) stage {
 	var writer atomic.Int64
 	for i := range 2 {
 		counts := func() bool { return writer.Load() == int64(i) }
-		toLog := newTappedProxy(t, "tcp", strings.TrimPrefix(c.nats.Servers[0].ClientURL(), "nats://"), l.tap(natsFraming, counts))
-		toModels := newTappedProxy(t, "unix", filepath.Join(db.o.SocketDir, ".s.PGSQL.5432"), l.tap(postgresFraming, counts))
+		toLog, toModels := l.between(t, strings.TrimPrefix(c.nats.Servers[0].ClientURL(), "nats://"), filepath.Join(db.o.SocketDir, ".s.PGSQL.5432"), counts)
 		m := &site{t: t, dir: dataDir(t), args: []string{
 			"serve", "--site", string(c.nats.Names), "--nats-url", "nats://" + toLog.address(), "--replicas", "1",
 			"--nats-creds", filepath.Dir(c.nats.Trust.CredsFile(server.Admin)), "--database-url", "postgres://gpuaas@" + toModels.address() + "/models?sslmode=disable&connect_timeout=5",
