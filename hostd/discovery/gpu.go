@@ -159,10 +159,11 @@ func NvidiaSMI(run program.Run) func(ctx context.Context) (map[pci.Address]Facts
 			return nil, errors.New("nvidia-smi was asked before and still hangs")
 		}
 		ctx, cancel := context.WithTimeout(ctx, smiWait)
+		defer cancel() // not before the answer is read, or it could be lost to it
 		answers := make(chan answer, 1)
 		go func() { // ends with the program
-			defer func() { cancel(); <-turn }()
 			out, err := run(ctx, "nvidia-smi", "-q")
+			<-turn // before the answer: who has it may ask again at once
 			answers <- answer{out, err}
 		}()
 		select {
