@@ -114,12 +114,12 @@ func TestNvidiaSMIProgram(t *testing.T) {
 	install("echo 'Failed to initialize NVML: Driver/library version mismatch' >&2; exit 18")
 	m := h.discover(c)
 	if len(m.Slots) != 1 || m.Slots[0].GPU.Serial != "GPU-5a1c" || m.Slots[0].GPU.ModuleID != 0 || !strings.Contains(m.Slots[0].Why, "version mismatch") {
-		t.Errorf("it fails: %s%q", lines(m), m.Slots[0].Why)
+		t.Errorf("it fails: %s%+v", lines(m), m.Slots)
 	}
 	install("test \"$1\" = -q && sed -e s/:13:00.0/:01:00.0/ -e s/GPU-aaaa/GPU-5a1c/ <<END\n" + smi + "END\n")
 	m = h.discover(c)
 	if len(m.Slots) != 1 || m.Slots[0].GPU.Serial != "GPU-5a1c" || m.Slots[0].GPU.ModuleID != 4 || m.Slots[0].GPU.Firmware != "96.00.61.00.01" {
-		t.Errorf("asked: %s%q", lines(m), m.Slots[0].Why)
+		t.Errorf("asked: %s%+v", lines(m), m.Slots)
 	}
 	h.Bind("0000:01:00.0", "vfio-pci")
 	install("exit 1")
