@@ -43,7 +43,7 @@ test: setup ## all tests but the slow suites
 
 .PHONY: test-long
 test-long: setup ## campaigns that go on where they ended (FOR=10m each): real processes, every step of the site's own, power cuts, damaged files, the simulation, planted bugs, failovers (ROUNDS=25), hostile requests, fuzzing
-	$(GO) test -timeout 24h -v -count=1 ./cmd/gpuaas -run '^TestCampaign$$' -campaign.long -campaign.for=$(or $(FOR),10m) -campaign.cache=$(CACHE)
+	$(GO) test -timeout 24h -v -count=1 ./cmd/gpuaas -run '^TestCampaign$$' -parallel 3 -campaign.long -campaign.for=$(or $(FOR),10m) -campaign.cache=$(CACHE)
 	$(GO) test -timeout 24h -v -count=1 ./cmd/gpuaas -run '^TestEveryStep$$' -steps.long -steps.for=$(or $(FOR),10m) -steps.cache=$(CACHE)
 	$(GO) test -tags lab -timeout 24h -v -count=1 ./cmd/gpuaas -run '^(TestPowerCuts|TestDamage)$$' -campaign.long -campaign.for=$(or $(FOR),10m) -campaign.cache=$(CACHE)
 	$(GO) test -timeout 24h -v -count=1 ./domain/sim -run 'TestCampaign|TestMutants' -sim.long -sim.for=$(or $(FOR),10m) -sim.cache=$(CACHE)

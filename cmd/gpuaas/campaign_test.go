@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,6 +23,7 @@ var (
 	campaignFor   = flag.Duration("campaign.for", 10*time.Minute, "how long a sitting of the campaign takes")
 	campaignCache = flag.String("campaign.cache", os.TempDir(), "where the campaign's count is kept")
 	campaignSeed  = flag.Uint64("campaign.seed", 0, "seed of faults and clients; 0: another one each time")
+	campaignSites = flag.Int("campaign.sites", 3, "sites under attack at a time: each waits for elections most of the time")
 	campaignOps   = flag.Int("campaign.ops", 2000, "operations of a history, at least")
 )
 
@@ -95,21 +98,34 @@ func TestCampaign(t *testing.T) {
 	if err := domaintest.ReadCount(file, &sum); err != nil {
 		t.Fatal(err)
 	}
-	for began := time.Now(); time.Since(began) < *campaignFor; {
-		var one tally
-		seed := seedOfRun()
-		if !t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			one = oneTrial(t, seed, func(_, operations int, since time.Duration) bool {
-				return operations >= *campaignOps || since > 5*time.Minute
+	var counting sync.Mutex
+	t.Run("sites", func(t *testing.T) { // ends with the last of them
+		began, failed := time.Now(), &atomic.Bool{}
+		for i := range *campaignSites {
+			t.Run(fmt.Sprint(i), func(t *testing.T) {
+				t.Parallel()
+				for time.Since(began) < *campaignFor && !failed.Load() {
+					var one tally
+					seed := seedOfRun()
+					if !t.Run(fmt.Sprint(seed), func(t *testing.T) {
+						one = oneTrial(t, seed, func(_, operations int, since time.Duration) bool {
+							return operations >= *campaignOps || since > 5*time.Minute
+						})
+					}) {
+						failed.Store(true)
+						return
+					}
+					counting.Lock()
+					sum.add(one)
+					err := domaintest.WriteCount(file, sum)
+					counting.Unlock()
+					if err != nil {
+						t.Fatal(err)
+					}
+				}
 			})
-		}) {
-			t.FailNow()
 		}
-		sum.add(one)
-		if err := domaintest.WriteCount(file, sum); err != nil {
-			t.Fatal(err)
-		}
-	}
+	})
 	t.Logf("faults: %s", describe(sum.Faults))
 	t.Logf("%d histories, %d operations, 0 illegal, 0 unknown, 0 lost, 0 done twice, %d decided after a refusal (%s)", sum.Histories, sum.Operations, sum.Late, file)
 }
