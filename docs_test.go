@@ -120,12 +120,13 @@ func checkUnits(t *testing.T, bin string) {
 		t.Skipf("THE SYSTEMD UNITS WERE NOT CHECKED: %v", err)
 	}
 	units, err := filepath.Glob("deploy/*/*.service")
-	if err != nil || len(units) < 3 {
-		t.Fatalf("units: %q, %v", units, err)
+	timers, _ := filepath.Glob("deploy/*/*.timer")
+	if err != nil || len(units) < 4 || len(timers) < 1 {
+		t.Fatalf("units: %q, %q, %v", units, timers, err)
 	}
 	start, user := regexp.MustCompile(`(?m)^ExecStart=(\S+) (.*)$`), regexp.MustCompile(`(?m)^User=.*$`)
 	dir := t.TempDir()
-	verify := []string{"verify", "--man=no"}
+	verify := append([]string{"verify", "--man=no"}, timers...)
 	for _, unit := range units {
 		b, err := os.ReadFile(unit)
 		if err != nil {
