@@ -66,13 +66,14 @@ for i in 0 1 2; do
     supervisors+=($!)
 done
 
+key=""
 ready() { grep -q "^ready " "$dir/cp$1/log" 2>/dev/null; }
 for ((waited = 0; waited < 120; waited++)); do
-    if ready 0 && ready 1 && ready 2 && [ -e "$dir/cp0/admin.key" ]; then
+    if ready 0 && ready 1 && ready 2 && key=$(ls "$dir"/cp?/admin.key 2>/dev/null); then # who wrote first has it
         break
     fi
     sleep 1 & wait $!
 done
 echo "site $site: http://127.0.0.1:$api http://127.0.0.1:$((api + 1)) http://127.0.0.1:$((api + 2))"
-echo "operator's key: $dir/cp0/admin.key; logs, process ids: $dir/{n,cp}{0,1,2}/{log,pid}"
+echo "operator's key: ${key%%$'\n'*}; logs, process ids: $dir/{n,cp}{0,1,2}/{log,pid}"
 wait
