@@ -29,7 +29,10 @@ func (l *Log) Read(ctx context.Context, fromSeq uint64, fn func(seq uint64, data
 	if info.State.Msgs == 0 || next > end {
 		return nil
 	}
-	t := tail{js: l.js, stream: l.stream, next: next, end: end, grace: l.c.LostTailGrace, fn: func(m message) error { return fn(m.seq, m.data) }}
+	t := tail{
+		js: l.js, stream: l.stream, next: next, end: end, grace: l.c.LostTailGrace, damaged: l.c.OnError,
+		fn: func(m message) error { return fn(m.seq, m.data) },
+	}
 	return t.run(ctx)
 }
 
@@ -48,7 +51,7 @@ func (l *Log) Follow(ctx context.Context, fromSeq uint64, known domain.Head, fn 
 		}
 	}
 	t := tail{
-		js: l.js, stream: l.stream, next: next, overlap: true, lastHash: known.Hash, grace: l.c.LostTailGrace, recent: &l.recent,
+		js: l.js, stream: l.stream, next: next, overlap: true, lastHash: known.Hash, grace: l.c.LostTailGrace, recent: &l.recent, damaged: l.c.OnError,
 		fn: func(m message) error { return fn(m.seq, m.data) },
 	}
 	return t.run(ctx)
@@ -79,10 +82,15 @@ type tail struct {
 	end     uint64   // last sequence wanted; 0: follow
 	overlap bool     // re-read the last message on every new consumer, and compare
 	recent  *recent  // optional: what need not be read from the server
+	server  string   // of a cluster, whose copy is read; empty: any
 	fn      func(message) error
 
-	grace time.Duration // how long a stream may look shorter before it is
-	short time.Time     // since when it does
+	grace time.Duration // how long a stream may look shorter, or damaged, before it is
+	short time.Time     // since when it looks shorter
+
+	unread  map[string]error // servers of a cluster whose copy cannot deliver next
+	since   time.Time        // since when there are some
+	damaged func(error)      // optional: hears of copies whose damage others made good
 
 	last     []byte        // the last message's bytes, once one was read
 	lastHash domain.Digest // or the hash the caller gave for it; zero: unknown
@@ -97,6 +105,9 @@ const (
 	tailHeartbeat = 2 * time.Second
 	// tailPatience is how long a message that is there already may take.
 	tailPatience = 2 * tailHeartbeat
+	// pinTries is how often a consumer is made until it is at the server that is wanted:
+	// of five servers, a miss of that many is one in ten thousand million.
+	pinTries = 100
 	// tailIdle is when the server forgets an abandoned consumer.
 	tailIdle = 30 * time.Second
 )
@@ -110,7 +121,7 @@ var errDone = errors.New("streams: read to the end")
 
 // run reads until the end, an error of fn, or ctx.
 func (t *tail) run(ctx context.Context) error {
-	pause := 10 * time.Millisecond
+	pause, moved := 10*time.Millisecond, time.Now()
 	for { // ends with ctx, an error that lasts, or t.end
 		before := t.next
 		err := t.remembered(ctx)
@@ -131,7 +142,10 @@ func (t *tail) run(ctx context.Context) error {
 			return err
 		}
 		if t.next > before {
-			pause = 10 * time.Millisecond
+			pause, moved = 10*time.Millisecond, time.Now()
+		}
+		if t.server != "" && time.Since(moved) >= 2*t.grace { // no other server will do
+			return err
 		}
 		if !wait(ctx, pause) {
 			return ctx.Err()
@@ -151,6 +165,7 @@ func (t *tail) session(ctx context.Context) error {
 		return err
 	}
 	defer t.forget(c)
+	from := holder(c)
 	if t.end != 0 && c.CachedInfo().NumPending == 0 {
 		return t.ends()
 	}
@@ -161,29 +176,28 @@ func (t *tail) session(ctx context.Context) error {
 	defer it.Stop()
 	waiting, cancel := context.WithCancel(ctx)
 	defer cancel()
-	patience := tailPatience
-	if t.end == 0 {
-		patience = math.MaxInt64
-	}
-	impatient := time.AfterFunc(patience, cancel)
+	pending := c.CachedInfo().NumPending
+	impatient := time.AfterFunc(patience(pending), cancel)
 	defer impatient.Stop()
 	for delivered := uint64(1); ; delivered++ { // ends with an error
+		impatient.Reset(patience(pending))
 		m, err := it.Next(jetstream.NextContext(waiting))
+		impatient.Stop() // fn may take its time
 		if err != nil && waiting.Err() != nil && ctx.Err() == nil {
-			return t.quiet(ctx)
+			return t.quiet(ctx, from)
 		}
 		if err != nil {
 			return fmt.Errorf("read %s: %w", t.stream, err)
 		}
-		impatient.Reset(patience)
 		meta, err := m.Metadata()
 		if err != nil {
 			return fmt.Errorf("read %s: %w", t.stream, err)
 		}
+		pending = meta.NumPending
 		if meta.Sequence.Consumer != delivered {
 			return fmt.Errorf("read %s: delivery %d came as %d", t.stream, delivered, meta.Sequence.Consumer)
 		}
-		if err := t.take(m, meta, skip && delivered == 1); err != nil {
+		if err := t.take(m, meta, skip && delivered == 1, from); err != nil {
 			return err
 		}
 		if t.last != nil && t.goesOn() {
@@ -192,9 +206,60 @@ func (t *tail) session(ctx context.Context) error {
 	}
 }
 
+// patience is how long the next delivery may take: what is there already comes soon.
+func patience(pending uint64) time.Duration {
+	if pending == 0 {
+		return math.MaxInt64
+	}
+	return tailPatience
+}
+
+// holder is the server of a cluster that has the consumer, and delivers from its own copy
+// of the stream; empty where there is one server.
+func holder(c jetstream.Consumer) string {
+	if cluster := c.CachedInfo().Cluster; cluster != nil {
+		return cluster.Leader
+	}
+	return ""
+}
+
+// unreadable judges a message that a server passes over though it has later ones: its
+// copy is damaged there. Other servers of a cluster have theirs, and the next consumer is
+// at any of them; after the grace it has been at all.
+func (t *tail) unreadable(server string, seq uint64) error {
+	err := fmt.Errorf("%s: message %d cannot be read", t.stream, seq)
+	if server != "" {
+		err = fmt.Errorf("%w from server %s", err, server)
+	}
+	if t.since.IsZero() {
+		t.since = time.Now()
+	}
+	if server == "" || t.server != "" || time.Since(t.since) >= t.grace {
+		return fmt.Errorf("%w: %w", ErrForked, err)
+	}
+	if t.unread == nil {
+		t.unread = map[string]error{}
+	}
+	t.unread[server] = err
+	return err
+}
+
+// readable forgets the doubts: another server delivered.
+func (t *tail) readable() {
+	if t.since.IsZero() {
+		return
+	}
+	for _, err := range t.unread {
+		if t.damaged != nil {
+			t.damaged(fmt.Errorf("%w, another has it: the copy is damaged", err))
+		}
+	}
+	t.unread, t.since = nil, time.Time{}
+}
+
 // quiet judges a stream that should have more and does not deliver it: the server passes
 // over a message that it cannot read, or waits at it.
-func (t *tail) quiet(ctx context.Context) error {
+func (t *tail) quiet(ctx context.Context, server string) error {
 	subject := ">"
 	if len(t.filters) > 0 {
 		subject = t.filters[0]
@@ -204,7 +269,7 @@ func (t *tail) quiet(ctx context.Context) error {
 	case errors.Is(err, ErrNotFound):
 		return t.ends()
 	case err == nil && m.Seq > t.next && len(t.filters) == 0:
-		return fmt.Errorf("%w: %s: message %d cannot be read", ErrForked, t.stream, t.next)
+		return t.unreadable(server, t.next)
 	case err == nil && m.Seq > t.next:
 		t.next = m.Seq // what is before it was deleted, or is for [allRead] to find
 	}
@@ -213,6 +278,18 @@ func (t *tail) quiet(ctx context.Context) error {
 
 // consumer makes an ephemeral one that the server keeps in memory.
 func (t *tail) consumer(ctx context.Context, start uint64) (jetstream.Consumer, error) {
+	for range pinTries {
+		c, err := t.anywhere(ctx, start)
+		if err != nil || t.server == "" || holder(c) == t.server {
+			return c, err
+		}
+		t.forget(c)
+	}
+	return nil, fmt.Errorf("read %s: no consumer came to server %s", t.stream, t.server)
+}
+
+// anywhere makes one where the cluster likes: nothing can ask for a server.
+func (t *tail) anywhere(ctx context.Context, start uint64) (jetstream.Consumer, error) {
 	ctx, cancel := ask(ctx)
 	defer cancel()
 	c, err := t.js.CreateConsumer(ctx, t.stream, jetstream.ConsumerConfig{
@@ -263,11 +340,11 @@ func (t *tail) shorter(end uint64) error {
 }
 
 // take checks the order of one message and hands it on.
-func (t *tail) take(m jetstream.Msg, meta *jetstream.MsgMetadata, overlap bool) error {
+func (t *tail) take(m jetstream.Msg, meta *jetstream.MsgMetadata, overlap bool, from string) error {
 	seq, data := meta.Sequence.Stream, m.Data()
 	if overlap {
 		if seq != t.next-1 {
-			return fmt.Errorf("%w: %s: message %d is gone", ErrForked, t.stream, t.next-1)
+			return t.unreadable(from, t.next-1)
 		}
 		return t.compare(seq, data)
 	}
@@ -275,8 +352,9 @@ func (t *tail) take(m jetstream.Msg, meta *jetstream.MsgMetadata, overlap bool) 
 		return nil
 	}
 	if len(t.filters) == 0 && seq != t.next {
-		return fmt.Errorf("%w: %s: message %d follows message %d", ErrForked, t.stream, seq, t.next-1)
+		return t.unreadable(from, t.next)
 	}
+	t.readable()
 	if err := t.fn(message{seq, m.Subject(), m.Headers(), data, meta.Timestamp}); err != nil {
 		return errFn{err}
 	}

@@ -1,0 +1,123 @@
+package streams_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/streams"
+	"github.com/gpuaas/gpuaas/streams/server"
+	"github.com/gpuaas/gpuaas/streams/streamstest"
+)
+
+// TestDamagedCopy: one server of three cannot read a message of the log. Readers go to
+// another one and say so; nothing ends; and a check of all copies names the server.
+func TestDamagedCopy(t *testing.T) {
+	t.Parallel()
+	s := streamstest.New(t, 3)
+	ctx := streamstest.Context(t)
+	l := s.Log()
+	if copies, err := l.Copies(ctx, domain.Head{}); copies != nil || err != nil {
+		t.Errorf("of an empty log: %v, %v", copies, err)
+	}
+	var c streamstest.Commits
+	fill(t, l, &c, 20, 3)
+	is := func(when string, damaged ...string) {
+		t.Helper()
+		copies, err := l.Copies(ctx, c.Head)
+		var bad []string
+		for _, one := range copies {
+			if one.Err != nil {
+				bad = append(bad, one.Server)
+			}
+			if one.Err != nil && !(errors.Is(one.Err, streams.ErrForked) && strings.Contains(one.Err.Error(), "from server "+one.Server)) || one.Offline {
+				t.Errorf("%s: %+v", when, one)
+			}
+		}
+		if err != nil || len(copies) != 3 || strings.Join(bad, " ") != strings.Join(damaged, " ") {
+			t.Fatalf("%s: damaged are %q, want %q: %v, %v", when, bad, damaged, copies, err)
+		}
+	}
+	current(t, l, c.Head)
+	is("none damaged")
+	damageLog(t, filepath.Join(s.Dir, "1"))
+	s.Restart(1)
+	current(t, l, c.Head)
+	is("one damaged", "s1")
+
+	said := make(chan error, 100)
+	again, err := streams.OpenLog(ctx, streams.LogConfig{Dial: s.Dial(server.Runtime), Site: s.Names, OnError: func(err error) {
+		select {
+		case said <- err:
+		default:
+		}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	for len(said) == 0 { // a reader begins at any server
+		n, chain := 0, streams.Chain{}
+		if err := again.Read(ctx, 1, func(_ uint64, b []byte) error { n++; return chain.Next(b) }); err != nil || chain.Head != c.Head {
+			t.Fatalf("%d messages read, %v", n, err)
+		}
+		follow(t, again, 1, domain.Head{}).until(t, c.Head)
+	}
+	if err := <-said; !strings.Contains(err.Error(), "message 10 cannot be read from server s1, another has it") {
+		t.Errorf("said: %v", err)
+	}
+
+	damageLog(t, filepath.Join(s.Dir, "0"))
+	damageLog(t, filepath.Join(s.Dir, "2"))
+	s.Restart(0)
+	current(t, l, c.Head)
+	s.Restart(2)
+	current(t, l, c.Head)
+	is("all damaged", "s0", "s1", "s2")
+	if err := l.Read(ctx, 1, func(uint64, []byte) error { return nil }); !errors.Is(err, streams.ErrForked) {
+		t.Errorf("read of a log that no server can read: %v", err)
+	}
+	follow(t, again, 1, domain.Head{}).end(t, streams.ErrForked)
+}
+
+// damageLog turns a byte of the tenth message in a server's file of the log.
+func damageLog(t *testing.T, dir string) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "jetstream", "*", "*", "streams", "LOG_*", "msgs", "1.blk"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("the log's file in %s: %q, %v", dir, files, err)
+	}
+	b, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)*19/40] ^= 1
+	if err := os.WriteFile(files[0], b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// current waits until every server has caught up.
+func current(t *testing.T, l *streams.Log, head domain.Head) {
+	t.Helper()
+	ctx := streamstest.Context(t)
+	for {
+		copies, err := l.Copies(ctx, head)
+		ready := err == nil
+		for _, c := range copies {
+			ready = ready && !c.Offline
+		}
+		if ready {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("%v, %v", copies, err)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
