@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -20,7 +21,7 @@ func logCommand() *cobra.Command {
 	var from, to uint64
 	verify := &cobra.Command{
 		Use: "verify", Short: "Check the hash chain, decide every command again and compare", Args: cobra.NoArgs,
-		Long: "Reads the whole log, checks numbers and the hash chain, decides every recorded command again and compares what follows, byte for byte, with what was recorded, and reads every document of the vault that the log names, if site.secret is there, and the feed. On a running site it connects to it; with --data-dir of a stopped site it opens the files.",
+		Long: "Reads the whole log, on a cluster every server's copy of it, checks numbers and the hash chain, decides every recorded command again and compares what follows, byte for byte, with what was recorded, and reads every document of the vault that the log names, if site.secret is there, and the feed. On a running site it connects to it; with --data-dir of a stopped site it opens the files.",
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, _, _, err := loadConfig(c)
 			if err != nil {
@@ -28,6 +29,10 @@ func logCommand() *cobra.Command {
 			}
 			return withSite(c.Context(), cfg, func(dial func(server.Role) streams.Dial, l *streams.Log) error {
 				v, err := commands.Verify(c.Context(), l)
+				if err != nil {
+					return err
+				}
+				copies, err := readCopies(c.Context(), l, v.Head)
 				if err != nil {
 					return err
 				}
@@ -39,7 +44,7 @@ func logCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				fmt.Fprintf(c.OutOrStdout(), "ok: %d commits, %d decisions executed again with equal results, %d events\nhead %d %s\nstate %s\nvault: %s\nfeed: all up to event %d\n", v.Head.N, v.Decisions, v.Events, v.Head.N, v.Head.Hash, v.State, vault, feed)
+				fmt.Fprintf(c.OutOrStdout(), "ok: %d commits, %d decisions executed again with equal results, %d events\nhead %d %s\nstate %s\nvault: %s\nfeed: all up to event %d\n%s", v.Head.N, v.Decisions, v.Events, v.Head.N, v.Head.Hash, v.State, vault, feed, copies)
 				return nil
 			})
 		},
@@ -69,6 +74,30 @@ func logCommand() *cobra.Command {
 		c.AddCommand(sub)
 	}
 	return c
+}
+
+// readCopies reads the copy of the log that each server of a cluster has: a reader takes
+// any of them, and passes over damage that another one can make good.
+func readCopies(ctx context.Context, l *streams.Log, head domain.Head) (said string, err error) {
+	copies, err := l.Copies(ctx, head)
+	if err != nil || len(copies) == 0 {
+		return "", err
+	}
+	var whole, offline []string
+	for _, one := range copies {
+		switch {
+		case one.Err != nil:
+			err = errors.Join(err, fmt.Errorf("the log's copy on server %s is damaged, so stop that server, remove its jetstream directory and start it: it copies from the others: %w", one.Server, one.Err))
+		case one.Offline:
+			offline = append(offline, one.Server)
+		default:
+			whole = append(whole, one.Server)
+		}
+	}
+	if said = "copies: whole on " + strings.Join(whole, ", "); len(offline) > 0 {
+		said += "; not read, since they are not up to date: " + strings.Join(offline, ", ")
+	}
+	return said + "\n", err
 }
 
 // readDocuments reads what the log names of the vault: a document is durable before it is
