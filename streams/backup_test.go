@@ -17,13 +17,13 @@ import (
 )
 
 // damage changes a stream's file while its server is away.
-func damage(t *testing.T, s *streamstest.Site, stream string, how func([]byte)) {
+func damage(t *testing.T, s *streamstest.Site, i int, stream string, how func([]byte)) {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(s.Dir, "*", "jetstream", "jetstream", "*", "streams", stream, "msgs", "1.blk"))
+	files, err := filepath.Glob(filepath.Join(s.Dir, fmt.Sprint(i), "jetstream", "jetstream", "*", "streams", stream, "msgs", "1.blk"))
 	if err != nil || len(files) != 1 {
 		t.Fatal(files, err)
 	}
-	s.Servers[0].Shutdown()
+	s.Servers[i].Shutdown()
 	b, err := os.ReadFile(files[0])
 	if err != nil {
 		t.Fatal(err)
@@ -32,7 +32,7 @@ func damage(t *testing.T, s *streamstest.Site, stream string, how func([]byte)) 
 	if err := os.WriteFile(files[0], b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s.Restart(0)
+	s.Restart(i)
 }
 
 // TestBackupEnds copies a vault whose newest key is erased.
@@ -65,7 +65,7 @@ func TestBackupRefusesDamage(t *testing.T) {
 			ctx, cancel := context.WithTimeout(streamstest.Context(t), 25*time.Second)
 			defer cancel()
 			fillVault(ctx, t, s)
-			damage(t, s, s.Names.Vault(), how)
+			damage(t, s, 0, s.Names.Vault(), how)
 			if got, err := backup(ctx, s); err == nil || ctx.Err() != nil || !strings.Contains(err.Error(), s.Names.Vault()+": ") {
 				t.Errorf("%+v %v", got, err)
 			}

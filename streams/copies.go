@@ -11,7 +11,7 @@ import (
 	"github.com/gpuaas/gpuaas/domain"
 )
 
-// A Copy is what one server of a cluster has of the log.
+// A Copy is what one server of a cluster has of a stream.
 type Copy struct {
 	Server string
 	// Offline: the server does not run, or has not caught up, and was not read.
@@ -20,20 +20,18 @@ type Copy struct {
 	Err error
 }
 
-// Copies reads what each server of a cluster has of the log, up to the commit `to`, and
-// checks the hash chain. Readers take any server's copy, and go to another one when it
-// is damaged, so only this finds all the damage while there are copies to mend it from.
-// It is nil where there is one server.
-func (l *Log) Copies(ctx context.Context, to domain.Head) (out []Copy, err error) {
-	info, err := l.info(ctx)
-	if err != nil || info.Cluster == nil || len(info.Cluster.Replicas) == 0 || to == (domain.Head{}) {
-		return nil, err
+// copies has each server's copy of a stream read; nil where there is one server. Readers
+// take any server's copy, and go to another one when it is damaged, so only this finds
+// all the damage while there are copies to mend it from.
+func copies(ctx context.Context, info *jetstream.StreamInfo, read func(server string) error) (out []Copy, err error) {
+	if info.Cluster == nil || len(info.Cluster.Replicas) == 0 {
+		return nil, nil
 	}
 	servers := append([]*jetstream.PeerInfo{{Name: info.Cluster.Leader, Current: true}}, info.Cluster.Replicas...)
 	for _, s := range servers {
 		c := Copy{Server: s.Name, Offline: s.Offline || !s.Current}
 		if !c.Offline {
-			c.Err = l.copyOf(ctx, s.Name, info.State.FirstSeq, to)
+			c.Err = read(s.Name)
 		}
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
@@ -44,14 +42,33 @@ func (l *Log) Copies(ctx context.Context, to domain.Head) (out []Copy, err error
 	return out, nil
 }
 
-func (l *Log) copyOf(ctx context.Context, server string, first uint64, to domain.Head) error {
-	var chain Chain
-	t := tail{js: l.js, stream: l.stream, server: server, next: first, end: l.Seq(to.N), grace: l.c.LostTailGrace, fn: func(m message) error {
-		return chain.Next(m.data)
-	}}
-	err := t.run(ctx)
-	if err == nil && chain.Head != to {
-		err = fmt.Errorf("%w: it ends with commit %d %s, not %d %s", ErrForked, chain.Head.N, chain.Head.Hash, to.N, to.Hash)
+// Copies reads what each server of a cluster has of the log, up to the commit `to`, and
+// checks the hash chain. It is nil where there is one server.
+func (l *Log) Copies(ctx context.Context, to domain.Head) ([]Copy, error) {
+	info, err := l.info(ctx)
+	if err != nil || to == (domain.Head{}) {
+		return nil, err
 	}
-	return err
+	return copies(ctx, info, func(server string) error {
+		var chain Chain
+		t := tail{
+			js: l.js, stream: l.stream, server: server, next: info.State.FirstSeq, end: l.Seq(to.N), grace: l.c.LostTailGrace,
+			fn: func(m message) error { return chain.Next(m.data) },
+		}
+		err := t.run(ctx)
+		if err == nil && chain.Head != to {
+			err = fmt.Errorf("%w: it ends with commit %d %s, not %d %s", ErrForked, chain.Head.N, chain.Head.Hash, to.N, to.Hash)
+		}
+		return err
+	})
+}
+
+// Copies reads what each server of a cluster has of the feed, as [Feed.Whole] does. It is
+// nil where there is one server.
+func (f *Feed) Copies(ctx context.Context) ([]Copy, error) {
+	info, err := streamInfo(ctx, f.js, f.site.Feed())
+	if err != nil || info.State.Msgs == 0 {
+		return nil, err
+	}
+	return copies(ctx, info, func(server string) error { return f.whole(ctx, info, server) })
 }

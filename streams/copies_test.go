@@ -1,9 +1,8 @@
 package streams_test
 
 import (
+	"context"
 	"errors"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -26,6 +25,12 @@ func TestDamagedCopy(t *testing.T) {
 	}
 	var c streamstest.Commits
 	fill(t, l, &c, 20, 3)
+	feed := openFeed(t, s)
+	_, stop := runFanout(t, s, l)
+	subscribe(t, feed, c.Events)
+	if err := stop(); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
 	is := func(when string, damaged ...string) {
 		t.Helper()
 		copies, err := l.Copies(ctx, c.Head)
@@ -44,10 +49,17 @@ func TestDamagedCopy(t *testing.T) {
 	}
 	current(t, l, c.Head)
 	is("none damaged")
-	damageLog(t, filepath.Join(s.Dir, "1"))
-	s.Restart(1)
+	middle := func(b []byte) { b[len(b)*19/40] ^= 1 } // in the tenth of twenty messages
+	damage(t, s, 1, s.Names.Log(), middle)
+	damage(t, s, 1, s.Names.Feed(), middle)
 	current(t, l, c.Head)
 	is("one damaged", "s1")
+	if copies, err := feed.Copies(ctx); err != nil || len(copies) != 3 || copies[0].Err != nil || copies[1].Err == nil || copies[2].Err != nil {
+		t.Errorf("of the feed: %v, %v", copies, err)
+	}
+	if last, err := feed.Whole(ctx); last != c.Events || err != nil {
+		t.Errorf("event %d, %v", last, err)
+	}
 
 	said := make(chan error, 100)
 	again, err := streams.OpenLog(ctx, streams.LogConfig{Dial: s.Dial(server.Runtime), Site: s.Names, OnError: func(err error) {
@@ -71,34 +83,15 @@ func TestDamagedCopy(t *testing.T) {
 		t.Errorf("said: %v", err)
 	}
 
-	damageLog(t, filepath.Join(s.Dir, "0"))
-	damageLog(t, filepath.Join(s.Dir, "2"))
-	s.Restart(0)
-	current(t, l, c.Head)
-	s.Restart(2)
-	current(t, l, c.Head)
+	for _, i := range []int{0, 2} {
+		damage(t, s, i, s.Names.Log(), middle)
+		current(t, l, c.Head)
+	}
 	is("all damaged", "s0", "s1", "s2")
 	if err := l.Read(ctx, 1, func(uint64, []byte) error { return nil }); !errors.Is(err, streams.ErrForked) {
 		t.Errorf("read of a log that no server can read: %v", err)
 	}
 	follow(t, again, 1, domain.Head{}).end(t, streams.ErrForked)
-}
-
-// damageLog turns a byte of the tenth message in a server's file of the log.
-func damageLog(t *testing.T, dir string) {
-	t.Helper()
-	files, err := filepath.Glob(filepath.Join(dir, "jetstream", "*", "*", "streams", "LOG_*", "msgs", "1.blk"))
-	if err != nil || len(files) != 1 {
-		t.Fatalf("the log's file in %s: %q, %v", dir, files, err)
-	}
-	b, err := os.ReadFile(files[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	b[len(b)*19/40] ^= 1
-	if err := os.WriteFile(files[0], b, 0o600); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // current waits until every server has caught up.

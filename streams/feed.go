@@ -110,11 +110,16 @@ func (f *Feed) Whole(ctx context.Context) (last uint64, err error) {
 	if err != nil || info.State.Msgs == 0 {
 		return 0, err
 	}
-	t := tail{js: f.js, stream: f.site.Feed(), next: info.State.FirstSeq, end: info.State.LastSeq, grace: lostTailGrace, fn: func(m message) error {
+	return info.State.LastSeq, f.whole(ctx, info, "")
+}
+
+// whole reads a server's copy; of any server if it is empty.
+func (f *Feed) whole(ctx context.Context, info *jetstream.StreamInfo, server string) error {
+	t := tail{js: f.js, stream: f.site.Feed(), server: server, next: info.State.FirstSeq, end: info.State.LastSeq, grace: lostTailGrace, fn: func(m message) error {
 		_, err := parseEvent(m.seq, m.subject, m.header, m.data)
 		return err
 	}}
-	return info.State.LastSeq, t.run(ctx)
+	return t.run(ctx)
 }
 
 // LastOf is the newest event of one subject; [ErrNotFound] if there is none. On three

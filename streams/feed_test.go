@@ -246,7 +246,7 @@ func TestDamagedFeed(t *testing.T) {
 	if last, err := feed.Whole(ctx); last != c.Events || err != nil {
 		t.Fatalf("event %d, %v", last, err)
 	}
-	damage(t, s, s.Names.Feed(), func(b []byte) { b[len(b)/2] ^= 1 })
+	damage(t, s, 0, s.Names.Feed(), func(b []byte) { b[len(b)/2] ^= 1 })
 	feed = openFeed(t, s)
 	if _, err := feed.Whole(ctx); !errors.Is(err, streams.ErrForked) {
 		t.Errorf("the whole feed: %v", err)

@@ -32,7 +32,8 @@ func logCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				copies, err := readCopies(c.Context(), l, v.Head)
+				copies, err := l.Copies(c.Context(), v.Head)
+				logCopies, err := copiesSaid("log", copies, err)
 				if err != nil {
 					return err
 				}
@@ -40,11 +41,11 @@ func logCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				feed, err := readFeed(c.Context(), cfg, dial(server.Runtime))
+				feed, feedCopies, err := readFeed(c.Context(), cfg, dial(server.Runtime))
 				if err != nil {
 					return err
 				}
-				fmt.Fprintf(c.OutOrStdout(), "ok: %d commits, %d decisions executed again with equal results, %d events\nhead %d %s\nstate %s\nvault: %s\nfeed: all up to event %d\n%s", v.Head.N, v.Decisions, v.Events, v.Head.N, v.Head.Hash, v.State, vault, feed, copies)
+				fmt.Fprintf(c.OutOrStdout(), "ok: %d commits, %d decisions executed again with equal results, %d events\nhead %d %s\nstate %s\nvault: %s\nfeed: all up to event %d\n%s", v.Head.N, v.Decisions, v.Events, v.Head.N, v.Head.Hash, v.State, vault, feed, logCopies+feedCopies)
 				return nil
 			})
 		},
@@ -76,10 +77,8 @@ func logCommand() *cobra.Command {
 	return c
 }
 
-// readCopies reads the copy of the log that each server of a cluster has: a reader takes
-// any of them, and passes over damage that another one can make good.
-func readCopies(ctx context.Context, l *streams.Log, head domain.Head) (said string, err error) {
-	copies, err := l.Copies(ctx, head)
+// copiesSaid says what the servers of a cluster have of a stream; damage is an error.
+func copiesSaid(of string, copies []streams.Copy, err error) (string, error) {
 	if err != nil || len(copies) == 0 {
 		return "", err
 	}
@@ -87,14 +86,15 @@ func readCopies(ctx context.Context, l *streams.Log, head domain.Head) (said str
 	for _, one := range copies {
 		switch {
 		case one.Err != nil:
-			err = errors.Join(err, fmt.Errorf("the log's copy on server %s is damaged, so stop that server, remove its jetstream directory and start it: it copies from the others: %w", one.Server, one.Err))
+			err = errors.Join(err, fmt.Errorf("the %s's copy on server %s is damaged, so stop that server, remove its jetstream directory and start it: it copies from the others: %w", of, one.Server, one.Err))
 		case one.Offline:
 			offline = append(offline, one.Server)
 		default:
 			whole = append(whole, one.Server)
 		}
 	}
-	if said = "copies: whole on " + strings.Join(whole, ", "); len(offline) > 0 {
+	said := fmt.Sprintf("copies of the %s: whole on %s", of, strings.Join(whole, ", "))
+	if len(offline) > 0 {
 		said += "; not read, since they are not up to date: " + strings.Join(offline, ", ")
 	}
 	return said + "\n", err
@@ -128,21 +128,23 @@ func readDocuments(ctx context.Context, cfg config, dial streams.Dial, digests [
 	return fmt.Sprintf("%d documents read", len(digests)), nil
 }
 
-// readFeed reads every event.
-func readFeed(ctx context.Context, cfg config, dial streams.Dial) (last uint64, err error) {
+// readFeed reads every event, from every server of a cluster.
+func readFeed(ctx context.Context, cfg config, dial streams.Dial) (last uint64, copies string, err error) {
 	names, err := streams.ParseSite(cfg.Site)
 	if err != nil {
-		return 0, err
+		return 0, "", err
 	}
 	feed, err := streams.OpenFeed(dial, names)
 	if err != nil {
-		return 0, err
+		return 0, "", err
 	}
 	defer feed.Close()
 	if last, err = feed.Whole(ctx); err != nil {
-		err = fmt.Errorf("the feed is damaged, and gpuaas streams rebuild-feed makes it anew from the log: %w", err)
+		return last, "", fmt.Errorf("the feed is damaged, and gpuaas streams rebuild-feed makes it anew from the log: %w", err)
 	}
-	return last, err
+	all, err := feed.Copies(ctx)
+	copies, err = copiesSaid("feed", all, err)
+	return last, copies, err
 }
 
 var errStop = fmt.Errorf("end of the range")
