@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/base32"
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"strings"
 )
@@ -84,23 +85,27 @@ func (id ID[K]) IsZero() bool { return id == ID[K]{} }
 
 // String is the text form, "" for the zero id.
 func (id ID[K]) String() string {
+	var b [longestID]byte
+	return string(id.append(b[:0]))
+}
+
+// longestID is the length of an id with the longest prefix: feed and answers have dozens
+// of ids a launch, so they are made without a look at the heap.
+const longestID = len("alloc") + 1 + 26
+
+func (id ID[K]) append(b []byte) []byte {
 	if id.IsZero() {
-		return ""
+		return b
 	}
 	var k K
-	p := k.prefix()
-	b := make([]byte, len(p)+1+26)
-	copy(b, p)
-	b[len(p)] = '_'
-	idEncoding.Encode(b[len(p)+1:], id[:])
-	return string(b)
+	return idEncoding.AppendEncode(append(append(b, k.prefix()...), '_'), id[:])
 }
 
 // Prefix is the word before the underscore, for messages.
 func (id ID[K]) Prefix() string { var k K; return k.prefix() }
 
 // MarshalText implements encoding.TextMarshaler.
-func (id ID[K]) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+func (id ID[K]) MarshalText() ([]byte, error) { return id.append(make([]byte, 0, longestID)), nil }
 
 // UnmarshalText implements encoding.TextUnmarshaler. It accepts only the
 // canonical form, so that one resource has one spelling.
@@ -162,7 +167,9 @@ func (d Digest) String() string {
 	if d.IsZero() {
 		return ""
 	}
-	return fmt.Sprintf("sha256:%x", d[:])
+	var b [len("sha256:") + 64]byte
+	hex.Encode(b[copy(b[:], "sha256:"):], d[:])
+	return string(b[:])
 }
 
 // MarshalText implements encoding.TextMarshaler.
@@ -174,12 +181,12 @@ func (d *Digest) UnmarshalText(b []byte) error {
 	if len(b) == 0 {
 		return nil
 	}
-	hex, ok := strings.CutPrefix(string(b), "sha256:")
-	if !ok || len(hex) != 64 {
+	digits, ok := strings.CutPrefix(string(b), "sha256:")
+	if !ok || len(digits) != 64 {
 		return fmt.Errorf("%q is not a digest: want sha256: and 64 hex digits", clip(string(b), 80))
 	}
 	for i := range d {
-		hi, lo := unhex(hex[2*i]), unhex(hex[2*i+1])
+		hi, lo := unhex(digits[2*i]), unhex(digits[2*i+1])
 		if hi > 15 || lo > 15 {
 			return fmt.Errorf("%q is not a digest: want sha256: and 64 lower-case hex digits", clip(string(b), 80))
 		}
