@@ -6,11 +6,14 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -41,6 +44,8 @@ const (
 	forwardPause = 5 * time.Millisecond
 	// forwardLook is how often it is looked whether the process that is asked still decides.
 	forwardLook = 50 * time.Millisecond
+	// sayEvery is the pause between two words in the log about it, in seconds.
+	sayEvery = 10
 	// maxForwards bounds the requests that are handed on at once.
 	maxForwards = 2048
 )
@@ -54,6 +59,8 @@ type forwarder struct {
 	count *prometheus.CounterVec
 	// patience is how long a request waits for a process that decides.
 	patience time.Duration
+	// said is when the log last had why the writer cannot be reached, in seconds.
+	said atomic.Int64
 }
 
 func newForwarder(s *Server, next http.Handler, peers *tls.Config) *forwarder {
@@ -166,6 +173,12 @@ func (f *forwarder) handOn(w http.ResponseWriter, r *http.Request, body []byte) 
 				return
 			case !notSent(err):
 				last = errOutcomeUnknown()
+			case errors.Is(err, errUnreached):
+				f.say(to, err)
+				if bad := new(tls.CertificateVerificationError); errors.As(err, &bad) { // and will not be
+					f.refuse(w, r, "none", errNotWriter())
+					return
+				}
 			}
 			if rawBody(r) {
 				break // what was read of it is gone
@@ -209,8 +222,11 @@ func (f *forwarder) giveUpOn(asked *url.URL, stop func()) (answered func()) {
 	return func() { close(over) }
 }
 
-// errUndecided is the answer of a process that says that it did not decide.
-var errUndecided = errors.New("not decided there")
+// A request surely was not decided by a process that says so, or that was not reached.
+var (
+	errUndecided = errors.New("not decided there")
+	errUnreached = errors.New("not reached")
+)
 
 // ask hands the request to one process.
 func (f *forwarder) ask(r *http.Request, to *url.URL, body []byte) (*http.Response, error) {
@@ -227,7 +243,12 @@ func (f *forwarder) ask(r *http.Request, to *url.URL, body []byte) (*http.Respon
 			out.Body = http.NoBody
 		}
 	}
+	var reached atomic.Bool
+	out = out.WithContext(httptrace.WithClientTrace(out.Context(), &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { reached.Store(true) }}))
 	res, err := f.hop.RoundTrip(out)
+	if err != nil && !reached.Load() {
+		return nil, fmt.Errorf("%w: %w", errUnreached, err)
+	}
 	if err != nil || res.StatusCode != http.StatusServiceUnavailable {
 		return res, err
 	}
@@ -245,9 +266,15 @@ func (f *forwarder) ask(r *http.Request, to *url.URL, body []byte) (*http.Respon
 }
 
 // notSent reports whether the request surely was not decided.
-func notSent(err error) bool {
-	var op *net.OpError
-	return errors.Is(err, errUndecided) || errors.As(err, &op) && op.Op == "dial"
+func notSent(err error) bool { return errors.Is(err, errUndecided) || errors.Is(err, errUnreached) }
+
+// say has the log say, at times, why the writer cannot be reached: a certificate that
+// this process does not believe stays so.
+func (f *forwarder) say(to *url.URL, err error) {
+	now, before := f.s.o.Clock().Unix(), f.said.Load()
+	if now-before >= sayEvery && f.said.CompareAndSwap(before, now) {
+		f.s.o.Slog.Warn("the process that decides cannot be reached", "at", to.Host, "err", err)
+	}
 }
 
 // repeatable reports whether the site knows a repeat of the request.

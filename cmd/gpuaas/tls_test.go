@@ -263,7 +263,8 @@ func TestPlainIsRefused(t *testing.T) {
 	}
 }
 
-// TestExternalNATS runs a site on a NATS server that is not its own, over TLS.
+// TestExternalNATS runs a site on a NATS server that is not its own, over TLS, in two
+// processes that reach each other over TLS.
 func TestExternalNATS(t *testing.T) {
 	t.Parallel()
 	files := dataDir(t)
@@ -280,15 +281,39 @@ func TestExternalNATS(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(srv.Shutdown)
-	args := []string{"serve", "--site", "alpha", "--log-level", "warn", "--nats-url", srv.ClientURL(), "--nats-creds", filepath.Join(files, "cluster", "trust"), "--nats-ca"}
-	stranger := &site{t: t, dir: dataDir(t), args: append(args[:len(args):len(args)], theirs.file)}
+	args := func(natsCA, peerCA string) []string {
+		return []string{
+			"serve", "--site", "alpha", "--log-level", "warn", "--nats-url", srv.ClientURL(), "--nats-creds", filepath.Join(files, "cluster", "trust"), "--nats-ca", natsCA,
+			"--tls-cert", certFile, "--tls-key", keyFile, "--peer-ca", peerCA,
+		}
+	}
+	stranger := &site{t: t, dir: dataDir(t), args: args(theirs.file, ours.file)}
 	t.Cleanup(stranger.gone)
 	stranger.refuses(t, "certificate signed by unknown authority")
 
-	s := newSite(t, append(args, ours.file)...)
+	s := &site{t: t, dir: dataDir(t), args: args(ours.file, ours.file)}
+	t.Cleanup(s.gone)
+	s.trust(ours.pool())
+	s.start()
 	te := s.newTenant("acme", 5)
 	s.interrupt()
 	s.start()
 	te.get(fmt.Sprintf("/v1/projects/%s?at_least=%d", te.project, te.head()), &struct{}{})
-	s.interrupt()
+
+	standby := func(peerCA string) caller {
+		other := &site{t: t, dir: dataDir(t), args: args(ours.file, peerCA)}
+		t.Cleanup(other.gone)
+		copyFile(t, filepath.Join(s.dir, "site.secret"), filepath.Join(other.dir, "site.secret"))
+		other.trust(ours.pool())
+		other.start()
+		return caller{other, te.key}
+	}
+	hands := standby(ours.file)
+	hands.do(201, "POST", "/v1/tenants/"+te.id+"/projects", obj{"name": "by-a-standby"})
+	wary := standby(theirs.file)
+	var refused struct{ Code string }
+	wary.do(503, "POST", "/v1/tenants/"+te.id+"/projects", obj{"name": "to-a-stranger"}).into(t, &refused)
+	if refused.Code != "not_writer" || !strings.Contains(wary.s.out.tail(), "certificate signed by unknown authority") {
+		t.Errorf("a writer that cannot be believed: %q; it said:\n%s", refused.Code, wary.s.out.tail())
+	}
 }
