@@ -14,8 +14,8 @@ import (
 // for a deadline. It answers questions, and when it goes on the time is given back.
 func TestHold(t *testing.T) {
 	t.Parallel()
-	log := &gatedLog{}
-	l, err := commands.NewLoop(domain.NewWorld(), commands.Options{Site: "test1", Log: log})
+	log, hands := &gatedLog{}, new(clock)
+	l, err := commands.NewLoop(domain.NewWorld(), commands.Options{Site: "test1", Log: log, Clock: hands.now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,7 +29,7 @@ func TestHold(t *testing.T) {
 	domaintest.SKUs(submit, admin, 1)
 	domaintest.NewHost(submit, admin, "h", "r", 2)
 	tenant := domaintest.NewTenant(submit, admin, "a", "a", 1e9)
-	expires := domain.TimeOf(time.Now().Add(500 * time.Millisecond))
+	expires := domain.TimeOf(time.Now().Add(time.Minute))
 	submit(tenant.Key, &domain.CreateAllocation{Project: tenant.Project, SKUName: "gpu-1x", Count: 1, Expires: expires})
 	see := func() (wiping int, term uint64) {
 		t.Helper()
@@ -48,7 +48,7 @@ func TestHold(t *testing.T) {
 			t.Errorf("%v: %+v", who.Kind, r)
 		}
 	}
-	eventually(t, "the deadline passes", func() bool { return domain.TimeOf(time.Now()) > expires.Add(domain.Duration(100)) })
+	hands.forward(time.Minute + time.Second)
 	if wiping, term := see(); wiping != 0 || term != 1 || log.commits() != before {
 		t.Fatalf("while the loop was held: %d wipes, term %d, %d commits", wiping, term, log.commits()-before)
 	}
@@ -62,7 +62,7 @@ func TestHold(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if e, ok := c.Decisions[0].Events[0].Body.(*domain.WriterStarted); !ok || e.Outage < 500 {
+	if e, ok := c.Decisions[0].Events[0].Body.(*domain.WriterStarted); !ok || e.Outage < 60*domain.Second {
 		t.Errorf("the first event after it: %+v", c.Decisions[0].Events[0].Body)
 	}
 	submit(tenant.Key, &domain.CreateProject{Tenant: tenant.ID, Name: "p"})

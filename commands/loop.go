@@ -102,7 +102,8 @@ func (l *Loop) Submit(ctx context.Context, cmd *domain.Command) Reply {
 }
 
 // Query runs f on the loop, against a world that stands still, and returns when
-// all that f saw is durable. f must be quick and must not keep the world.
+// all that f saw is durable. f must be quick and must not keep the world. It does not
+// run any more once Query has returned.
 func (l *Loop) Query(ctx context.Context, actor domain.Actor, f func(w *domain.World, at domain.Time)) (uint64, *domain.Error) {
 	r := l.wait(ctx, &item{ctx: ctx, query: f, reply: make(chan Reply, 1)}, actor.Kind != domain.ActorKey, l.dir.tenantOf(actor.Key))
 	return r.N, r.Err
@@ -124,7 +125,13 @@ func (l *Loop) wait(ctx context.Context, it *item, system bool, tenant domain.Te
 			return Reply{Err: errStopping()}
 		}
 	case <-ctx.Done():
-		return Reply{Err: domain.Errorf(domain.Unavailable, "request.timeout", "no answer in time; it may still happen: repeat the request with the same Idempotency-Key")}
+		it.leave()
+		select {
+		case r := <-it.reply: // it came at the same moment
+			return r
+		default:
+			return Reply{Err: domain.Errorf(domain.Unavailable, "request.timeout", "no answer in time; it may still happen: repeat the request with the same Idempotency-Key")}
+		}
 	}
 }
 
@@ -163,6 +170,9 @@ func (l *Loop) run(ctx context.Context) error {
 	for { // ends with ctx or an error
 		if err := l.goOn(open, started); err != nil {
 			return l.giveUp(err, inFlight, open)
+		}
+		if ctx.Err() != nil {
+			l.q.refuse() // else who goes on asking keeps the loop from its end
 		}
 		if inFlight == nil && !l.core.Empty() {
 			inFlight, open = l.close(open), &pending{}
@@ -296,7 +306,11 @@ func (l *Loop) ask(it *item, at domain.Time) (err *domain.Error) {
 			l.poisoned(poisonOf("question", nil, err))
 		}
 	}()
-	it.query(l.core.World(), l.core.Now(at))
+	it.mu.Lock()
+	defer it.mu.Unlock()
+	if !it.left {
+		it.query(l.core.World(), l.core.Now(at))
+	}
 	return nil
 }
 

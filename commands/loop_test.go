@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -73,9 +74,16 @@ func (g *gatedLog) appends() int {
 	return g.came
 }
 
+// clock is a loop's clock that a test puts forward: a deadline passes when the test is
+// ready for it.
+type clock struct{ ahead atomic.Int64 }
+
+func (c *clock) now() time.Time          { return time.Now().Add(time.Duration(c.ahead.Load())) }
+func (c *clock) forward(d time.Duration) { c.ahead.Add(int64(d)) }
+
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.NewTimer(10 * time.Second)
+	deadline := time.NewTimer(time.Minute)
 	defer deadline.Stop()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
@@ -240,11 +248,11 @@ func TestFairQueue(t *testing.T) {
 			}
 		})
 	}
-	eventually(t, "the lane is full", func() bool {
-		for range 1024 - r.QueueLen() { // the loop takes some of them into the group that waits
+	eventually(t, "the lane and the group that waits are full", func() bool {
+		for range 1024 - r.QueueLen() { // the loop takes some of them into the group
 			submit()
 		}
-		return r.QueueLen() == 1024
+		return r.QueueLen() == 1024 && sent-int(full.Load()) > 1024+domain.MaxCommitDecisions
 	})
 	submit()
 	eventually(t, "one more of the flood is refused", func() bool { return full.Load() > 0 })
@@ -252,10 +260,7 @@ func TestFairQueue(t *testing.T) {
 	go func() {
 		done <- r.Submit(context.Background(), command(calm.Key, &domain.CreateProject{Tenant: calm.ID, Name: "mine"}))
 	}()
-	// It waits behind the flood, or has had its turn already and is in the group that waits.
-	for i := 0; i < 100 && r.QueueLen() != 1025; i++ {
-		time.Sleep(time.Millisecond)
-	}
+	eventually(t, "it waits behind the flood", func() bool { return r.QueueLen() == 1025 })
 	close(gate)
 	reply := <-done
 	if reply.Err != nil {
@@ -382,9 +387,9 @@ func TestNoSnapshotOfWhatIsNotDurable(t *testing.T) {
 // next start.
 func TestRefusedTickIsParked(t *testing.T) {
 	t.Parallel()
-	log := &gatedLog{}
+	log, hands := &gatedLog{}, new(clock)
 	run := func(w *domain.World, refuse func(*domain.Tick) *domain.Error) (*commands.Loop, func()) {
-		l, err := commands.NewLoop(w, commands.Options{Site: "test1", Log: log})
+		l, err := commands.NewLoop(w, commands.Options{Site: "test1", Log: log, Clock: hands.now})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -416,11 +421,12 @@ func TestRefusedTickIsParked(t *testing.T) {
 	admin := domaintest.Admin(submit, "admin")
 	domaintest.SKUs(submit, admin, 1)
 	domaintest.NewHost(submit, admin, "h", "r", 8)
-	expires := domain.TimeOf(time.Now().Add(200 * time.Millisecond))
+	expires := domain.TimeOf(time.Now().Add(time.Minute))
 	for _, name := range []string{"a", "b", "c"} {
 		tenant := domaintest.NewTenant(submit, admin, name, name, 1e9)
 		submit(tenant.Key, &domain.CreateAllocation{Project: tenant.Project, SKUName: "gpu-1x", Count: 1, Expires: expires})
 	}
+	hands.forward(time.Minute)
 	wiping := func(l *commands.Loop) (n int) {
 		if _, err := l.Query(context.Background(), domain.System, func(w *domain.World, _ domain.Time) { n = w.Count().SlotStates["wiping"] }); err != nil {
 			t.Fatal(err)
@@ -467,7 +473,9 @@ func TestRefusedTickIsParked(t *testing.T) {
 func TestDeadlinesFollowTheLoopsClock(t *testing.T) {
 	t.Parallel()
 	const ahead = 240 * time.Hour
-	l, err := commands.NewLoop(domain.NewWorld(), commands.Options{Site: "test1", Log: &gatedLog{}, Clock: func() time.Time { return time.Now().Add(ahead) }})
+	hands := new(clock)
+	hands.forward(ahead)
+	l, err := commands.NewLoop(domain.NewWorld(), commands.Options{Site: "test1", Log: &gatedLog{}, Clock: hands.now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -489,7 +497,8 @@ func TestDeadlinesFollowTheLoopsClock(t *testing.T) {
 	domaintest.SKUs(submit, admin, 1)
 	domaintest.NewHost(submit, admin, "h", "r", 1)
 	tenant := domaintest.NewTenant(submit, admin, "a", "a", 1e9)
-	submit(tenant.Key, &domain.CreateAllocation{Project: tenant.Project, SKUName: "gpu-1x", Count: 1, Expires: domain.TimeOf(time.Now().Add(ahead + 100*time.Millisecond))})
+	submit(tenant.Key, &domain.CreateAllocation{Project: tenant.Project, SKUName: "gpu-1x", Count: 1, Expires: domain.TimeOf(hands.now().Add(time.Minute))})
+	hands.forward(time.Minute)
 	eventually(t, "it expires", func() bool {
 		var wiping int
 		_, _ = l.Query(context.Background(), domain.System, func(w *domain.World, _ domain.Time) { wiping = w.Count().SlotStates["wiping"] })
@@ -504,7 +513,7 @@ func TestTicksComeByThemselves(t *testing.T) {
 	defer r.stop()
 	tenant := r.tenants[0]
 	reply := r.Submit(context.Background(), command(tenant.Key, &domain.CreateAllocation{
-		Project: tenant.Project, Name: "short", SKUName: "gpu-1x", Count: 1, Expires: domain.TimeOf(time.Now().Add(100 * time.Millisecond)),
+		Project: tenant.Project, Name: "short", SKUName: "gpu-1x", Count: 1, Expires: domain.TimeOf(time.Now().Add(2 * time.Second)), // it has to be decided before
 	}))
 	if reply.Err != nil {
 		t.Fatal(reply.Err)
@@ -651,4 +660,66 @@ func (h *haltingLog) Read(ctx context.Context, from uint64, fn func(uint64, []by
 		}
 		return fn(seq, b)
 	})
+}
+
+// A question writes to what is its caller's: it does not run any more once the caller
+// has gone.
+func TestAQuestionEndsBeforeItsCallerGoes(t *testing.T) {
+	t.Parallel()
+	r := start(t, &gatedLog{}, 1, 1, 1)
+	defer r.stop()
+	ctx, cancel := context.WithCancel(context.Background())
+	began, release, gone := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	answered := false
+	go func() {
+		defer close(gone)
+		_, _ = r.Query(ctx, domain.System, func(*domain.World, domain.Time) {
+			close(began)
+			<-release
+			answered = true
+		})
+		answered = false
+	}()
+	<-began
+	cancel()
+	select {
+	case <-gone:
+		t.Error("the caller went while its question ran")
+	case <-time.After(50 * time.Millisecond): // that nothing comes can only be waited for
+	}
+	close(release)
+	<-gone
+	if answered {
+		t.Error("the question went on")
+	}
+}
+
+// Who never ceases to ask does not keep the loop from its end.
+func TestTheLoopEndsWhileItIsAsked(t *testing.T) {
+	t.Parallel()
+	l, stop := writing(t, domain.NewWorld(), commands.Options{Log: &gatedLog{}})
+	var asking sync.WaitGroup
+	var asked atomic.Int64
+	var ask func()
+	ask = func() {
+		_, _ = l.Query(context.Background(), domain.System, func(*domain.World, domain.Time) {
+			asked.Add(1)
+			refused := make(chan struct{})
+			asking.Go(func() { defer close(refused); ask() })
+			for l.QueueLen() == 0 { // until the next one waits, too
+				select {
+				case <-refused:
+					return
+				default:
+					runtime.Gosched()
+				}
+			}
+		})
+	}
+	asking.Go(ask)
+	eventually(t, "it is asked and asked", func() bool { return asked.Load() > 100 })
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	asking.Wait()
 }

@@ -21,8 +21,8 @@ func TestPoison(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex
 	var audited []commands.Poison
-	log, reg := &gatedLog{}, prometheus.NewRegistry()
-	l, err := commands.NewLoop(domain.NewWorld(), commands.Options{Site: "test1", Log: log, Metrics: commands.NewMetrics(reg), Poisoned: func(p commands.Poison) {
+	log, reg, hands := &gatedLog{}, prometheus.NewRegistry(), new(clock)
+	l, err := commands.NewLoop(domain.NewWorld(), commands.Options{Site: "test1", Log: log, Clock: hands.now, Metrics: commands.NewMetrics(reg), Poisoned: func(p commands.Poison) {
 		mu.Lock()
 		defer mu.Unlock()
 		audited = append(audited, p)
@@ -64,7 +64,7 @@ func TestPoison(t *testing.T) {
 					t.Errorf("a question that panics: %+v", err)
 				}
 			case 2:
-				if r := l.Submit(ctx, command(good.Key, &domain.CreateAllocation{Project: good.Project, SKUName: "gpu-1x", Count: 1, Expires: domain.TimeOf(time.Now().Add(300 * time.Millisecond))})); r.Err != nil {
+				if r := l.Submit(ctx, command(good.Key, &domain.CreateAllocation{Project: good.Project, SKUName: "gpu-1x", Count: 1, Expires: domain.TimeOf(time.Now().Add(time.Minute))})); r.Err != nil {
 					t.Errorf("another tenant's command: %v", r.Err)
 				}
 			default:
@@ -76,6 +76,7 @@ func TestPoison(t *testing.T) {
 	}
 	close(gate)
 	wg.Wait()
+	hands.forward(time.Minute)
 	released := func() (n int) {
 		if _, err := l.Query(ctx, domain.System, func(w *domain.World, _ domain.Time) { n = w.Count().SlotStates["wiping"] }); err != nil {
 			t.Fatal(err)
@@ -119,7 +120,7 @@ func TestPoison(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	next, err := commands.NewLoop(w, commands.Options{Site: "test1", Log: log})
+	next, err := commands.NewLoop(w, commands.Options{Site: "test1", Log: log, Clock: hands.now})
 	if err != nil {
 		t.Fatal(err)
 	}

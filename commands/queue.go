@@ -23,6 +23,17 @@ type item struct {
 	cmd   *domain.Command
 	query func(w *domain.World, at domain.Time)
 	reply chan Reply // buffered, 1
+
+	mu   sync.Mutex // held by a question that runs
+	left bool       // nobody waits any more
+}
+
+// leave keeps a question from running after who asked has gone: what it would write to
+// is theirs.
+func (it *item) leave() {
+	it.mu.Lock()
+	defer it.mu.Unlock()
+	it.left = true
 }
 
 type lane struct{ items []*item }
@@ -116,11 +127,16 @@ func (q *queue) len() int {
 	return q.n + len(q.system.items)
 }
 
+// refuse takes nothing more.
+func (q *queue) refuse() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.closed = true
+}
+
 // close refuses what comes and returns what waits.
 func (q *queue) close() (rest []*item) {
-	q.mu.Lock()
-	q.closed = true
-	q.mu.Unlock()
+	q.refuse()
 	return q.pop(maxQueued + maxLane)
 }
 

@@ -99,14 +99,17 @@ func (l *Liveness) Run(ctx context.Context) {
 	if l.SilentAfter == 0 {
 		l.SilentAfter = 15 * time.Second
 	}
-	l.learn(ctx)
 	t := time.NewTicker(max(l.SilentAfter/15, 20*time.Millisecond))
 	defer t.Stop()
-	for {
+	for learned := l.learn(ctx); ; { // ends with ctx
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.C:
+			if !learned { // the site was busy: a silent host that is back would stay silent
+				learned = l.learn(ctx)
+				continue
+			}
 			l.check(ctx)
 			l.noteAhead(ctx)
 		}
@@ -151,7 +154,7 @@ func (l *Liveness) noteAhead(ctx context.Context) {
 	}
 	var ahead []domain.NoteHostAhead
 	var ask []domain.Heartbeat
-	_, _ = l.Loop.Query(ctx, domain.System, func(w *domain.World, _ domain.Time) {
+	_, err := l.Loop.Query(ctx, domain.System, func(w *domain.World, _ domain.Time) {
 		for _, hb := range news {
 			forked := hb.Epoch >= w.Epoch && max(hb.From.N, hb.Refused.N) > w.Head.N
 			switch {
@@ -162,6 +165,12 @@ func (l *Liveness) noteAhead(ctx context.Context) {
 			}
 		}
 	})
+	if err != nil { // not compared
+		for _, hb := range news {
+			again(hb.Host)
+		}
+		return
+	}
 	for _, hb := range ask {
 		for _, h := range []domain.Head{hb.From, hb.Refused} {
 			if h.N == 0 {
@@ -189,10 +198,10 @@ func (l *Liveness) noteAhead(ctx context.Context) {
 	}
 }
 
-// learn asks the world which hosts are silent already.
-func (l *Liveness) learn(ctx context.Context) {
+// learn asks the world which hosts are silent already; false: it did not answer.
+func (l *Liveness) learn(ctx context.Context) bool {
 	now := l.Clock()
-	_, _ = l.Loop.Query(ctx, domain.System, func(w *domain.World, _ domain.Time) {
+	_, err := l.Loop.Query(ctx, domain.System, func(w *domain.World, _ domain.Time) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		w.Identities(func(domain.APIKey) {}, func(domain.Member) {}, func(h *domain.Host) {
@@ -202,6 +211,7 @@ func (l *Liveness) learn(ctx context.Context) {
 			}
 		})
 	})
+	return err == nil
 }
 
 func (l *Liveness) check(ctx context.Context) {
