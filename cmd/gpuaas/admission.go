@@ -120,8 +120,9 @@ func (s *site) setGate(reason string, e *domain.Error) {
 	if e != nil {
 		s.why[reason] = e
 	}
-	s.gate.Store(nil)
+	var any *domain.Error
 	for _, e := range s.why {
-		s.gate.Store(e)
+		any = e
 	}
+	s.gate.Store(any) // once: what is closed does not open in between
 }

@@ -105,11 +105,14 @@ func (m *member) Submit(ctx context.Context, cmd *domain.Command) commands.Reply
 // Query implements api.Decider. Between two parts it waits for the next.
 func (m *member) Query(ctx context.Context, actor domain.Actor, f func(w *domain.World, at domain.Time)) (uint64, *domain.Error) {
 	for { // ends with an answer or ctx
-		l, s, leaving, changed := m.part()
+		l, s, _, changed := m.part()
 		var n uint64
 		var err *domain.Error
 		if l != nil {
-			if n, err = l.Query(ctx, actor, f); err == nil || err.Code != "site.stopping" || !leaving {
+			if n, err = l.Query(ctx, actor, f); err == nil || err.Code != "site.stopping" {
+				return n, err
+			}
+			if now, _, leaving, _ := m.part(); now == l && !leaving { // it may have begun to leave since
 				return n, err
 			}
 		} else if n, err = s.Query(ctx, actor, f); err == nil {

@@ -40,6 +40,7 @@ type peers struct {
 	mu     sync.Mutex
 	holder string    // of the claim
 	absent time.Time // since when nobody listens under this holder; zero: somebody does
+	asked  time.Time // when that was found last: a process that stood still itself did not ask
 	seen   map[string]peer
 }
 
@@ -82,6 +83,7 @@ func (p *peers) heard(err error, now time.Time) {
 	} else if p.absent.IsZero() {
 		p.absent = now
 	}
+	p.asked = now
 }
 
 // gone reports whether the holder of the claim surely is not there any more. A new
@@ -95,7 +97,7 @@ func (p *peers) gone(h streams.Holder) bool {
 	if h.Name != p.holder {
 		p.holder, p.absent = h.Name, time.Time{}
 	}
-	return !p.absent.IsZero() && time.Since(p.absent) > goneAfter
+	return !p.absent.IsZero() && p.asked.Sub(p.absent) > goneAfter
 }
 
 // serveHellos answers the standbys, as the writer.

@@ -37,7 +37,12 @@ func serveCommand() *cobra.Command {
 }
 
 // serve runs a site until ctx ends; ready is called once it answers.
-func serve(ctx context.Context, cfg config, ready func(context.Context, *site) error) error {
+func serve(ctx context.Context, cfg config, ready func(context.Context, *site) error) (err error) {
+	defer func() {
+		if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+			err = nil // told to end before it answered
+		}
+	}()
 	log, err := logger(cfg.LogLevel)
 	if err != nil {
 		return err

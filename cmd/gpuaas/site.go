@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -209,7 +208,11 @@ func (s *site) run(ctx context.Context, ready func(context.Context) error) error
 		})
 		return err
 	})
-	if cause := context.Cause(working); cause != nil && !errors.Is(cause, context.Canceled) {
+	switch cause := context.Cause(working); cause { //nolint:errorlint // itself: a failure may wrap it
+	case nil:
+	case context.Canceled: // told to end: what that cut short is no failure
+		err = nil
+	default:
 		err = cause
 	}
 	stopServing()

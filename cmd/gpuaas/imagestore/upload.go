@@ -149,6 +149,9 @@ func (s *Store) Append(ctx context.Context, id string, owner domain.UserID, offs
 		return api.Upload{}, e
 	}
 	defer u.busy.Unlock()
+	if _, ok := s.lookup(id, owner); !ok {
+		return api.Upload{}, unknownUpload() // it was ended meanwhile
+	}
 	if u.s.Complete || offset != u.s.Offset {
 		return api.Upload{}, domain.Errorf(domain.Conflict, "upload.offset", "the upload is at the offset %d: go on there", u.s.Offset)
 	}
@@ -266,18 +269,25 @@ func (s *Store) expire() {
 	s.mu.Lock()
 	var old []*upload
 	for _, u := range s.uploads {
-		if !s.clock().Before(u.s.Expires) {
+		if s.expired(u) {
 			old = append(old, u)
 		}
 	}
 	s.mu.Unlock()
 	for _, u := range old {
-		if u.busy.TryLock() {
-			s.forget(u)
-			u.busy.Unlock()
+		if !u.busy.TryLock() {
+			continue
 		}
+		if s.expired(u) { // still: somebody may just have gone on with it
+			s.forget(u)
+		}
+		u.busy.Unlock()
 	}
 }
+
+// expired reports whether nobody went on with an upload for too long. The caller holds
+// s.mu or the upload.
+func (s *Store) expired(u *upload) bool { return !s.clock().Before(u.s.Expires) }
 
 // uploading reports whether an upload brought these bytes and may still be
 // registered.
