@@ -152,12 +152,18 @@ func (f *forwarder) handOn(w http.ResponseWriter, r *http.Request, body []byte) 
 		}
 		if to := f.s.o.Writers.Elsewhere(); to != nil {
 			asking, stop := context.WithCancel(r.Context())
-			answered := func() {}
+			answered := func() bool { return true }
 			if !rawBody(r) { // of which nothing is left to be sent again
 				answered = f.giveUpOn(to, stop)
 			}
 			res, err := f.ask(r.WithContext(asking), to, body)
-			answered()
+			if !answered() {
+				if err == nil { // its end may be cut off
+					res.Body.Close()
+					err = context.Canceled
+				}
+				deadline = time.Now().Add(f.patience) // for the process that decides now
+			}
 			if err == nil {
 				f.count.WithLabelValues("answered").Inc()
 				pass(w, res)
@@ -197,9 +203,11 @@ func (f *forwarder) handOn(w http.ResponseWriter, r *http.Request, body []byte) 
 }
 
 // giveUpOn calls stop once another process decides than the one that is asked, which
-// may stand still for good with the request. It ends with the call of answered.
-func (f *forwarder) giveUpOn(asked *url.URL, stop func()) (answered func()) {
+// may stand still for good with the request. It ends with the call of answered, which is
+// false if stop was called, and after which it is not.
+func (f *forwarder) giveUpOn(asked *url.URL, stop func()) (answered func() bool) {
 	over := make(chan struct{})
+	var settled atomic.Bool
 	go func() {
 		tick := time.NewTicker(forwardLook)
 		defer tick.Stop()
@@ -214,12 +222,14 @@ func (f *forwarder) giveUpOn(asked *url.URL, stop func()) (answered func()) {
 				done()
 			}
 			if now := f.s.o.Writers.Elsewhere(); own || now != nil && *now != *asked {
-				stop()
+				if settled.CompareAndSwap(false, true) {
+					stop()
+				}
 				return
 			}
 		}
 	}()
-	return func() { close(over) }
+	return func() bool { close(over); return settled.CompareAndSwap(false, true) }
 }
 
 // A request surely was not decided by a process that says so, or that was not reached.

@@ -113,6 +113,7 @@ func TestForwardIsCut(t *testing.T) {
 	t.Parallel()
 	writer := newSite(t)
 	s, p := beside(t, writer)
+	s.server.forward.patience = 20 * time.Second
 	var cuts atomic.Int64
 	cut := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		b, _ := io.ReadAll(r.Body)
@@ -142,12 +143,13 @@ func TestForwardIsCut(t *testing.T) {
 }
 
 // TestForwardedToOneThatStandsStill: when another process decides, a request that may
-// be repeated goes there, though the one that was asked says nothing.
+// be repeated goes there, though the one that was asked says nothing, and though that
+// took longer than one waits for a process that decides.
 func TestForwardedToOneThatStandsStill(t *testing.T) {
 	t.Parallel()
 	writer := newSite(t)
 	s, p := beside(t, writer)
-	s.server.forward.patience = 20 * time.Second
+	s.server.forward.patience = time.Second
 	asked, still := make(chan struct{}, 1), make(chan struct{})
 	silent := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
 		asked <- struct{}{}
@@ -158,6 +160,7 @@ func TestForwardedToOneThatStandsStill(t *testing.T) {
 	p.point(t, silent.URL)
 	go func() {
 		<-asked
+		time.Sleep(s.server.forward.patience)
 		p.point(t, writer.http.URL)
 	}()
 	s.want(201, s.admin, "POST", "/v1/tenants", `{"name":"acme","currency":"USD"}`, header{"Idempotency-Key", "k"})

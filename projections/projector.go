@@ -219,9 +219,9 @@ func (p *Projector) follow(ctx context.Context, w *work) error {
 	ahead := make(chan delivery, maxWaiting)
 	readers.Go(func() {
 		err := p.src.Follow(ctx, w.from.Head, func(c *domain.Commit, head domain.Head) error {
+			p.oldest.CompareAndSwap(0, int64(c.At)) // before it can be applied, or it would stay
 			select {
 			case ahead <- delivery{c, head}:
-				p.oldest.CompareAndSwap(0, int64(c.At))
 				return nil
 			case <-ctx.Done():
 				return ctx.Err()

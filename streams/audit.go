@@ -21,6 +21,7 @@ type Audit struct {
 	site    Names
 	queue   chan *nats.Msg
 	dropped atomic.Uint64
+	closing chan struct{}
 	stop    context.CancelFunc
 	done    sync.WaitGroup
 }
@@ -45,15 +46,15 @@ func OpenAudit(dial Dial, site Names) (*Audit, error) {
 		return nil, err
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	a := &Audit{nc: nc, js: js, site: site, queue: make(chan *nats.Msg, auditQueue), stop: stop}
+	a := &Audit{nc: nc, js: js, site: site, queue: make(chan *nats.Msg, auditQueue), closing: make(chan struct{}), stop: stop}
 	a.done.Go(func() { a.keep(ctx) })
 	return a, nil
 }
 
-// Close keeps what is queued, for at most two seconds, and drops the connection.
-// Record must not be called any more.
+// Close keeps what is queued, for at most two seconds, and drops the connection. What
+// is recorded later is lost.
 func (a *Audit) Close() {
-	close(a.queue)
+	close(a.closing)
 	late := time.AfterFunc(2*time.Second, a.stop)
 	a.done.Wait()
 	late.Stop()
@@ -82,7 +83,11 @@ func (a *Audit) Dropped() uint64 { return a.dropped.Load() }
 // keep publishes what is queued, one record at a time: the stream is not synced, so
 // an acknowledgement takes microseconds.
 func (a *Audit) keep(ctx context.Context) {
-	for m := range a.queue {
+	for { // ends with Close, and then with what is queued
+		m := a.next()
+		if m == nil {
+			return
+		}
 		attempt, cancel := context.WithTimeout(ctx, 2*time.Second)
 		reply, err := a.nc.RequestMsgWithContext(attempt, m)
 		cancel()
@@ -92,6 +97,21 @@ func (a *Audit) keep(ctx context.Context) {
 		if err != nil {
 			a.dropped.Add(1)
 		}
+	}
+}
+
+// next is nil once there is nothing more to keep.
+func (a *Audit) next() *nats.Msg {
+	select {
+	case m := <-a.queue:
+		return m
+	case <-a.closing:
+	}
+	select {
+	case m := <-a.queue:
+		return m
+	default:
+		return nil
 	}
 }
 

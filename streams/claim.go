@@ -211,6 +211,8 @@ func (c *Claim) write(ctx context.Context, seq uint64, by Holder) error {
 	}
 	c.seq = now
 	c.seen.Store(&by)
-	c.until.Store(int64(before.Add(c.o.TTL).Sub(c.base)))
+	if by == c.o.Me { // what is given up is not live for a moment either
+		c.until.Store(int64(before.Add(c.o.TTL).Sub(c.base)))
+	}
 	return nil
 }

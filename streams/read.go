@@ -358,7 +358,7 @@ func (t *tail) take(m jetstream.Msg, meta *jetstream.MsgMetadata, overlap bool, 
 	if err := t.fn(message{seq, m.Subject(), m.Headers(), data, meta.Timestamp}); err != nil {
 		return errFn{err}
 	}
-	t.next = seq + 1
+	t.next, t.short = seq+1, time.Time{}
 	if t.overlap {
 		t.last = data
 	}

@@ -48,7 +48,7 @@ func (a *app) waitFor(parent context.Context, id string, w waitFlags, state stri
 	}
 	var ended *client.StateError
 	switch {
-	case parent.Err() != nil:
+	case err != nil && parent.Err() != nil:
 		return &failure{exitFailed, "interrupted while waiting for " + id, "it goes on at the site"}
 	case errors.Is(err, context.DeadlineExceeded):
 		now := "not yet " + state
