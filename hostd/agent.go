@@ -102,10 +102,13 @@ func (a *Agent) Run(ctx context.Context) error {
 }
 
 // loop is the one owner of the agent's state. It ends with ctx.
-func (a *Agent) loop(ctx context.Context) error {
+func (a *Agent) loop(ctx context.Context) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
-	defer a.working.Wait() // chains and looks honour ctx
-	defer cancel()
+	defer func() {
+		cancel()
+		a.working.Wait() // chains and looks honour ctx
+		err = errors.Join(err, a.finishLast(ctx))
+	}()
 	events := a.o.Machine.Events()
 	timer := time.NewTimer(0)
 	defer timer.Stop()

@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/gpuaas/gpuaas/domain"
 	"github.com/gpuaas/gpuaas/hostd"
+	"github.com/gpuaas/gpuaas/hostd/machine"
 	"github.com/gpuaas/gpuaas/hostd/machine/sim"
 	"github.com/gpuaas/gpuaas/hostd/plan"
 )
@@ -323,6 +325,49 @@ func TestWipesThatFailNeverSayVerified(t *testing.T) {
 			})
 		})
 	}
+}
+
+// slowToEnd is a machine whose wipe, once begun, is not called off.
+type slowToEnd struct {
+	machine.Machine
+	wipes *atomic.Int64
+	began chan struct{}
+}
+
+func (m slowToEnd) Wipe(ctx context.Context, slot domain.SlotSpec, w domain.PlacedWipe) ([]domain.DeviceWipe, error) {
+	if m.wipes.Add(1) == 1 {
+		close(m.began)
+		<-ctx.Done()
+		time.Sleep(time.Second) // of the bubble
+	}
+	return m.Machine.Wipe(context.WithoutCancel(ctx), slot, w)
+}
+
+// A wipe that is through as the daemon ends is not done again by the next one.
+func TestAWipeThatEndsWithTheDaemon(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRack(t, sim.Options{Slots: 1})
+		var wipes atomic.Int64
+		began := make(chan struct{})
+		r.through = func(m machine.Machine) machine.Machine { return slowToEnd{m, &wipes, began} }
+		r.start()
+		r.site.place(func(*domain.Desired) {})
+		r.await("a proposal", func() bool { return r.site.proposal() != nil })
+		m := r.site.proposal()
+		r.site.place(func(d *domain.Desired) {
+			d.SlotMap = m.Digest()
+			d.Wipes = append(d.Wipes, domain.PlacedWipe{Lease: lease(0, 0), Attempt: 1, Policy: domain.WipeAuto})
+		})
+		<-began
+		r.stop()
+		r.start()
+		r.awaitSaid("wiped 0 gen 0 attempt 1 verified")
+		time.Sleep(time.Minute)
+		if n := wipes.Load(); n != 1 {
+			t.Errorf("the slot was wiped %d times", n)
+		}
+	})
 }
 
 // A machine whose evidence names another drive is passed on as it is: the site

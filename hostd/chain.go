@@ -270,8 +270,8 @@ func (a *Agent) do(ctx context.Context, c *chain, s plan.Step) ([]domain.DeviceW
 // finish says what came of a chain.
 func (a *Agent) finish(ctx context.Context, r result) error {
 	delete(a.chains, r.chain)
-	if ctx.Err() != nil || errors.Is(r.err, context.Canceled) {
-		return nil //nolint:nilerr // cut short: the next plan knows what is left to do
+	if r.err != nil && (ctx.Err() != nil || errors.Is(r.err, context.Canceled)) {
+		return nil // cut short: the next plan knows what is left to do
 	}
 	var err error
 	switch r.step.Op {
@@ -300,4 +300,14 @@ func (a *Agent) finish(ctx context.Context, r result) error {
 		delete(a.holdOff, r.chain.key)
 	}
 	return full(err)
+}
+
+// finishLast says what came of the chains that ended with the agent: one that was done
+// by then may have taken a day.
+func (a *Agent) finishLast(ctx context.Context) error {
+	var errs []error
+	for len(a.done) > 0 { // nobody sends any more
+		errs = append(errs, a.finish(ctx, <-a.done))
+	}
+	return errors.Join(errs...)
 }

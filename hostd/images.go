@@ -39,7 +39,7 @@ type ImageCache struct {
 	turn     chan struct{} // bounds fetches at once
 
 	mu    sync.Mutex
-	locks map[domain.Digest]*sync.Mutex
+	locks map[domain.Digest]chan struct{} // each holds one: who fetches
 
 	keeping sync.Mutex
 	needed  map[string]bool // private images by name; nil: not known yet
@@ -58,7 +58,7 @@ func NewImageCache(dir string, fetch func(ctx context.Context, payload []byte) (
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("image cache: %w", err)
 	}
-	return &ImageCache{dir: dir, fetch: fetch, maxBytes: maxBytes, turn: make(chan struct{}, parallel), locks: map[domain.Digest]*sync.Mutex{}}, nil
+	return &ImageCache{dir: dir, fetch: fetch, maxBytes: maxBytes, turn: make(chan struct{}, parallel), locks: map[domain.Digest]chan struct{}{}}, nil
 }
 
 // Path is the local file of an image, fetched first if needed. Codes:
@@ -68,8 +68,12 @@ func (c *ImageCache) Path(ctx context.Context, digest domain.Digest) (string, er
 		return "", &machine.Fault{Code: "image.no_digest", Err: errors.New("the placement names no image")}
 	}
 	lock := c.lock(digest)
-	lock.Lock() // two VMs with one image: one fetches
-	defer lock.Unlock()
+	select {
+	case lock <- struct{}{}: // two VMs with one image: one fetches
+		defer func() { <-lock }()
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
 	path := filepath.Join(c.dir, fmt.Sprintf("%x", digest[:]))
 	if _, err := os.Stat(path); err == nil {
 		now := time.Now()
@@ -192,10 +196,12 @@ func mark(path string) error {
 // is being fetched.
 func (c *ImageCache) drop(name string, digest domain.Digest) (gone bool, err error) {
 	lock := c.lock(digest)
-	if !lock.TryLock() {
+	select {
+	case lock <- struct{}{}:
+		defer func() { <-lock }()
+	default:
 		return false, nil
 	}
-	defer lock.Unlock()
 	for _, end := range []string{"", ".part", privateMark} {
 		if err := os.Remove(filepath.Join(c.dir, name+end)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return false, err
@@ -204,11 +210,11 @@ func (c *ImageCache) drop(name string, digest domain.Digest) (gone bool, err err
 	return true, nil
 }
 
-func (c *ImageCache) lock(d domain.Digest) *sync.Mutex {
+func (c *ImageCache) lock(d domain.Digest) chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.locks[d] == nil {
-		c.locks[d] = new(sync.Mutex)
+		c.locks[d] = make(chan struct{}, 1)
 	}
 	return c.locks[d]
 }

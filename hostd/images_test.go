@@ -230,3 +230,33 @@ func TestAPrivateImageIsGoneBeforeItsSlotIsWiped(t *testing.T) {
 		}
 	})
 }
+
+// Who waits for another's fetch of the same image waits no longer than it wants.
+func TestImageThatAnotherFetches(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, domain.HostID{7}, nil)
+	image := pieces(1 << 10)
+	digest := domain.DigestOf(image)
+	s.images[digest] = image
+	asked, goOn := make(chan struct{}), make(chan struct{})
+	c, err := hostd.NewImageCache(t.TempDir(), func(ctx context.Context, payload []byte) ([]byte, error) {
+		close(asked)
+		<-goOn
+		return s.RequestImage(ctx, payload)
+	}, 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := make(chan error, 1)
+	go func() { _, err := c.Path(t.Context(), digest); first <- err }()
+	<-asked
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := c.Path(ctx, digest); !errors.Is(err, context.Canceled) {
+		t.Errorf("err %v", err)
+	}
+	close(goOn)
+	if err := <-first; err != nil {
+		t.Error(err)
+	}
+}

@@ -147,7 +147,12 @@ func blocking(ctx context.Context, call func() error) error {
 	case err := <-done:
 		return err
 	case <-ctx.Done():
-		return ctx.Err()
+		select {
+		case err := <-done: // at the same moment: the kernel's timeout is often ctx's own
+			return err
+		default:
+			return ctx.Err()
+		}
 	}
 }
 

@@ -127,6 +127,11 @@ func (w *writes) run(ctx context.Context, function string, f func() error) error
 	case err := <-done:
 		return err
 	case <-ctx.Done():
-		return ctx.Err()
+		select {
+		case err := <-done: // at the same moment
+			return err
+		default:
+			return ctx.Err()
+		}
 	}
 }

@@ -256,16 +256,21 @@ func call[T any](ctx context.Context, h *Host, what string, f func(*libvirt.Libv
 		v, err := f(l)
 		done <- result{v, err}
 	}()
+	var r result
 	select {
-	case r := <-done:
-		if r.err != nil {
-			return zero, fmt.Errorf("libvirt: %s: %w", what, r.err)
-		}
-		return r.v, nil
+	case r = <-done:
 	case <-ctx.Done():
-		h.drop(l) // so that f returns
-		return zero, fmt.Errorf("libvirt: %s: %w", what, ctx.Err())
+		select {
+		case r = <-done: // at the same moment: the connection is good
+		default:
+			h.drop(l) // so that f returns
+			return zero, fmt.Errorf("libvirt: %s: %w", what, ctx.Err())
+		}
 	}
+	if r.err != nil {
+		return zero, fmt.Errorf("libvirt: %s: %w", what, r.err)
+	}
+	return r.v, nil
 }
 
 // connect returns the live connection, dialing if there is none.
