@@ -42,7 +42,8 @@ func newTestWorld(t testing.TB) *world {
 	}
 	var ten domain.TenantID
 	_ = ten.UnmarshalText([]byte(w.acme.id))
-	w.expired = w.site.key(ten, domain.UserID{}, domain.TenantOwner, domain.TimeOf(time.Now().Add(300*time.Millisecond)))
+	expires := time.Now().Add(time.Second) // it has to be made before
+	w.expired = w.site.key(ten, domain.UserID{}, domain.TenantOwner, domain.TimeOf(expires))
 	w.operator = w.admin
 	for i, role := range []domain.PlatformRoles{domain.RoleFinance, domain.RoleAuditor} {
 		u := domain.UserID{2, byte(i)}
@@ -58,7 +59,7 @@ func newTestWorld(t testing.TB) *world {
 		"u": domain.UserID{9}.String(), "k": domain.APIKeyID{9}.String(), "key": "quota.gpus", "d": domain.WipeDutyID{9}.String(), "v": domain.VMID{9}.String(), "c": domain.CorrectionID{9}.String(),
 		"i": domain.ImageID{9}.String(), "b": "upl_9", "serial": "GPU-h1-9",
 	}
-	time.Sleep(time.Until(time.Now().Truncate(0).Add(310 * time.Millisecond))) // the expired key expires
+	time.Sleep(time.Until(expires) + 10*time.Millisecond) // the expired key expires
 	return w
 }
 

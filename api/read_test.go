@@ -186,8 +186,9 @@ func (h *fakeHost) gone(alloc string) (out []*domain.VMReport) {
 // waiting.
 func TestAReadOfTheFutureIsRefused(t *testing.T) {
 	t.Parallel()
-	s := newReadingSite(t, func(o *Options) { o.Deadline = time.Second })
+	s := newReadingSite(t)
 	ten := s.tenant("acme", 0)
+	s.server.o.Deadline = time.Second
 	for _, path := range []string{"/v1/whoami", "/v1/events", "/v1/tenants/" + ten.id, "/v1/tenants/" + ten.id + "/balance", "/v1/offers"} {
 		s.refused(503, "read_model.behind", ten.owner, "GET", fmt.Sprintf("%s?at_least=%d", path, s.log.last()+100), "")
 	}
@@ -285,12 +286,13 @@ func TestListsHavePages(t *testing.T) {
 
 func TestAReadWaitsForYourWrite(t *testing.T) {
 	t.Parallel()
-	s := newReadingSite(t, func(o *Options) { o.Deadline = 3 * time.Second })
+	s := newReadingSite(t)
 	ten := s.tenant("acme", 0)
 	for i := range 20 {
 		a := s.want(201, ten.owner, "POST", "/v1/tenants/"+ten.id+"/projects", fmt.Sprintf(`{"name":"p%d"}`, i))
 		s.want(200, ten.owner, "GET", "/v1/projects/"+a.get("id")+"?at_least="+a.header.Get("Log-Sequence"), "")
 	}
+	s.server.o.Deadline = time.Second
 	a := s.refused(503, "read_model.behind", ten.owner, "GET", fmt.Sprintf("/v1/tenants/%s?at_least=%d", ten.id, s.log.last()+100), "")
 	if a.header.Get("Retry-After") == "" || a.get("retryable") != "true" {
 		t.Errorf("%v %s", a.header, a.body)

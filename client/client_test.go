@@ -174,7 +174,7 @@ func TestUnreachableAndDeadlines(t *testing.T) {
 		case <-r.Context().Done():
 		case <-release:
 		}
-	}, Timeout(20*time.Millisecond), Tries(2))
+	}, Timeout(500*time.Millisecond), Tries(2))
 	t.Cleanup(func() { close(release) })
 	_, err := c.WhoAmI(t.Context())
 	var u *Unreachable

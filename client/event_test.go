@@ -177,7 +177,7 @@ func TestASilentStreamIsDead(t *testing.T) {
 		}
 		sse(w, "e1")
 	})
-	c.quiet = 20 * time.Millisecond
+	c.quiet = 200 * time.Millisecond
 	enough := errors.New("enough")
 	if err := c.Events(t.Context(), "", func(*Event) error { return enough }); !errors.Is(err, enough) {
 		t.Fatal(err)

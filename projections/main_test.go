@@ -102,7 +102,7 @@ func start(t testing.TB, p *Projector) func() error {
 
 func waitFor(t testing.TB, p *Projector, n uint64) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := p.WaitFor(ctx, n); err != nil {
 		t.Fatal(err)

@@ -62,7 +62,7 @@ func TestBackupRefusesDamage(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := streamstest.New(t, 1)
-			ctx, cancel := context.WithTimeout(streamstest.Context(t), 25*time.Second)
+			ctx, cancel := context.WithTimeout(streamstest.Context(t), 100*time.Second)
 			defer cancel()
 			fillVault(ctx, t, s)
 			damage(t, s, 0, s.Names.Vault(), how)

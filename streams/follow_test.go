@@ -43,7 +43,7 @@ func (f *follower) until(t *testing.T, want domain.Head) {
 		case err := <-f.done:
 			f.done <- err
 			t.Fatalf("follow ended before commit %d: %v", want.N, err)
-		case <-time.After(30 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatalf("commit %d did not come", want.N)
 		}
 	}
@@ -57,7 +57,7 @@ func (f *follower) end(t *testing.T, want error) {
 		if !errors.Is(err, want) {
 			t.Fatalf("follow ended with %v, want %v", err, want)
 		}
-	case <-time.After(30 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatalf("follow did not end with %v", want)
 	}
 }

@@ -48,7 +48,7 @@ func (w *watched) refused(t *testing.T, do func() error) bool {
 		}
 		<-w.denied // the one of the mark
 		return true
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("not even the mark was denied")
 		return false
 	}

@@ -94,13 +94,13 @@ func newWorld(t *testing.T) *world {
 // ask sends a request from an address; head is "METHOD PATH", then header lines.
 func (w *world) ask(bridge, from string, head ...string) (status int, body string, header http.Header) {
 	w.t.Helper()
-	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: 5 * time.Second}
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: time.Minute}
 	c, err := d.Dial("tcp4", w.net.at[bridge])
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
 	host := "Host: 169.254.169.254"
 	for _, h := range head[1:] {
 		if strings.HasPrefix(h, "Host:") {
@@ -245,21 +245,29 @@ func TestConnections(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP("127.0.0.9")}}
-	closed := 0
+	var all []net.Conn
 	for range maxConnsOfGuest + 4 {
 		c, err := d.Dial("tcp4", w.net.at["gbr0"])
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		// What is too many is closed at once; the others wait for a request.
-		_ = c.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
-		if _, err := c.Read(make([]byte, 1)); err != nil && !isTimeout(err) {
-			closed++
+		all = append(all, c)
+	}
+	closed := func(c net.Conn, within time.Duration) bool {
+		_ = c.SetReadDeadline(time.Now().Add(within))
+		_, err := c.Read(make([]byte, 1))
+		return err != nil && !isTimeout(err)
+	}
+	for i, c := range all[maxConnsOfGuest:] { // what is too many is closed at once
+		if !closed(c, ioTimeout/2) {
+			t.Errorf("connection %d is one too many, and open", maxConnsOfGuest+i)
 		}
 	}
-	if closed != 4 {
-		t.Errorf("%d of the connections were closed, want 4", closed)
+	for i, c := range all[:maxConnsOfGuest] { // the others wait for a request
+		if closed(c, time.Millisecond) {
+			t.Errorf("connection %d is closed", i)
+		}
 	}
 	w.token("gbr0")
 }

@@ -164,7 +164,7 @@ func (s *Site) Log() *streams.Log { return s.LogBy(s.Dial(server.Runtime)) }
 func (s *Site) LogBy(dial streams.Dial) *streams.Log {
 	s.t.Helper()
 	l, err := streams.OpenLog(Context(s.t), streams.LogConfig{
-		Dial: dial, Site: s.Names, AttemptTimeout: 300 * time.Millisecond, LostTailGrace: 200 * time.Millisecond,
+		Dial: dial, Site: s.Names, AttemptTimeout: 300 * time.Millisecond, LostTailGrace: 2 * time.Second,
 	})
 	if err != nil {
 		s.t.Fatal(err)
