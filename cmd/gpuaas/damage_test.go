@@ -286,7 +286,7 @@ func (te tenant) launches(object func(string, ...any)) {
 	a.into(te.s.t, &made)
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
-	for deadline := time.Now().Add(limit / 2); made.State != "running"; <-tick.C {
+	for deadline := time.Now().Add(limit); made.State != "running"; <-tick.C {
 		if a, err = te.ask("GET", "/v1/allocations/"+made.ID, nil); err == nil && a.status == 200 {
 			a.into(te.s.t, &made)
 		}

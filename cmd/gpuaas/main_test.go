@@ -185,6 +185,8 @@ func toolWithin(t testing.TB, within time.Duration, args ...string) (stdout stri
 	cmd.Stdout, cmd.Stderr = &o, &e
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = time.Second
+	runtime.LockOSThread() // as in run: whoever else got this thread could end it, and with it the child
+	defer runtime.UnlockOSThread()
 	err := cmd.Run()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) || ctx.Err() != nil {
