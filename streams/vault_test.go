@@ -248,7 +248,7 @@ func TestClaim(t *testing.T) {
 	each(t, func(t *testing.T, s *streamstest.Site) {
 		ctx := streamstest.Context(t)
 		open := func(owner string) *streams.Claim {
-			c, err := streams.OpenClaim(streams.ClaimOptions{Dial: s.Dial(server.Runtime), Site: s.Names, Me: streams.Holder{Name: owner}, TTL: 2 * time.Second})
+			c, err := streams.OpenClaim(streams.ClaimOptions{Dial: s.Dial(server.Runtime), Site: s.Names, Me: streams.Holder{Name: owner}, TTL: 1200 * time.Millisecond})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -285,7 +285,7 @@ func TestClaim(t *testing.T) {
 		if err := a.Acquire(ctx); err != nil {
 			t.Fatal(err)
 		}
-		keep, stop := context.WithTimeout(ctx, 3*time.Second)
+		keep, stop := context.WithTimeout(ctx, 2*time.Second)
 		defer stop()
 		if err := a.Keep(keep); err != nil || !time.Now().Before(a.LiveUntil()) {
 			t.Fatalf("could not keep it: %v, until %v", err, a.LiveUntil())

@@ -93,12 +93,7 @@ func TestStartsWithoutItsDatabase(t *testing.T) {
 	copyDir(t, filepath.Join(s.dir, "nats"), backup)
 	db.stop()
 
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().String()
-	l.Close()
+	address := fmt.Sprintf("127.0.0.1:%d", steadyPort(t))
 	probed, started := make(chan error, 1), make(chan struct{})
 	go func() { probed <- probe("http://"+address, started) }()
 	s.start("--listen", address)

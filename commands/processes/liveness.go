@@ -99,13 +99,18 @@ func (l *Liveness) Run(ctx context.Context) {
 	if l.SilentAfter == 0 {
 		l.SilentAfter = 15 * time.Second
 	}
-	t := time.NewTicker(max(l.SilentAfter/15, 20*time.Millisecond))
+	period := max(l.SilentAfter/15, 20*time.Millisecond)
+	t := time.NewTicker(period)
 	defer t.Stop()
 	for learned := l.learn(ctx); ; { // ends with ctx
+		idle := time.Now()
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.C:
+			if stood := time.Since(idle); stood > 5*period {
+				l.pardon(stood)
+			}
 			if !learned { // the site was busy: a silent host that is back would stay silent
 				learned = l.learn(ctx)
 				continue
@@ -113,6 +118,17 @@ func (l *Liveness) Run(ctx context.Context) {
 			l.check(ctx)
 			l.noteAhead(ctx)
 		}
+	}
+}
+
+// pardon gives every host the time in which this process itself stood still: what they
+// sent meanwhile is on its way to Heard.
+func (l *Liveness) pardon(stood time.Duration) {
+	l.Log.Warn("this process stood still: hosts have so much longer to be heard", "for", stood)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, b := range l.seen {
+		b.last = b.last.Add(stood)
 	}
 }
 

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -55,13 +57,13 @@ func New(t testing.TB, replicas int) *Site {
 			srv.Shutdown()
 		}
 	})
-	ports := freePorts(t, replicas)
+	ports := freePorts(t, 2*replicas) // to each other, and to clients
 	var routes []string
-	for _, p := range ports {
+	for _, p := range ports[:replicas] {
 		routes = append(routes, fmt.Sprintf("127.0.0.1:%d", p))
 	}
 	for i := range replicas {
-		o := server.Options{Dir: filepath.Join(dir, fmt.Sprint(i)), Site: name, Name: fmt.Sprintf("s%d", i), Trust: trust}
+		o := server.Options{Dir: filepath.Join(dir, fmt.Sprint(i)), Site: name, Name: fmt.Sprintf("s%d", i), Trust: trust, Port: ports[replicas+i]}
 		if replicas > 1 {
 			o.Cluster = &server.Cluster{Name: name, Host: "127.0.0.1", Port: ports[i], Routes: routes}
 		}
@@ -75,19 +77,25 @@ func New(t testing.TB, replicas int) *Site {
 	return s
 }
 
-// freePorts reserves n ports: every member of a cluster is told all routes.
+// freePorts finds n ports, this process's own and below those that the kernel gives away
+// by itself: nobody takes one before its server listens, or while it is started again.
 func freePorts(t testing.TB, n int) (ports []int) {
 	t.Helper()
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
+	const first, each = 10_000, 200
+	for range each {
+		port := first + os.Getpid()%100*each + int(nextPort.Add(1)%each)
+		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			l.Close()
+			if ports = append(ports, port); len(ports) == n {
+				return ports
+			}
 		}
-		defer l.Close()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
 	}
-	return ports
+	t.Fatal("no free ports")
+	return nil
 }
+
+var nextPort atomic.Uint64
 
 // setup waits for the cluster's first leader and makes the streams.
 func (s *Site) setup(ctx context.Context) {
