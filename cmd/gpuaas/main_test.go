@@ -51,7 +51,7 @@ func runTests(m *testing.M) int {
 
 const (
 	startLimit = 60 * time.Second // from exec to "ready", on a busy machine
-	limit      = 30 * time.Second // anything else
+	limit      = 60 * time.Second // anything else
 	pollEvery  = 10 * time.Millisecond
 )
 
