@@ -271,7 +271,7 @@ func (a *Agent) do(ctx context.Context, c *chain, s plan.Step) ([]domain.DeviceW
 func (a *Agent) finish(ctx context.Context, r result) error {
 	delete(a.chains, r.chain)
 	if r.err != nil && (ctx.Err() != nil || errors.Is(r.err, context.Canceled)) {
-		return nil // cut short: the next plan knows what is left to do
+		return nil //nolint:nilerr // cut short: the next plan knows what is left to do
 	}
 	var err error
 	switch r.step.Op {

@@ -208,9 +208,9 @@ func (s *site) run(ctx context.Context, ready func(context.Context) error) error
 		})
 		return err
 	})
-	switch cause := context.Cause(working); cause { //nolint:errorlint // itself: a failure may wrap it
+	switch cause := context.Cause(working); cause {
 	case nil:
-	case context.Canceled: // told to end: what that cut short is no failure
+	case context.Canceled: //nolint:errorlint // itself, a failure may wrap it: told to end, and what that cut short is no failure
 		err = nil
 	default:
 		err = cause

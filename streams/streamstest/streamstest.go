@@ -83,7 +83,7 @@ func freePorts(t testing.TB, n int) (ports []int) {
 	t.Helper()
 	const first, each = 10_000, 200
 	for range each {
-		port := first + os.Getpid()%100*each + int(nextPort.Add(1)%each)
+		port := first + os.Getpid()%100*each + int(nextPort.Add(1))%each
 		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
 			l.Close()
 			if ports = append(ports, port); len(ports) == n {
@@ -95,7 +95,7 @@ func freePorts(t testing.TB, n int) (ports []int) {
 	return nil
 }
 
-var nextPort atomic.Uint64
+var nextPort atomic.Int64
 
 // setup waits for the cluster's first leader and makes the streams.
 func (s *Site) setup(ctx context.Context) {
