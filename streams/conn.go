@@ -3,10 +3,13 @@ package streams
 import (
 	"context"
 	"fmt"
+	"os"
 	"time"
 
+	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nkeys"
 )
 
 // Dial opens a connection with one credential of the control plane, whose only
@@ -18,8 +21,39 @@ type Dial func(opts ...nats.Option) (*nats.Conn, error)
 func DialCreds(urls, file string, more ...nats.Option) Dial {
 	return func(opts ...nats.Option) (*nats.Conn, error) {
 		all := append([]nats.Option{nats.CustomInboxPrefix(ControlInbox), nats.UserCredentials(file)}, more...)
-		return nats.Connect(urls, append(all, opts...)...)
+		nc, err := nats.Connect(urls, append(all, opts...)...)
+		if err != nil { // the server does not say which
+			if text, unread := os.ReadFile(file); unread != nil {
+				err = unread
+			} else if bad := CheckCreds(text); bad != nil {
+				err = fmt.Errorf("credential %s is damaged: %w", file, bad)
+			}
+		}
+		return nc, err
 	}
+}
+
+// CheckCreds reports what is wrong with the text of a credentials file: a JWT that is
+// signed, and the seed of whom it names.
+func CheckCreds(text []byte) error {
+	token, err := nkeys.ParseDecoratedJWT(text)
+	if err != nil {
+		return err
+	}
+	user, err := jwt.DecodeUserClaims(token)
+	if err != nil {
+		return err
+	}
+	key, err := nkeys.ParseDecoratedNKey(text)
+	if err != nil {
+		return err
+	}
+	defer key.Wipe()
+	pub, err := key.PublicKey()
+	if err == nil && pub != user.Subject {
+		err = fmt.Errorf("its seed is not that of %s", user.Subject)
+	}
+	return err
 }
 
 // askTimeout bounds one question to the server. A question can be lost with a

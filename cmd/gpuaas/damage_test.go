@@ -39,6 +39,8 @@ var damageable = []struct {
 	{"vault", []string{"nats/jetstream/jetstream/*/streams/VAULT*/msgs/*", "nats/jetstream/jetstream/*/streams/VAULT*/meta.*"}, []string{"VAULT", "vault"}},
 	{"other streams", []string{"nats/jetstream/jetstream/*/streams/[ACPR]*/msgs/*", "nats/jetstream/jetstream/*/streams/[ACPR]*/meta.*", "nats/jetstream/jetstream/*/streams/*/obs/*/*"}, []string{"AUDIT_", "CLAIM_", "PLACEMENTS_", "REPORTS_"}},
 	{"snapshots", []string{"snapshots/*.world"}, []string{"snapshot"}},
+	{"trust", []string{"nats/trust/*", "nats/trust/*/*", "nats/trust/*/*/*"}, []string{"trust"}},
+	{"site's secrets", []string{"site.secret", "admin.key", "process.name"}, []string{"site.secret", "admin.key"}},
 	{"Postgres", []string{"postgres/base/[0-9][0-9]*/*", "postgres/global/*", "postgres/pg_wal/*", "postgres/pg_xact/*"}, []string{"postgres", "Postgres", "read model", "checksum verification failed", "could not read block"}},
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 
@@ -205,13 +206,16 @@ func (m *member) Elsewhere() *url.URL {
 	return u
 }
 
+// processNames are those that [processName] makes: another text in the file is damage.
+var processNames = regexp.MustCompile(`^[!-~]+-[0-9a-f]{12}$`)
+
 // processName is the name of the process that has a data directory, made at its
-// first start.
+// first start. Under a new name it waits until the claim of the old one is over.
 func processName(dir string) (string, error) {
 	path := filepath.Join(dir, "process.name")
 	b, err := os.ReadFile(path)
-	if err == nil && len(b) > 0 {
-		return strings.TrimSpace(string(b)), nil
+	if name := strings.TrimSpace(string(b)); err == nil && processNames.MatchString(name) {
+		return name, nil
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", err

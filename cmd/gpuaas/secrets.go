@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/gpuaas/gpuaas/api"
 	"github.com/gpuaas/gpuaas/commands"
@@ -117,11 +118,18 @@ func (s *site) adminKeyWorks() bool {
 	return ok
 }
 
-// keepAdminKey writes the file, if it is lost and the key works.
+// keepAdminKey writes the file, if it is lost and the key works. Another text in it may be
+// damage, or somebody's choice.
 func (s *site) keepAdminKey() error {
 	path := filepath.Join(s.cfg.DataDir, "admin.key")
-	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) && s.adminKeyWorks() {
+	if !s.adminKeyWorks() {
+		return nil
+	}
+	switch b, err := os.ReadFile(path); {
+	case errors.Is(err, fs.ErrNotExist):
 		return writeFile(path, []byte(s.adminKey()+"\n"))
+	case err == nil && strings.TrimSpace(string(b)) != s.adminKey():
+		s.log.Warn("this is not the bootstrap operator's key, which works: remove the file, and it is written again", "file", path)
 	}
 	return nil
 }

@@ -120,7 +120,9 @@ func (s *site) await(ctx context.Context, part, writerPart partFunc, ready func(
 		return standby.Follow(following, s.commits)
 	})
 	part("hello", func(context.Context) error { return s.greet(following) })
-	part("standby", func(context.Context) error { return s.readyAsStandby(following, ready) })
+	if s.cfg.NATSURL != "" { // else the claim of another is this process's own, under a name that it lost
+		part("standby", func(context.Context) error { return s.readyAsStandby(following, ready) })
+	}
 	if err := s.claim.Acquire(ctx); err != nil {
 		return nil, nil // ctx ended
 	}

@@ -56,6 +56,9 @@ func OpenTrust(dir, site string) (*Trust, error) {
 			return nil, fmt.Errorf("create trust of site %s: %w", site, err)
 		}
 	}
+	if err := t.intact(); err != nil {
+		return nil, err
+	}
 	text, err := t.read(siteAccount + ".jwt")
 	if err != nil {
 		return nil, err
@@ -67,6 +70,36 @@ func OpenTrust(dir, site string) (*Trust, error) {
 		return nil, fmt.Errorf("trust in %s is for account %q, want %q", dir, t.account.Name, want)
 	}
 	return t, t.refresh()
+}
+
+// intact reads every file that is there: one that is damaged would be noticed only when a
+// host enrols, or another process starts.
+func (t *Trust) intact() error {
+	files, err := os.ReadDir(t.dir)
+	if err != nil {
+		return fmt.Errorf("trust: %w", err)
+	}
+	for _, f := range files {
+		if f.IsDir() || strings.HasPrefix(f.Name(), ".") {
+			continue
+		}
+		text, err := t.read(f.Name())
+		if err != nil {
+			return err
+		}
+		switch filepath.Ext(f.Name()) {
+		case ".nk":
+			_, err = nkeys.FromSeed([]byte(text))
+		case ".jwt":
+			_, err = jwt.Decode(text)
+		case ".creds":
+			err = streams.CheckCreds([]byte(text))
+		}
+		if err != nil {
+			return fmt.Errorf("trust: %s is damaged, restore it from the backup: %w", t.path(f.Name()), err)
+		}
+	}
+	return nil
 }
 
 func (t *Trust) path(name string) string { return filepath.Join(t.dir, name) }
