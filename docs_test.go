@@ -126,7 +126,16 @@ func checkUnits(t *testing.T, bin string) {
 	}
 	start, user := regexp.MustCompile(`(?m)^ExecStart=(\S+) (.*)$`), regexp.MustCompile(`(?m)^User=.*$`)
 	dir := t.TempDir()
-	verify := append([]string{"verify", "--man=no"}, timers...)
+	verify := []string{"verify", "--man=no"}
+	for _, timer := range timers { // beside their services
+		name := filepath.Join(dir, filepath.Base(timer))
+		if b, err := os.ReadFile(timer); err != nil {
+			t.Fatal(err)
+		} else if err := os.WriteFile(name, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		verify = append(verify, name)
+	}
 	for _, unit := range units {
 		b, err := os.ReadFile(unit)
 		if err != nil {
