@@ -61,6 +61,10 @@ func (s *site) openNATS(ctx context.Context) (err error) {
 // no leader yet is never answered.
 const setupAttempt = 3 * time.Second
 
+// storeFailed is NATS's JSStreamStoreFailedF: what a try that was given up began to make,
+// a server of a cluster may be making still.
+const storeFailed jetstream.ErrorCode = 10049
+
 // patiently asks again, until ctx ends, what a cluster cannot answer while one of its
 // streams chooses a leader.
 func patiently(ctx context.Context, f func() error) error {
@@ -68,7 +72,7 @@ func patiently(ctx context.Context, f func() error) error {
 		err := f()
 		var api *jetstream.APIError
 		if err == nil || !errors.Is(err, nats.ErrNoResponders) && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, jetstream.ErrNoStreamResponse) &&
-			!(errors.As(err, &api) && api.Code == http.StatusServiceUnavailable) {
+			!(errors.As(err, &api) && (api.Code == http.StatusServiceUnavailable || api.ErrorCode == storeFailed)) {
 			return err
 		}
 		select {
