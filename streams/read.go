@@ -106,7 +106,7 @@ const (
 	// tailPatience is how long a message that is there already may take.
 	tailPatience = 2 * tailHeartbeat
 	// pinTries is how often a consumer is made until it is at the server that is wanted:
-	// of five servers, a miss of that many is one in ten thousand million.
+	// of five, it never is there once in five thousand million.
 	pinTries = 100
 	// tailIdle is when the server forgets an abandoned consumer.
 	tailIdle = 30 * time.Second

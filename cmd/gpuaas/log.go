@@ -82,22 +82,29 @@ func copiesSaid(of string, copies []streams.Copy, err error) (string, error) {
 	if err != nil || len(copies) == 0 {
 		return "", err
 	}
-	var whole, offline []string
+	var whole, offline, damaged []string
 	for _, one := range copies {
 		switch {
 		case one.Err != nil:
-			err = errors.Join(err, fmt.Errorf("the %s's copy on server %s is damaged, so stop that server, remove its jetstream directory and start it: it copies from the others: %w", of, one.Server, one.Err))
+			damaged = append(damaged, one.Server)
+			err = errors.Join(err, one.Err)
 		case one.Offline:
 			offline = append(offline, one.Server)
 		default:
 			whole = append(whole, one.Server)
 		}
 	}
+	switch {
+	case len(damaged) == 1 && len(whole) > 0:
+		return "", fmt.Errorf("the %s's copy on server %s is damaged, and not that of %s: stop the first, remove its jetstream directory and start it, it copies from the others: %w", of, damaged[0], strings.Join(whole, ", "), err)
+	case len(damaged) > 0: // what one lacks it could not copy from another that lacks it
+		return "", fmt.Errorf("the %s's copies on the servers %s are damaged: remove nothing there, and bring the newest backup back: %w", of, strings.Join(damaged, ", "), err)
+	}
 	said := fmt.Sprintf("copies of the %s: whole on %s", of, strings.Join(whole, ", "))
 	if len(offline) > 0 {
 		said += "; not read, since they are not up to date: " + strings.Join(offline, ", ")
 	}
-	return said + "\n", err
+	return said + "\n", nil
 }
 
 // readDocuments reads what the log names of the vault: a document is durable before it is
