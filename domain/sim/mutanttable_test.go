@@ -100,7 +100,7 @@ var mutants = []mutant{
 	{"month-is-not-split", "domain/period.go", "return firstOfNextMonth(t)", "return firstOfNextMonth(t).Add(Day)"},
 
 	// Recovery.
-	{"damaged-snapshot", "commands/snapshots.go", "; !bytes.Equal(sum[:], b[:32]) {", "; !bytes.Equal(sum[:], b[:32]) && len(b) < 64 {"},
+	{"damaged-snapshot", "commands/snapshots.go", "; !bytes.Equal(sum[:], b[:sha256.Size]) {", "; !bytes.Equal(sum[:], b[:32]) && len(b) < 64 {"},
 	{"rebuilt-without-captures", "domain/rebuild.go", "			w.timers.add(v.BillStart.Add(firstHour), timerCapture, row)", ""},
 	{"rebuilt-without-the-count", "domain/rebuild.go", "			t.captured++", ""},
 	{"rebuilt-without-quotas", "domain/rebuild.go", "		prj.GPUs += gpus\n", ""},
