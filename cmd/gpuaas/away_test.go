@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/gpuaas/gpuaas/projections/pglocal"
+	"github.com/gpuaas/gpuaas/streams/streamstest"
 )
 
 // database is a Postgres of somebody else, which comes and goes.
@@ -93,7 +94,7 @@ func TestStartsWithoutItsDatabase(t *testing.T) {
 	copyDir(t, filepath.Join(s.dir, "nats"), backup)
 	db.stop()
 
-	address := fmt.Sprintf("127.0.0.1:%d", steadyPort(t))
+	address := fmt.Sprintf("127.0.0.1:%d", streamstest.Port(t))
 	probed, started := make(chan error, 1), make(chan struct{})
 	go func() { probed <- probe("http://"+address, started) }()
 	s.start("--listen", address)

@@ -2,8 +2,6 @@ package main_test
 
 import (
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -136,23 +134,3 @@ func (d *daemon) said(n int) string {
 	}
 	return string(b[max(0, len(b)-n):])
 }
-
-// steadyPort is a free port that no connection takes by itself, so that a program
-// that starts again finds it free. None is given twice.
-func steadyPort(t testing.TB) int {
-	t.Helper()
-	for range 200 {
-		port := 15000 + rand.IntN(15000)
-		if _, given := steadyPorts.LoadOrStore(port, true); given {
-			continue
-		}
-		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
-			l.Close()
-			return port
-		}
-	}
-	t.Fatal("no free port")
-	return 0
-}
-
-var steadyPorts sync.Map // those that were given

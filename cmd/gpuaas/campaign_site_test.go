@@ -23,6 +23,7 @@ import (
 	"github.com/gpuaas/gpuaas/projections/pglocal"
 	"github.com/gpuaas/gpuaas/streams"
 	"github.com/gpuaas/gpuaas/streams/server"
+	"github.com/gpuaas/gpuaas/streams/streamstest"
 )
 
 // The size of a site on trial.
@@ -112,7 +113,7 @@ func (tr *trial) startNATS() (more func()) {
 	var routes, clients []string
 	var ports [trialNATS][2]int
 	for i := range ports {
-		ports[i] = [2]int{steadyPort(t), steadyPort(t)}
+		ports[i] = [2]int{streamstest.Port(t), streamstest.Port(t)}
 		routes = append(routes, fmt.Sprintf("127.0.0.1:%d", ports[i][1]))
 		clients = append(clients, fmt.Sprintf("127.0.0.1:%d", ports[i][0]))
 	}
@@ -175,7 +176,7 @@ func (tr *trial) startMembers(moreNATS func()) {
 		if err := os.WriteFile(filepath.Join(dir, "site.secret"), secret, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		address := fmt.Sprintf("127.0.0.1:%d", steadyPort(t))
+		address := fmt.Sprintf("127.0.0.1:%d", streamstest.Port(t))
 		way := newProxy(t, "tcp", address)
 		tr.toWriter = append(tr.toWriter, way)
 		client := newClient(nil)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/gpuaas/gpuaas/domain/domaintest"
+	"github.com/gpuaas/gpuaas/streams/streamstest"
 )
 
 // A stopped site's files are damaged, one place in a copy of all of them, and the real
@@ -62,7 +63,7 @@ const wreckVMs = 8
 func newWreck(t *testing.T, clean bool) *wreck {
 	t.Helper()
 	// Its hosts find each copy at the same address.
-	w := &wreck{site: dev(t, 2, 4, "--snapshot-every", "40", "--nats-listen", fmt.Sprint("127.0.0.1:", steadyPort(t))), reads: map[string]string{}}
+	w := &wreck{site: dev(t, 2, 4, "--snapshot-every", "40", "--nats-listen", fmt.Sprint("127.0.0.1:", streamstest.Port(t))), reads: map[string]string{}}
 	w.te = w.newTenant("acme", 1_000_000_000)
 	for i := range wreckVMs {
 		a := w.te.launch(obj{"name": fmt.Sprint("vm", i), "sku": "gpu-1x", "user_data": fmt.Sprintf("#!/bin/sh\necho s3cret %d\n", i)})

@@ -17,6 +17,7 @@ import (
 	"github.com/gpuaas/gpuaas/domain/domaintest"
 	"github.com/gpuaas/gpuaas/hostd/emuhost"
 	"github.com/gpuaas/gpuaas/streams/server"
+	"github.com/gpuaas/gpuaas/streams/streamstest"
 )
 
 // The real gpuaas with its NATS and its Postgres, and hostd with simulated hosts, run in
@@ -240,7 +241,7 @@ exec gpuaas serve --data-dir %[3]s --listen 10.0.2.15:%[4]d --insecure-plain --s
 			t.Logf("in the machine:\n%s%s", inside.Stdout(), inside.Stderr())
 		}
 	})
-	port := steadyPort(t)
+	port := streamstest.Port(t)
 	if _, err := h.Monitor(ctx, "human-monitor-command", map[string]string{"command-line": fmt.Sprintf("hostfwd_add uplink tcp:127.0.0.1:%d-10.0.2.15:%d", port, powerPort)}); err != nil {
 		t.Fatal(err)
 	}

@@ -39,7 +39,7 @@ type shelf struct {
 
 func newShelf(t *testing.T, l *line) *shelf {
 	t.Helper()
-	s := &shelf{t: t, models: newDatabase(t), port: steadyPort(t)}
+	s := &shelf{t: t, models: newDatabase(t), port: streamstest.Port(t)}
 	s.toLog, s.toModels = l.between(t, fmt.Sprint("127.0.0.1:", s.port), filepath.Join(s.models.o.SocketDir, ".s.PGSQL.5432"), always)
 	t.Cleanup(s.clear)
 	return s

@@ -57,13 +57,14 @@ func New(t testing.TB, replicas int) *Site {
 			srv.Shutdown()
 		}
 	})
-	ports := freePorts(t, 2*replicas) // to each other, and to clients
+	var ports []int // to each other
 	var routes []string
-	for _, p := range ports[:replicas] {
-		routes = append(routes, fmt.Sprintf("127.0.0.1:%d", p))
+	for range replicas {
+		p := Port(t)
+		ports, routes = append(ports, p), append(routes, fmt.Sprintf("127.0.0.1:%d", p))
 	}
 	for i := range replicas {
-		o := server.Options{Dir: filepath.Join(dir, fmt.Sprint(i)), Site: name, Name: fmt.Sprintf("s%d", i), Trust: trust, Port: ports[replicas+i]}
+		o := server.Options{Dir: filepath.Join(dir, fmt.Sprint(i)), Site: name, Name: fmt.Sprintf("s%d", i), Trust: trust, Port: Port(t)}
 		if replicas > 1 {
 			o.Cluster = &server.Cluster{Name: name, Host: "127.0.0.1", Port: ports[i], Routes: routes}
 		}
@@ -77,22 +78,21 @@ func New(t testing.TB, replicas int) *Site {
 	return s
 }
 
-// freePorts finds n ports, this process's own and below those that the kernel gives away
-// by itself: nobody takes one before its server listens, or while it is started again.
-func freePorts(t testing.TB, n int) (ports []int) {
+// Port is a free port, this process's own and below those that the kernel gives away by
+// itself: nobody takes it before its server listens, or while it is started again. None is
+// given twice.
+func Port(t testing.TB) int {
 	t.Helper()
-	const first, each = 10_000, 200
+	const first, all, each = 10_000, 20_000, 200
 	for range each {
-		port := first + os.Getpid()%100*each + int(nextPort.Add(1))%each
+		port := first + (os.Getpid()*each+int(nextPort.Add(1)))%all
 		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
 			l.Close()
-			if ports = append(ports, port); len(ports) == n {
-				return ports
-			}
+			return port
 		}
 	}
-	t.Fatal("no free ports")
-	return nil
+	t.Fatal("no free port")
+	return 0
 }
 
 var nextPort atomic.Int64
