@@ -3,6 +3,7 @@ package commands
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/gpuaas/gpuaas/domain"
@@ -15,7 +16,11 @@ type pending struct {
 	events  []domain.EventBody // for the directory
 	since   time.Time
 	state   []byte // the world after this commit, when a snapshot is due
+	sealing sync.Once
 }
+
+// seal makes the commit's hash: the appender does, or a question that needs it sooner.
+func (p *pending) seal() { p.sealing.Do(p.closed.Seal) }
 
 type waiting struct {
 	it    *item
@@ -25,14 +30,20 @@ type waiting struct {
 // close finishes a group and hands it to the appender.
 func (l *Loop) close(open *pending) *pending {
 	open.closed = l.core.Cut() // the appender seals it
-	open.since = l.o.Clock()
+	open.since, l.closed = l.o.Clock(), open
 	if l.o.Snapshot != nil && open.closed.Head.N >= l.snapAt+l.o.SnapshotEvery && l.o.SnapshotEvery > 0 {
 		l.snapAt = open.closed.Head.N
-		open.closed.Seal()
-		l.core.Sealed(open.closed.Head)
+		l.sealed(open)
 		open.state = l.core.World().Encode() // kept once the commit is: a snapshot never knows more than the log
 	}
 	return open
+}
+
+// sealed lets the world know the hash of the group that was closed last.
+func (l *Loop) sealed(p *pending) {
+	p.seal()
+	l.core.Sealed(p.closed.Head)
+	l.closed = nil
 }
 
 // lastSnapshot keeps the state at a clean stop, so that the next start is quick.
@@ -47,7 +58,7 @@ func (l *Loop) lastSnapshot() {
 func (l *Loop) appender(ctx, loop context.Context, in <-chan *pending, acks chan<- error) {
 	for p := range in {
 		l.appending.Store(l.o.Clock().UnixMilli())
-		p.closed.Seal()
+		p.seal()
 		attempt, cancel := l.patience(ctx, loop)
 		_, err := l.o.Log.Append(attempt, l.o.Log.Seq(p.closed.Head.N)-1, p.closed.Commit)
 		cancel()
@@ -77,7 +88,7 @@ func (l *Loop) durable(p *pending, err error) error {
 	if err != nil {
 		return fmt.Errorf("append of commit %d: %w", p.closed.Head.N, err)
 	}
-	l.core.Sealed(p.closed.Head)
+	l.sealed(p)
 	l.o.Metrics.durable(p, l.o.Clock())
 	l.dir.apply(p.events)
 	if p.state != nil {

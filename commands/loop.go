@@ -27,6 +27,7 @@ type Loop struct {
 
 	wall0  time.Time // wall and monotonic clock at the last look
 	snapAt uint64
+	closed *pending // the group whose hash the world does not know yet; nil: it knows
 
 	appending atomic.Int64 // since when an append is under way, in Unix milliseconds; 0: none is
 
@@ -103,7 +104,8 @@ func (l *Loop) Submit(ctx context.Context, cmd *domain.Command) Reply {
 
 // Query runs f on the loop, against a world that stands still, and returns when
 // all that f saw is durable. f must be quick and must not keep the world. It does not
-// run any more once Query has returned.
+// run any more once Query has returned. The world's head is that of the last closed
+// group, with its hash; what is decided beyond it f sees, too.
 func (l *Loop) Query(ctx context.Context, actor domain.Actor, f func(w *domain.World, at domain.Time)) (uint64, *domain.Error) {
 	r := l.wait(ctx, &item{ctx: ctx, query: f, reply: make(chan Reply, 1)}, actor.Kind != domain.ActorKey, l.dir.tenantOf(actor.Key))
 	return r.N, r.Err
@@ -309,6 +311,9 @@ func (l *Loop) ask(it *item, at domain.Time) (err *domain.Error) {
 	it.mu.Lock()
 	defer it.mu.Unlock()
 	if !it.left {
+		if l.closed != nil {
+			l.sealed(l.closed)
+		}
 		it.query(l.core.World(), l.core.Now(at))
 	}
 	return nil

@@ -114,6 +114,7 @@ func TestNothingIsAnsweredBeforeItIsDurable(t *testing.T) {
 		r    commands.Reply
 	}
 	answers := make(chan answer, 3)
+	var head domain.Head
 	go func() {
 		answers <- answer{"accepted", r.Submit(context.Background(), command(tenant.Key, create))}
 	}()
@@ -122,7 +123,7 @@ func TestNothingIsAnsweredBeforeItIsDurable(t *testing.T) {
 		answers <- answer{"refused", r.Submit(context.Background(), command(tenant.Key, create))}
 	}()
 	go func() {
-		n, err := r.Query(context.Background(), tenant.Key, func(*domain.World, domain.Time) {})
+		n, err := r.Query(context.Background(), tenant.Key, func(w *domain.World, _ domain.Time) { head = w.Head })
 		answers <- answer{"question", commands.Reply{N: n, Err: err}}
 	}()
 	select {
@@ -141,6 +142,9 @@ func TestNothingIsAnsweredBeforeItIsDurable(t *testing.T) {
 	}
 	if n := log.commits() - before; n != 1 {
 		t.Errorf("%d commits, a refusal and a question write nothing", n)
+	}
+	if last := log.log.commits[before]; head.N != uint64(before+1) || head.Hash != domain.DigestOf(last) {
+		t.Errorf("a question while commit %d is on its way sees the head %d %s, it is %s", before+1, head.N, head.Hash, domain.DigestOf(last))
 	}
 }
 

@@ -189,7 +189,7 @@ func (l *Liveness) noteAhead(ctx context.Context) {
 	}
 	for _, hb := range ask {
 		for _, h := range []domain.Head{hb.From, hb.Refused} {
-			if h.N == 0 {
+			if h.N == 0 || h.Hash.IsZero() { // early builds published placements without it
 				continue
 			}
 			held, err := l.Holds(ctx, h)

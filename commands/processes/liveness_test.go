@@ -86,10 +86,10 @@ func TestHostsThatFollowALostCommit(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	hosts := map[string]*host{}
-	for _, name := range []string{"well", "forked", "beyond", "silent-about-it"} {
+	for _, name := range []string{"well", "forked", "beyond", "silent-about-it", "without-hash"} {
 		hosts[name] = r.newHost(name)
 	}
-	forked := domain.Head{N: 2, Hash: domain.Digest{9}}
+	well, forked := domain.Head{N: 1, Hash: domain.Digest{1}}, domain.Head{N: 2, Hash: domain.Digest{9}}
 	var mu sync.Mutex
 	asked := 0
 	live := &processes.Liveness{
@@ -100,10 +100,10 @@ func TestHostsThatFollowALostCommit(t *testing.T) {
 			if asked++; asked == 1 {
 				return false, errors.New("the log is away")
 			}
-			return h != forked, nil
+			return h == well, nil
 		},
 	}
-	for name, from := range map[string]domain.Head{"well": {N: 1}, "forked": forked, "beyond": {N: 1e6}, "silent-about-it": {}} {
+	for name, from := range map[string]domain.Head{"well": well, "forked": forked, "beyond": {N: 1e6}, "silent-about-it": {}, "without-hash": {N: 2}} {
 		live.Heard(hosts[name].id, &domain.Heartbeat{Host: hosts[name].id, Epoch: 1, From: from})
 	}
 	r.background(live.Run)
@@ -115,7 +115,7 @@ func TestHostsThatFollowALostCommit(t *testing.T) {
 	}
 	r.eventually("both are noticed", func() bool { return ahead("forked") && ahead("beyond") })
 	r.eventually("all were asked about", func() bool { mu.Lock(); defer mu.Unlock(); return asked >= 3 })
-	if ahead("well") || ahead("silent-about-it") {
+	if ahead("well") || ahead("silent-about-it") || ahead("without-hash") {
 		t.Error("a host that follows the log is ahead of it")
 	}
 }
