@@ -124,9 +124,9 @@ func decodeCommit(b []byte, skipCommands bool) (*Commit, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.Decisions = make([]Decision, 0, 16)
 	in := coder{b: rest}
 	in.next()
+	c.Decisions = make([]Decision, 0, min(in.repeats(), maxReserved))
 	for in.at(4, protowire.BytesType) {
 		c.Decisions = append(c.Decisions, Decision{Command: Command{skipBody: skipCommands}})
 		in.consumeSub(&c.Decisions[len(c.Decisions)-1])

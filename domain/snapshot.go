@@ -27,7 +27,12 @@ var ErrSnapshotSchema = errors.New("snapshot of another schema")
 
 // Encode is the world's state.
 func (w *World) Encode() []byte {
-	c := coder{enc: true, b: make([]byte, 0, 1<<14+128*w.slots.len()+400*w.allocations.len())}
+	return w.AppendTo(make([]byte, 0, 1<<14+128*w.slots.len()+400*w.allocations.len()))
+}
+
+// AppendTo appends to b what Encode returns.
+func (w *World) AppendTo(b []byte) []byte {
+	c := coder{enc: true, b: b}
 	w.wire(&c)
 	return c.b
 }

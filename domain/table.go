@@ -20,7 +20,7 @@ type table[K ~[16]byte, V any, P interface {
 }
 
 // tableChunk is small enough that a small world is small: there are many in tests.
-const tableChunk = 1 << 8
+const tableChunk = 1 << 6
 
 // none is the number of no row.
 const none = ^uint32(0)

@@ -15,9 +15,9 @@ type chain struct {
 	slots     []uint32
 	at        int // the step that runs
 	cancelled bool
-	slow      bool            // a wipe that is later than its deadline
-	spec      domain.SlotSpec // of a wipe
-	epoch     uint32          // in which it was asked for
+	slow      bool             // a wipe that is later than its deadline
+	spec      *domain.SlotSpec // of a wipe
+	epoch     uint32           // in which it was asked for
 }
 
 // parallel is how many chains a host runs at once.
@@ -96,7 +96,7 @@ func (h *host) begin(steps []plan.Step) {
 		c.h, c.epoch = h, h.desired.Epoch
 		switch first := c.steps[0]; first.Op {
 		case plan.Wipe:
-			c.spec = h.approved.Slots[c.slots[0]]
+			c.spec = &h.approved.Slots[c.slots[0]]
 			for i := range h.desired.VMs {
 				if v, d := &h.desired.VMs[i], h.driveAt(c.slots[0]); v.VM == d.data && d.serial == c.spec.NVMe.Serial { // another drive is not touched
 					h.s.fail("host %s: a wipe of slot %d is begun, with the data of %s, which is placed", h.name, c.slots[0], v.VM)

@@ -23,7 +23,7 @@ func (h *host) wipe(c *chain, w *domain.PlacedWipe) stepResult {
 	if why := s.shadow.mayWipe(h, c); why != "" && !h.forged {
 		s.fail("host %s, slot %d: the disk of %s is wiped: %s", h.name, slot, h.driveAt(slot).data, why)
 	}
-	good := evidence(&c.spec, w, h.clock())
+	good := evidence(c.spec, w, h.clock())
 	if h.machine.hardware.Slots[slot].NVMe.Serial != c.spec.NVMe.Serial {
 		for i := range good {
 			good[i] = domain.DeviceWipe{Component: good[i].Component, Serial: good[i].Serial, Result: domain.WipeFailed, Detail: "not found"}
