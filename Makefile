@@ -48,7 +48,7 @@ test-long: setup ## campaigns that go on where they ended (FOR=10m each): real p
 	$(GO) test -tags lab -timeout 24h -v -count=1 ./cmd/gpuaas -run '^(TestPowerCuts|TestDamage)$$' -campaign.long -campaign.for=$(or $(FOR),10m) -campaign.cache=$(CACHE)
 	$(GO) test -timeout 24h -v -count=1 ./domain/sim -run 'TestCampaign|TestMutants' -sim.long -sim.for=$(or $(FOR),10m) -sim.cache=$(CACHE)
 	$(GO) test -timeout 24h -v -count=1 ./api -run '^(TestForeign|TestMalformed)$$' -hostile.long -hostile.for=$(or $(FOR),10m) -hostile.cache=$(CACHE)
-	$(GO) test -timeout 24h -v -count=1 ./cmd/gpuaas -run 'TestFailover|TestRollingUpgrade|TestFlood' -ha.rounds=$(or $(ROUNDS),25) -ha.upgrade -flood.long
+	$(GO) test -timeout 24h -v -count=1 ./cmd/gpuaas -run 'TestFailover|TestRollingUpgrade|TestThreeNodeSite|TestFlood' -ha.rounds=$(or $(ROUNDS),25) -ha.upgrade -flood.long
 	$(GO) test -tags lab -timeout 30m -v -count=1 -p 1 -run TestLabLong ./hostd/emuhost ./hostd/vm ./hostd/machine/linux
 	scripts/fuzz.sh $(or $(FUZZ),1m)
 

@@ -17,26 +17,22 @@ import (
 type daemon struct {
 	name string
 	log  string
-	make func() *exec.Cmd
+	args []string
 	done chan struct{}
 
-	mu     sync.Mutex
-	proc   *os.Process // nil: it does not run
-	starts int
-	rests  bool // not to be started again
-	over   bool
+	mu      sync.Mutex
+	program string      // of the next start
+	proc    *os.Process // nil: it does not run
+	starts  int
+	rests   bool // not to be started again
+	over    bool
 }
 
 const restartPause = 200 * time.Millisecond
 
 func newDaemon(t testing.TB, dir, name string, program string, args ...string) *daemon {
 	t.Helper()
-	d := &daemon{name: name, log: filepath.Join(dir, name+".log"), done: make(chan struct{})}
-	d.make = func() *exec.Cmd {
-		cmd := exec.Command(program, args...)
-		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-		return cmd
-	}
+	d := &daemon{name: name, log: filepath.Join(dir, name+".log"), program: program, args: args, done: make(chan struct{})}
 	go d.supervise()
 	t.Cleanup(func() {
 		d.mu.Lock()
@@ -56,9 +52,10 @@ func (d *daemon) supervise() {
 		if err != nil {
 			return
 		}
-		cmd := d.make()
-		cmd.Stdout, cmd.Stderr = log, log
 		d.mu.Lock()
+		cmd := exec.Command(d.program, d.args...)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+		cmd.Stdout, cmd.Stderr = log, log
 		if d.over {
 			d.mu.Unlock()
 			log.Close()
@@ -117,6 +114,14 @@ func (d *daemon) goOn() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.rests = false
+}
+
+// becomes has another program in the place of this one, which is told to end.
+func (d *daemon) becomes(program string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.program = program
+	d.kill(syscall.SIGTERM)
 }
 
 // started is how often it was started.

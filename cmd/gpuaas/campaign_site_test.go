@@ -2,6 +2,7 @@ package main_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -49,6 +50,7 @@ type trial struct {
 	members  []*daemon
 	hostd    *daemon
 
+	release string  // the members' program, and that of tools beside them; "": gpuaas
 	sites   []*site // the members, as clients see them
 	tenants []tenant
 	slots   []string
@@ -370,7 +372,7 @@ func (tr *trial) tool(args ...string) (stdout, stderr string, code int) {
 		tr.t.Fatal(err)
 	}
 	args = append(args, "--data-dir", tr.sites[0].dir, "--nats-url", tr.natsURLs, "--replicas", fmt.Sprint(trialNATS), "--database-url", u.String())
-	return tool(tr.t, append(args, tr.natsFlags()...)...)
+	return toolOf(tr.t, cmp.Or(tr.release, "gpuaas"), startLimit, append(args, tr.natsFlags()...)...)
 }
 
 // postgres is a database server under a supervisor, with fsync.

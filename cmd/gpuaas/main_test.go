@@ -178,10 +178,15 @@ func tool(t testing.TB, args ...string) (stdout string, stderr string, code int)
 
 func toolWithin(t testing.TB, within time.Duration, args ...string) (stdout string, stderr string, code int) {
 	t.Helper()
+	return toolOf(t, "gpuaas", within, args...)
+}
+
+func toolOf(t testing.TB, program string, within time.Duration, args ...string) (stdout string, stderr string, code int) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), within)
 	defer cancel()
 	var o, e bytes.Buffer
-	cmd := exec.CommandContext(ctx, filepath.Join(bin, "gpuaas"), args...)
+	cmd := exec.CommandContext(ctx, filepath.Join(bin, program), args...)
 	cmd.Stdout, cmd.Stderr = &o, &e
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = time.Second
@@ -190,7 +195,7 @@ func toolWithin(t testing.TB, within time.Duration, args ...string) (stdout stri
 	err := cmd.Run()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) || ctx.Err() != nil {
-		t.Fatalf("gpuaas %v: %v: %s", args, err, &e)
+		t.Fatalf("%s %v: %v: %s", program, args, err, &e)
 	}
 	return o.String(), e.String(), cmd.ProcessState.ExitCode()
 }
