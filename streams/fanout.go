@@ -3,13 +3,13 @@ package streams
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
 	"sync/atomic"
 	"time"
 
+	fastjson "github.com/goccy/go-json"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -234,7 +234,7 @@ func (s *fanoutSession) publish(ctx context.Context, h *eventHeaders, e *domain.
 			return context.Cause(ctx)
 		}
 	}
-	data, err := json.Marshal(e.Body)
+	data, err := fastjson.Marshal(e.Body)
 	if err != nil {
 		return &badCommitError{err}
 	}
