@@ -93,41 +93,56 @@ func TestCampaign(t *testing.T) {
 	if !*campaignLong {
 		t.Skip("make test-long")
 	}
-	file := filepath.Join(*campaignCache, "campaign.json")
-	var sum tally
-	if err := domaintest.ReadCount(file, &sum); err != nil {
+	c := &sitting{file: filepath.Join(*campaignCache, "campaign.json"), began: time.Now()}
+	if err := domaintest.ReadCount(c.file, &c.sum); err != nil {
 		t.Fatal(err)
 	}
-	var counting sync.Mutex
 	t.Run("sites", func(t *testing.T) { // ends with the last of them
-		began, failed := time.Now(), &atomic.Bool{}
 		for i := range *campaignSites {
-			t.Run(fmt.Sprint(i), func(t *testing.T) {
-				t.Parallel()
-				for time.Since(began) < *campaignFor && !failed.Load() {
-					var one tally
-					seed := seedOfRun()
-					if !t.Run(fmt.Sprint(seed), func(t *testing.T) {
-						one = oneTrial(t, seed, func(_, operations int, since time.Duration) bool {
-							return operations >= *campaignOps || since > 5*time.Minute
-						})
-					}) {
-						failed.Store(true)
-						return
-					}
-					counting.Lock()
-					sum.add(one)
-					err := domaintest.WriteCount(file, sum)
-					counting.Unlock()
-					if err != nil {
-						t.Fatal(err)
-					}
-				}
-			})
+			t.Run(fmt.Sprint(i), c.attackOne)
 		}
 	})
-	t.Logf("faults: %s", describe(sum.Faults))
-	t.Logf("%d histories, %d operations, 0 illegal, 0 unknown, 0 lost, 0 done twice, %d decided after a refusal (%s)", sum.Histories, sum.Operations, sum.Late, file)
+	t.Logf("faults: %s", describe(c.sum.Faults))
+	t.Logf("%d histories, %d operations, 0 illegal, 0 unknown, 0 lost, 0 done twice, %d decided after a refusal (%s)", c.sum.Histories, c.sum.Operations, c.sum.Late, c.file)
+}
+
+// sitting is one run of the campaign: several sites side by side, until one fails or
+// the time is over.
+type sitting struct {
+	file   string
+	began  time.Time
+	failed atomic.Bool
+
+	mu  sync.Mutex
+	sum tally
+}
+
+// attackOne runs one site after another beside the others.
+func (c *sitting) attackOne(t *testing.T) {
+	t.Parallel()
+	for time.Since(c.began) < *campaignFor && !c.failed.Load() {
+		var one tally
+		seed := seedOfRun()
+		ok := t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			one = oneTrial(t, seed, func(_, operations int, since time.Duration) bool {
+				return operations >= *campaignOps || since > 5*time.Minute
+			})
+		})
+		if !ok {
+			c.failed.Store(true)
+			return
+		}
+		if err := c.count(one); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func (c *sitting) count(one tally) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.sum.add(one)
+	return domaintest.WriteCount(c.file, c.sum)
 }
 
 func (a *tally) add(b tally) {
