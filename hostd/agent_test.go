@@ -450,6 +450,34 @@ func TestReportsWaitForTheLine(t *testing.T) {
 	})
 }
 
+// The pauses between repeats grow while the site takes nothing. When it takes
+// something, what it has not is sent again soon: it may have been lost on the way.
+func TestReportsAreRepeatedSoonOnceSomeAreTaken(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRack(t, sim.Options{Slots: 1})
+		r.start()
+		r.approve()
+		r.site.mu.Lock()
+		r.site.mute = true
+		taken := r.site.placed.Acked
+		r.site.mu.Unlock()
+		r.site.place(func(d *domain.Desired) { d.VMs = append(d.VMs, vm(1, 0)) })
+		r.await("a backlog", func() bool { return r.site.lastBeat().Backlog == 3 })
+		time.Sleep(20 * time.Minute)
+		r.site.mu.Lock()
+		r.site.mute = false
+		r.site.placed.Acked = taken + 1
+		r.site.tell()
+		r.site.mu.Unlock()
+		at := time.Now()
+		r.await("the others come again", func() bool { return r.site.lastBeat().Backlog == 0 })
+		if took := time.Since(at); took > 30*time.Second {
+			t.Errorf("after %v", took)
+		}
+	})
+}
+
 // A site that acknowledges nothing fills the journal. Then the host rests, rather
 // than do what it could not report; what runs goes on.
 func TestFullJournalRests(t *testing.T) {

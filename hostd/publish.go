@@ -44,7 +44,8 @@ func (a *Agent) publish(ctx context.Context) {
 	}
 }
 
-// waitForReports reports whether something new came before the time was up.
+// waitForReports reports whether something new came, or was acknowledged, before the
+// time was up.
 func (a *Agent) waitForReports(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()

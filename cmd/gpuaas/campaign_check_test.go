@@ -6,14 +6,18 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/anishathalye/porcupine"
+	"github.com/nats-io/nats.go"
 
 	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/streams"
+	"github.com/gpuaas/gpuaas/streams/server"
 )
 
 const (
@@ -117,7 +121,12 @@ func (tr *trial) settle() {
 		return errNo(roles["writer"] == 1 && roles["standby"] == len(tr.sites)-1, fmt.Sprint(roles))
 	})
 	op := tr.sites[0].operator()
+	explain := time.Now().Add(settleLimit - 10*time.Second)
 	eventually(t, settleLimit, "slots and VMs at rest", func() error {
+		if time.Now().After(explain) {
+			explain = explain.Add(settleLimit)
+			tr.explain(op)
+		}
 		a, err := op.ask("GET", "/v1/slots?limit=100&at_least="+fmt.Sprint(tr.head()), nil)
 		if err != nil || a.status != 200 {
 			return fmt.Errorf("%v %+v", err, a)
@@ -137,6 +146,50 @@ func (tr *trial) settle() {
 		}
 		return errNo(states["available"]+states["active"]+states["quarantined"] == trialHosts*trialSlots, fmt.Sprint(states))
 	})
+}
+
+// explain tells what is known of the hosts whose slots are on their way: what they say,
+// what they are told, and what waits for whom.
+func (tr *trial) explain(op caller) {
+	restless := map[string]bool{}
+	for _, s := range list[slot](op, "/v1/slots") {
+		if s.State != "available" && s.State != "active" && s.State != "quarantined" {
+			restless[s.HostID] = true
+			tr.t.Logf("slot %s of %s is %s", s.ID, s.HostID, s.State)
+		}
+	}
+	if tr.hostd == nil {
+		return
+	}
+	nc, err := nats.Connect(tr.natsURLs, nats.UserCredentials(tr.trust.CredsFile(server.Admin)))
+	if err != nil {
+		tr.t.Log(err)
+		return
+	}
+	defer nc.Close()
+	ask := func(subject string) {
+		m, err := nc.Request(subject, nil, answerLimit)
+		if err != nil {
+			tr.t.Logf("%s: %v", subject, err)
+			return
+		}
+		tr.t.Logf("%s: %s", subject, m.Data)
+	}
+	names := streams.Names(trialName)
+	ask("$JS.API.CONSUMER.INFO." + names.Reports() + "." + streams.ReportsConsumer)
+	for host := range restless {
+		a, err := op.ask("GET", "/v1/hosts/"+host, nil)
+		tr.t.Logf("host %s: %v %+v", host, err, a)
+		ask("$JS.API.CONSUMER.INFO." + names.Placements() + "." + host)
+		said, _ := os.ReadFile(tr.hostd.log)
+		var lines []string
+		for line := range strings.Lines(string(said)) {
+			if strings.Contains(line, host) {
+				lines = append(lines, line)
+			}
+		}
+		tr.t.Logf("%s said:\n%s", host, strings.Join(lines[max(0, len(lines)-40):], ""))
+	}
 }
 
 func (tr *trial) head() uint64 {

@@ -25,10 +25,14 @@ type Reports struct {
 // reportTimeout bounds one report's way through the loop.
 const reportTimeout = 10 * time.Second
 
-// maxDeliveries is how often a report that comes out of order waits for the ones
-// before it, after which the host's journal sends it again; and how often one is
-// tried whose decision fails inside.
-const maxDeliveries = 5
+const (
+	// maxDeliveries is how often a report is tried whose decision fails inside.
+	maxDeliveries = 5
+	// maxOutOfOrder is how often one waits for those before it, after which the host's
+	// journal sends it again: for a minute, since a report whose reader died, with the
+	// writer that it was, is handed out again after half of one.
+	maxOutOfOrder = 7
+)
 
 // Parked counts the reports that were recorded without being judged, because that
 // failed inside: a bug, alarm on any.
@@ -62,7 +66,7 @@ func (r *Reports) Handle(ctx context.Context, host domain.HostID, data []byte, d
 	reply := r.submit(ctx, host, data, &domain.RecordReport{Host: host, Report: signed.Report, Signature: signed.Signature})
 	switch {
 	case reply.Err == nil:
-	case reply.Err.Code == "report.out_of_order" && delivery >= maxDeliveries:
+	case reply.Err.Code == "report.out_of_order" && delivery >= maxOutOfOrder:
 		return refuse(reply.Err.Code, reply.Err.Message)
 	case reply.Err.Kind == domain.Unavailable, failedInside(reply.Err) && delivery < maxDeliveries:
 		return reply.Err

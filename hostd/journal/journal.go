@@ -259,7 +259,9 @@ func (j *Journal) Acknowledge(id domain.JournalID, n uint64) (renewed bool, err 
 		j.wake()
 		return true, nil
 	}
-	j.dropTo(n)
+	if j.dropTo(n); len(j.queue) > 0 {
+		j.wake() // the site takes reports: what it has not may have been lost on the way
+	}
 	if j.worthRewriting() || j.size+ackMaxBytes > j.o.MaxBytes {
 		return false, j.rewrite()
 	}
@@ -308,7 +310,8 @@ func (j *Journal) Room() int64 {
 	return j.o.MaxBytes - j.size
 }
 
-// Wake receives when there may be something new in Pending.
+// Wake receives when there may be something new in Pending, and when the log took a
+// part of it.
 func (j *Journal) Wake() <-chan struct{} { return j.notify }
 
 // Close closes the files. A second Close does nothing.
