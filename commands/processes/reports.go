@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/ed25519"
 	"fmt"
+	"maps"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -20,6 +22,9 @@ type Reports struct {
 	Clock func() time.Time
 
 	parked atomic.Uint64
+
+	mu      sync.Mutex
+	waiting map[domain.HostID]map[uint64]time.Time // numbers out of order, and since when
 }
 
 // reportTimeout bounds one report's way through the loop.
@@ -32,6 +37,12 @@ const (
 	// journal sends it again: for a minute, since a report whose reader died, with the
 	// writer that it was, is handed out again after half of one.
 	maxOutOfOrder = 7
+	// maxWaiting bounds the reports of one host that wait so. All hosts' wait in one
+	// stream, whose reader takes a bounded number at a time.
+	maxWaiting = 64
+	// waitingFor is when one that waited, and was settled by another process, counts no
+	// more.
+	waitingFor = 2 * time.Minute
 )
 
 // Parked counts the reports that were recorded without being judged, because that
@@ -63,10 +74,15 @@ func (r *Reports) Handle(ctx context.Context, host domain.HostID, data []byte, d
 	if len(keys.Sign) != ed25519.PublicKeySize || !ed25519.Verify(keys.Sign, signed.Report, signed.Signature) {
 		return refuse("report.bad_signature", "")
 	}
+	defer func() {
+		if err == nil {
+			r.settled(host, signed)
+		}
+	}()
 	reply := r.submit(ctx, host, data, &domain.RecordReport{Host: host, Report: signed.Report, Signature: signed.Signature})
 	switch {
 	case reply.Err == nil:
-	case reply.Err.Code == "report.out_of_order" && delivery >= maxOutOfOrder:
+	case reply.Err.Code == "report.out_of_order" && (delivery >= maxOutOfOrder || !r.mayWait(host, signed)):
 		return refuse(reply.Err.Code, reply.Err.Message)
 	case reply.Err.Kind == domain.Unavailable, failedInside(reply.Err) && delivery < maxDeliveries:
 		return reply.Err
@@ -87,6 +103,50 @@ func (r *Reports) Handle(ctx context.Context, host domain.HostID, data []byte, d
 		}
 	}
 	return nil
+}
+
+// mayWait reports whether a report out of order may wait for those before it.
+func (r *Reports) mayWait(host domain.HostID, signed *domain.SignedReport) bool {
+	x, err := domain.DecodeReport(signed.Report)
+	if err != nil {
+		return false
+	}
+	now := r.Clock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	of := r.waiting[host]
+	if _, already := of[x.Number]; already {
+		return true
+	}
+	maps.DeleteFunc(of, func(_ uint64, since time.Time) bool { return now.Sub(since) > waitingFor })
+	if len(of) >= maxWaiting {
+		return false
+	}
+	if of == nil {
+		if r.waiting == nil {
+			r.waiting = map[domain.HostID]map[uint64]time.Time{}
+		}
+		of = map[uint64]time.Time{}
+		r.waiting[host] = of
+	}
+	of[x.Number] = now
+	return true
+}
+
+// settled ends a report's wait.
+func (r *Reports) settled(host domain.HostID, signed *domain.SignedReport) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	of := r.waiting[host]
+	if len(of) == 0 {
+		return
+	}
+	if x, err := domain.DecodeReport(signed.Report); err == nil {
+		delete(of, x.Number)
+	}
+	if len(of) == 0 {
+		delete(r.waiting, host)
+	}
 }
 
 // failedInside reports whether the report is readable and in its turn, and could not

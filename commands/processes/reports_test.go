@@ -125,6 +125,60 @@ func TestBrokenReportIsParked(t *testing.T) {
 	})
 }
 
+// Reports that come before those they follow wait for them, but not any number of one
+// host's: all hosts' wait in one stream.
+func TestFewReportsWaitForTheOnesBefore(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	wild, calm := r.newHost("wild"), r.newHost("calm")
+	var refused atomic.Int64
+	reports := &processes.Reports{Loop: r.loop, Keys: r.loop.Directory().Host, Clock: time.Now, Audit: func(d processes.Denied) {
+		if d.Code == "report.out_of_order" {
+			refused.Add(1)
+		}
+	}}
+	inventory := func(h *host) []byte {
+		return h.sign(h.next(domain.Report{Kind: domain.ReportInventory, Inventory: domaintest.Map(h.id.String(), 2)}))
+	}
+	first := inventory(wild)
+	var early [][]byte
+	for range 70 {
+		early = append(early, inventory(wild))
+	}
+	handle := func(h *host, signed []byte, delivery uint64) (waits bool) {
+		return reports.Handle(t.Context(), h.id, signed, delivery) != nil
+	}
+	for i, signed := range early {
+		if waits := handle(wild, signed, 1); waits != (i < 64) {
+			t.Fatalf("number %d of those out of order waits: %v", i, waits)
+		}
+	}
+	if n := refused.Load(); n != 6 {
+		t.Errorf("%d refused", n)
+	}
+	if handle(calm, inventory(calm), 1) || calm.acked() != 1 {
+		t.Error("another host's report is not taken")
+	}
+	inventory(calm)
+	if !handle(calm, inventory(calm), 1) {
+		t.Error("another host's report does not wait")
+	}
+	if !handle(wild, early[0], 6) || handle(wild, early[0], 7) {
+		t.Error("one waits seven times")
+	}
+	if !handle(wild, early[64], 1) {
+		t.Error("another one does not wait in its place")
+	}
+	for _, signed := range append([][]byte{first}, early...) { // as the host's journal repeats them
+		if handle(wild, signed, 1) {
+			t.Fatal("in order, one waits")
+		}
+	}
+	if n := wild.acked(); n != 71 {
+		t.Errorf("%d are recorded", n)
+	}
+}
+
 // A report over which the process panics is audited and counted, once: it is not
 // delivered again, and does not end the process for the other hosts. The same holds
 // for what a host asks.
