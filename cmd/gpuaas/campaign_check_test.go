@@ -46,7 +46,7 @@ func (tr *trial) judge(history []*operation) (v verdict) {
 	tr.settle()
 	commits := tr.commits()
 	v.operations = len(history)
-	v.late = tr.once(history, commits)
+	history, v.late = tr.once(history, commits)
 	inOrder(t, history, commits)
 	switch got := linearizable(history, judgeLimit); got {
 	case porcupine.Illegal:
@@ -214,8 +214,9 @@ func (tr *trial) allocations(te tenant) []allocation {
 }
 
 // once wants every command that was answered in the log exactly once, if it changed
-// something, and nothing in the log that nobody asked for or that was refused.
-func (tr *trial) once(history []*operation, commits []*domain.Commit) (late int) {
+// something, and nothing in the log that nobody asked for or that was refused. It returns
+// the history with what nobody was told of.
+func (tr *trial) once(history []*operation, commits []*domain.Commit) (known []*operation, late int) {
 	t := tr.t
 	t.Helper()
 	log := map[domain.Digest][]place{}
@@ -226,6 +227,7 @@ func (tr *trial) once(history []*operation, commits []*domain.Commit) (late int)
 			}
 		}
 	}
+	known = slices.Clone(history)
 	for _, o := range history {
 		found := log[o.key]
 		delete(log, o.key)
@@ -240,6 +242,14 @@ func (tr *trial) once(history []*operation, commits []*domain.Commit) (late int)
 			o.becomesLate(found[0])
 		case len(found) == 1 && !o.accepted():
 			t.Errorf("refused, and done in commit %d: %v", found[0].n, o)
+		case len(found) == 1 && found[0].n > o.seq && already && o.unsure:
+			// The last request found nothing to do, and was answered; one that was given up
+			// was decided after it. They are two.
+			late++
+			given := *o
+			given.becomesLate(found[0])
+			known = append(known, &given)
+			o.key = domain.Digest{}
 		case len(found) == 1 && found[0].n != o.seq:
 			t.Errorf("done in commit %d: %v", found[0].n, o)
 		case len(found) == 0 && o.accepted() && !already:
@@ -249,7 +259,7 @@ func (tr *trial) once(history []*operation, commits []*domain.Commit) (late int)
 	for key, found := range log {
 		t.Errorf("commit %d has %s under key %v, which no client sent", found[0].n, found[0].body.Command.Body.CommandType(), key)
 	}
-	return late
+	return known, late
 }
 
 // becomesLate takes what the log says for the answer that nobody got.
