@@ -172,6 +172,7 @@ func (c *cluster) writer() (w int) {
 type load struct {
 	c       *cluster
 	stop    chan struct{}
+	over    chan struct{} // closed when nobody is there any more who could answer; nil: somebody is
 	wg      sync.WaitGroup
 	acked   atomic.Int64
 	retried atomic.Int64
@@ -220,7 +221,11 @@ func (l *load) grant(tenant string, from int, key string) {
 			return
 		}
 		l.retried.Add(1)
-		<-tick.C
+		select {
+		case <-tick.C:
+		case <-l.over:
+			return
+		}
 	}
 	text := "no answer to " + key
 	l.bad.Store(&text)

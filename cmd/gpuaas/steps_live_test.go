@@ -101,9 +101,9 @@ func newVisitors(c *cluster) *visitors {
 	for i := range 8 { // each has a bound on its credits
 		c.tenants = append(c.tenants, c.members[0].newTenant(fmt.Sprint("acme", i), 0).id)
 	}
-	v := &visitors{t: c.t, c: c, load: &load{c: c, stop: make(chan struct{})}}
-	key, last := c.members[0].operator().key, uint64(0)
 	done := make(chan struct{})
+	v := &visitors{t: c.t, c: c, load: &load{c: c, over: done}}
+	key, last := c.members[0].operator().key, uint64(0)
 	var working sync.WaitGroup
 	each := func(every time.Duration, f func(i int)) {
 		working.Go(func() {

@@ -104,7 +104,9 @@ func (p stepped) attack(t *testing.T) {
 			struck++
 		}
 	}
-	if struck == 0 || !p.files && late > len(faults)/4 { // how many changes of files are heard of is up to the machine
+	// How many steps a run has is up to the machine: of a slice's few faults most can come
+	// too late. How many changes of files are heard of is so, too.
+	if struck == 0 || *stepsLong && !p.files && late > len(faults)/4 {
 		t.Errorf("%d of %d faults came too late", late, late+struck)
 	}
 	if tally.Next >= len(faults) {
