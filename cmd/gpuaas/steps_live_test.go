@@ -23,7 +23,7 @@ var steppedProcesses = []stepped{
 	{name: "site restore", slice: 40, files: true, open: openRestore},
 	{name: "site open-epoch", slice: 150, also: "E.FEED_dev", open: openLostTail},
 	{name: "first start", slice: 150, also: " log.dev", open: openFirstStart},
-	{name: "hand-over", slice: 6, open: openHandOver},
+	{name: "hand-over", slice: 6, vary: true, open: openHandOver},
 	{name: "rolling upgrade", open: openUpgrade},
 }
 
