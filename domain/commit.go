@@ -126,7 +126,7 @@ func decodeCommit(b []byte, skipCommands bool) (*Commit, error) {
 	}
 	in := coder{b: rest}
 	in.next()
-	c.Decisions = make([]Decision, 0, min(in.repeats(), maxReserved))
+	c.Decisions = make([]Decision, 0, in.repeats())
 	for in.at(4, protowire.BytesType) {
 		c.Decisions = append(c.Decisions, Decision{Command: Command{skipBody: skipCommands}})
 		in.consumeSub(&c.Decisions[len(c.Decisions)-1])

@@ -325,7 +325,8 @@ const maxRepeated = 1 << 24
 // maxReserved bounds what is reserved before a repeated field is read.
 const maxReserved = 256
 
-// repeats counts how often the present field comes, as far as the bytes make sense.
+// repeats counts how often the present field comes, up to maxReserved and as far as the
+// bytes make sense.
 func (c *coder) repeats() (k int) {
 	for b := c.b; k < maxReserved; {
 		size, n := protowire.ConsumeVarint(b)
@@ -359,7 +360,7 @@ func msgs[T any, P interface {
 	}
 	if c.num == n && len(*v) == 0 {
 		if k := c.repeats(); k > cap(*v) {
-			*v = make([]T, 0, min(k, maxReserved))
+			*v = make([]T, 0, k)
 		}
 	}
 	for c.at(n, protowire.BytesType) {
