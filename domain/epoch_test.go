@@ -199,6 +199,38 @@ func TestLostTailIsReconciled(t *testing.T) {
 	r.replays()
 }
 
+// What a host did in the lost tail is known when it has said it. A slot that is retired
+// before leaves drives that are owed a wipe, however clean the log calls them.
+func TestRetiredBeforeItsHostHasSaidWhatItHolds(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	second, _ := s.second()
+	h := s.host("h1", 3, "r")
+	retire := func(index int) int {
+		t.Helper()
+		row := s.w.hosts.get(h.id).slots[index]
+		return len(ofType[*WipeOwed](s.must(s.admin, &RetireSlot{Slot: s.w.slots.row(row).ID, Reason: "old"})))
+	}
+	s.must(System, &NoteHostAhead{Host: h.id, Epoch: 1, Generation: 99})
+	if owed := retire(0); owed != len(deviceComponents) {
+		t.Errorf("ahead of the log: %d wipes are owed", owed)
+	}
+	s.must(System, s.openEpoch(second))
+	if owed := retire(1); owed != len(deviceComponents) {
+		t.Errorf("not heard in the epoch: %d wipes are owed", owed)
+	}
+	says := &HoldingsReport{Epoch: 1, Generation: 99, SlotMap: s.w.hosts.get(h.id).MapID}
+	for _, row := range s.w.hosts.get(h.id).slots {
+		sl := s.w.slots.row(row)
+		says.Slots = append(says.Slots, HeldSlot{Index: uint32(sl.Index), Slot: sl.ID, Generation: sl.Generation})
+	}
+	h.report(Report{Kind: ReportInventory, Holdings: says})
+	if owed := retire(2); owed != 0 {
+		t.Errorf("said to be clean: %d wipes are owed", owed)
+	}
+	s.replays()
+}
+
 // A VM that a host holds against a lease of the log's: the lease ends, the VM stays.
 func TestAccountOfAnotherHistory(t *testing.T) {
 	t.Parallel()

@@ -49,9 +49,13 @@ func (e *WipeOwed) wire(c *coder) {
 }
 
 // owe begins the duties of a slot that gives up devices: those in keep stay. first
-// is the number of duties that the decision began before.
+// is the number of duties that the decision began before. What the log calls clean is
+// not believed of a host that has seen more than the log: somebody may have used it in
+// what was lost.
 func (w *World) owe(x *Context, s *Slot, keep [3]uint64, cause string, first int) (events []EventBody) {
-	if !s.Dirty {
+	h := w.hosts.row(s.host)
+	clean := w.LogicLevel < 2 || h.Accounts == 0 && !h.Ahead
+	if !s.Dirty && clean {
 		return nil
 	}
 	for k, key := range s.devices {
@@ -59,7 +63,7 @@ func (w *World) owe(x *Context, s *Slot, keep [3]uint64, cause string, first int
 			continue
 		}
 		events = append(events, &WipeOwed{
-			ID: deriveID[wipeDutyKind](x.Entropy, first+len(events)), Host: w.hosts.row(s.host).ID, Slot: s.ID,
+			ID: deriveID[wipeDutyKind](x.Entropy, first+len(events)), Host: h.ID, Slot: s.ID,
 			Component: deviceComponents[k], Generation: s.Generation, Cause: cause,
 		})
 	}

@@ -34,7 +34,7 @@ var mutants = []mutant{
 	// Slots and wipes.
 	{"rewipe-of-anything", "domain/wipe.go", "	if s.State != SlotIsQuarantined {", "	if s.State == SlotIsRetired {"},
 	{"retired-in-its-wipe", "domain/retire.go", "	case SlotIsAvailable, SlotIsQuarantined:", "	case SlotIsAvailable, SlotIsQuarantined, SlotIsWiping:"},
-	{"no-wipe-owed", "domain/wipeduty.go", "	if !s.Dirty {", "	if s.Dirty {"},
+	{"no-wipe-owed", "domain/wipeduty.go", "	if !s.Dirty && clean {", "	if s.Dirty && clean {"},
 	{"changed-under-a-tenant", "domain/amend.go", `	if change != "kept" && s.State`, `	if change == "added" && s.State`},
 	{"amended-without-a-wipe", "domain/amend.go", `		if a.Change == "added" || a.Change == "replaced" {
 			if err`, `		if a.Change == "added" {
