@@ -74,7 +74,7 @@ func (l *Lease) wire(c *coder) {
 }
 
 // Digest names the lease in host reports.
-func (l *Lease) Digest() Digest { return DigestOf(encodeMessage(l)) }
+func (l *Lease) Digest() Digest { return digestMessage(l) }
 
 // PlacedVM is one VM a host should have. A VM that is not in the placement should
 // not exist.
@@ -155,7 +155,7 @@ func (d *Desired) wire(c *coder) {
 }
 
 // Digest is the SHA-256 of the desired state's bytes.
-func (d *Desired) Digest() Digest { return DigestOf(encodeMessage(d)) }
+func (d *Desired) Digest() Digest { return digestMessage(d) }
 
 // Placement is the message on placement.<site>.<host>: the desired state, the
 // place in the log it follows from, and the report up to which the log has

@@ -216,7 +216,7 @@ func (m *SlotMap) wire(c *coder) {
 }
 
 // Digest is the SHA-256 of the map's wire bytes: what an operator approves.
-func (m *SlotMap) Digest() Digest { return DigestOf(encodeMessage(m)) }
+func (m *SlotMap) Digest() Digest { return digestMessage(m) }
 
 // Check says why the map could not be approved, nil if it could: slots that share
 // devices or cores, or take more memory than a node has, or leave the host nothing.

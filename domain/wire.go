@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"sync"
 	"unsafe"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -36,6 +37,18 @@ func encodeMessage(m message) []byte {
 	m.wire(&c)
 	return c.b
 }
+
+// digestMessage is DigestOf m's bytes, which nobody keeps.
+func digestMessage(m message) Digest {
+	scratch := digestScratch.Get().(*coder)
+	scratch.b = scratch.b[:0]
+	m.wire(scratch)
+	d := DigestOf(scratch.b)
+	digestScratch.Put(scratch)
+	return d
+}
+
+var digestScratch = sync.Pool{New: func() any { return &coder{enc: true} }}
 
 // decodeMessage reads m from all of b. The strings and byte slices of m may
 // share memory with b, which must not change afterwards.

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"bytes"
 	"encoding/binary"
 	"slices"
 
@@ -258,7 +259,8 @@ func (p *process) close() {
 		s.seen.mark(FullGroup)
 	}
 	if c.Head.N >= p.snapAt+p.every {
-		p.snapAt, p.flying.state = c.Head.N, p.core.World().Encode()
+		s.shadow.scratch = p.core.World().AppendTo(s.shadow.scratch[:0])
+		p.snapAt, p.flying.state = c.Head.N, bytes.Clone(s.shadow.scratch)
 	}
 	a := &appending{p: p, life: p.life, expected: c.Head.N - 1, bytes: c.Commit, began: s.now}
 	a.send()

@@ -21,7 +21,7 @@ type shadow struct {
 	commands map[domain.CommandID]uint64 // accepted, and by which commit
 	keys     map[idemKey]idemSeen
 	states   map[domain.Digest]uint64 // stateOf by head, as whoever was there first had it
-	scratch  []byte                   // of sameState
+	scratch  []byte                   // of worlds that are encoded
 	erased   map[wipeOf]bool          // wipes that were really done
 	accounts map[domain.Account]domain.Micros
 	fleet    map[domain.HostID]*hostView
