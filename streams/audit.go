@@ -2,6 +2,7 @@ package streams
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"regexp"
 	"sync"
@@ -21,6 +22,7 @@ type Audit struct {
 	site    Names
 	queue   chan *nats.Msg
 	dropped atomic.Uint64
+	last    atomic.Uint64
 	closing chan struct{}
 	stop    context.CancelFunc
 	done    sync.WaitGroup
@@ -33,6 +35,9 @@ type AuditRecord struct {
 	At     time.Time // when it was kept, by the server's clock
 	Data   []byte
 }
+
+// ErrUnreadable says that the audit stream has records that cannot be read any more.
+var ErrUnreadable = errors.New("streams: records cannot be read")
 
 // auditQueue bounds the records not yet kept.
 const auditQueue = 4096
@@ -80,6 +85,18 @@ func (a *Audit) Record(kind string, data []byte) bool {
 // Dropped counts the records that were not kept.
 func (a *Audit) Dropped() uint64 { return a.dropped.Load() }
 
+// Last is the number of the newest record that was kept here; 0 if none was.
+func (a *Audit) Last() uint64 { return a.last.Load() }
+
+// Newest is the number of the newest record in the stream; 0 if there was none.
+func (a *Audit) Newest(ctx context.Context) (uint64, error) {
+	info, err := streamInfo(ctx, a.js, a.site.Audit())
+	if err != nil {
+		return 0, err
+	}
+	return info.State.LastSeq, nil
+}
+
 // keep publishes what is queued, one record at a time: the stream is not synced, so
 // an acknowledgement takes microseconds.
 func (a *Audit) keep(ctx context.Context) {
@@ -92,7 +109,10 @@ func (a *Audit) keep(ctx context.Context) {
 		reply, err := a.nc.RequestMsgWithContext(attempt, m)
 		cancel()
 		if err == nil {
-			_, err = fastAck(reply.Data)
+			var n uint64
+			if n, err = fastAck(reply.Data); err == nil {
+				a.last.Store(n)
+			}
 		}
 		if err != nil {
 			a.dropped.Add(1)
@@ -115,9 +135,14 @@ func (a *Audit) next() *nats.Msg {
 	}
 }
 
+// Unreadable is the kind of a record that stands for those that cannot be read any more:
+// its Data says which, as {"first":11,"last":13}.
+const Unreadable = "unreadable"
+
 // Page returns up to limit records (at most 1000) after a cursor, oldest first, and
 // the cursor for the next page. Records that were dropped for age or size are
-// skipped. kinds filters; none means all.
+// skipped; in the place of those that cannot be read is one [Unreadable]. kinds filters,
+// and then nobody sees what cannot be read; none means all.
 func (a *Audit) Page(ctx context.Context, after uint64, limit int, kinds ...string) ([]AuditRecord, uint64, error) {
 	limit = min(max(limit, 1), maxPage)
 	filters := make([]string, len(kinds))
@@ -127,15 +152,47 @@ func (a *Audit) Page(ctx context.Context, after uint64, limit int, kinds ...stri
 		}
 		filters[i] = a.site.AuditSubject(k)
 	}
-	t := tail{js: a.js, stream: a.site.Audit(), next: after + 1, filters: filters}
+	t := tail{js: a.js, stream: a.site.Audit(), next: after + 1, filters: filters, lossy: true}
 	msgs, err := t.page(ctx, limit)
 	if err != nil {
 		return nil, after, err
 	}
-	out := make([]AuditRecord, len(msgs))
-	for i, m := range msgs {
-		out[i] = AuditRecord{Cursor: m.seq, Kind: m.subject[len(a.site.AuditSubject("")):], At: m.at, Data: m.data}
+	var out []AuditRecord
+	for _, m := range msgs {
+		if m.seq > after+1 && len(kinds) == 0 {
+			info, err := streamInfo(ctx, a.js, t.stream)
+			if err != nil {
+				return nil, after, err
+			}
+			if first := max(after+1, info.State.FirstSeq); first < m.seq {
+				out = append(out, AuditRecord{Cursor: m.seq - 1, Kind: Unreadable, At: m.at, Data: fmt.Appendf(nil, `{"first":%d,"last":%d}`, first, m.seq-1)})
+			}
+		}
 		after = m.seq
+		out = append(out, AuditRecord{Cursor: after, Kind: m.subject[len(a.site.AuditSubject("")):], At: m.at, Data: m.data})
+	}
+	if len(out) > limit {
+		out = out[:limit]
+		after = out[limit-1].Cursor
 	}
 	return out, after, nil
+}
+
+// Whole reads every record and returns the number of the newest: [ErrUnreadable] if
+// there are some that cannot be read.
+func (a *Audit) Whole(ctx context.Context) (last uint64, err error) {
+	for { // ends with the newest
+		page, next, failed := a.Page(ctx, last, maxPage)
+		if failed != nil {
+			return last, failed
+		}
+		for _, r := range page {
+			if r.Kind == Unreadable && err == nil {
+				err = fmt.Errorf("%w: %s, the first of them: %s", ErrUnreadable, a.site.Audit(), r.Data)
+			}
+		}
+		if last = next; len(page) == 0 {
+			return last, err
+		}
+	}
 }

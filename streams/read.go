@@ -78,6 +78,7 @@ type tail struct {
 	js      jetstream.JetStream
 	stream  string
 	filters []string // none: everything, and then sequences have no gaps
+	lossy   bool     // of a page: what cannot be read is passed over
 	next    uint64   // the sequence wanted next
 	end     uint64   // last sequence wanted; 0: follow
 	overlap bool     // re-read the last message on every new consumer, and compare

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -230,6 +231,26 @@ func TestAudit(t *testing.T) {
 	}
 	if page, _, err := a.Page(ctx, 0, 100, "denied"); len(page) != 5 || err != nil {
 		t.Fatalf("one kind: %d, %v", len(page), err)
+	}
+
+	// A record that cannot be read is said, and hides no other.
+	if last, err := a.Whole(ctx); last != 10 || err != nil {
+		t.Fatalf("all are whole: %d, %v", last, err)
+	}
+	damage(t, s, 0, s.Names.Audit(), func(b []byte) { b[len(b)*9/20] ^= 1 }) // in the fifth of ten
+	if a, err = streams.OpenAudit(s.Dial(server.Runtime), s.Names); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(a.Close)
+	if _, err := a.Whole(ctx); !errors.Is(err, streams.ErrUnreadable) || !strings.Contains(err.Error(), `{"first":5,"last":5}`) {
+		t.Errorf("all: %v", err)
+	}
+	page, next, err := a.Page(ctx, 0, 100)
+	if err != nil || next != 10 || len(page) != 10 || page[4].Kind != streams.Unreadable || string(page[4].Data) != `{"first":5,"last":5}` || page[4].Cursor != 5 || string(page[5].Data) != "5" {
+		t.Errorf("a page with it: %+v, %d, %v", page, next, err)
+	}
+	if page, next, err := a.Page(ctx, 4, 1); err != nil || len(page) != 1 || page[0].Kind != streams.Unreadable || next != 5 {
+		t.Errorf("a page of it: %+v, %d, %v", page, next, err)
 	}
 
 	// A dead server costs records, never time.

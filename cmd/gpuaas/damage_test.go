@@ -38,10 +38,11 @@ var damageable = []struct {
 	{"log's small files", []string{"nats/jetstream/jetstream/*/streams/LOG_*/meta.*", "nats/jetstream/jetstream/*/streams/LOG_*/msgs/index.db"}, []string{"LOG_", "the log ends at"}},
 	{"feed", []string{"nats/jetstream/jetstream/*/streams/FEED_*/msgs/*", "nats/jetstream/jetstream/*/streams/FEED_*/meta.*"}, []string{"FEED_"}},
 	{"vault", []string{"nats/jetstream/jetstream/*/streams/VAULT*/msgs/*", "nats/jetstream/jetstream/*/streams/VAULT*/meta.*"}, []string{"VAULT", "vault"}},
-	{"other streams", []string{"nats/jetstream/jetstream/*/streams/[ACPR]*/msgs/*", "nats/jetstream/jetstream/*/streams/[ACPR]*/meta.*", "nats/jetstream/jetstream/*/streams/*/obs/*/*"}, []string{"AUDIT_", "CLAIM_", "PLACEMENTS_", "REPORTS_"}},
+	{"audit", []string{"nats/jetstream/jetstream/*/streams/AUDIT_*/msgs/*", "nats/jetstream/jetstream/*/streams/AUDIT_*/meta.*"}, []string{"AUDIT_"}},
+	{"other streams", []string{"nats/jetstream/jetstream/*/streams/[CPR]*/msgs/*", "nats/jetstream/jetstream/*/streams/[CPR]*/meta.*", "nats/jetstream/jetstream/*/streams/*/obs/*/*"}, []string{"CLAIM_", "PLACEMENTS_", "REPORTS_", "AUDIT_"}},
 	{"snapshots", []string{"snapshots/*.world"}, []string{"snapshot"}},
 	{"trust", []string{"nats/trust/*", "nats/trust/*/*", "nats/trust/*/*/*"}, []string{"trust"}},
-	{"site's secrets", []string{"site.secret", "admin.key", "process.name"}, []string{"site.secret", "admin.key"}},
+	{"site's secrets", []string{"site.secret", "admin.key", "process.name", "audit.head"}, []string{"site.secret", "admin.key", "audit.head", "AUDIT_"}},
 	{"Postgres", []string{"postgres/base/[0-9][0-9]*/*", "postgres/global/*", "postgres/pg_wal/*", "postgres/pg_xact/*"}, []string{"postgres", "Postgres", "read model", "checksum verification failed", "could not read block"}},
 }
 
@@ -51,6 +52,7 @@ type wreck struct {
 	te    tenant
 	log   string            // every commit, as JSON
 	feed  string            // every event, as JSON
+	audit string            // every refusal, as JSON
 	reads map[string]string // path: what was shown
 }
 
@@ -58,6 +60,9 @@ var wreckPaths = []string{"/v1/tenants", "/v1/skus", "/v1/slots", "/v1/tenants/{
 
 // wreckVMs are launched, and every other one released.
 const wreckVMs = 8
+
+// wreckDenials are asked for: no more than are kept of one caller in a second.
+const wreckDenials = 8
 
 // newWreck has a site work a little, and stops it: cleanly, or by kill -9.
 func newWreck(t *testing.T, clean bool) *wreck {
@@ -80,7 +85,19 @@ func newWreck(t *testing.T, clean bool) *wreck {
 		a := w.operator().do(200, "GET", path+fmt.Sprintf("?limit=100&at_least=%d", least), nil)
 		w.reads[path] = steady(a.body)
 	}
-	w.feed = w.events(w.site, func(format string, args ...any) { t.Errorf(format, args...) })
+	for i := range wreckDenials {
+		w.te.refused(404, "allocation.not_found", "GET", fmt.Sprintf("/v1/allocations/alloc_%026d", i), nil)
+	}
+	failed := func(format string, args ...any) { t.Errorf(format, args...) }
+	eventually(t, limit, "refusals in the audit stream", func() error {
+		w.audit = w.denials(w.site, failed)
+		return errNo(strings.Count(w.audit, "\n") >= wreckDenials, w.audit)
+	})
+	eventually(t, limit, "the audit stream's end to be written down", func() error {
+		head, _ := os.ReadFile(filepath.Join(w.dir, "audit.head"))
+		return errNo(string(head) == fmt.Sprintln(strings.Count(w.audit, "\n")), string(head))
+	})
+	w.feed = w.events(w.site, failed)
 	var code int
 	if w.log, _, code = tool(t, "log", "export", "--data-dir", w.dir, "--to", fmt.Sprint(least)); code != 0 {
 		t.Fatal("no export")
@@ -223,7 +240,7 @@ func (w *wreck) survives(t *testing.T, kind int, r *rand.Rand) (end string) {
 	}
 	t.Logf("%s\n%s", end, text)
 	verify, reconcile := strings.Contains(text, "CHECK verify"), strings.Contains(text, "CHECK reconcile")
-	silent := strings.Contains(text, "LOST") && !verify || strings.Contains(text, "WRONG read") && !reconcile || strings.Contains(text, "WRONG feed") && !verify
+	silent := strings.Contains(text, "LOST") && !verify || strings.Contains(text, "WRONG read") && !reconcile || strings.Contains(text, "WRONG feed") && !verify || strings.Contains(text, "WRONG audit") && !named
 	if silent || end != "nothing wrong" && !named {
 		t.Errorf("%s, and that does not name it", end)
 	}
@@ -261,7 +278,7 @@ func (w *wreck) check(t *testing.T, c *site, launch bool) string {
 	}
 	for _, args := range [][]string{{"log", "verify"}, {"projections", "reconcile", "--log-level", "error"}, {"site", "backup", "--to", filepath.Join(dataDir(t), "backup")}} {
 		// It waits a minute for a database that may come back.
-		if out, stderr, code := toolWithin(t, 3*startLimit, append(args, "--site", "dev", "--data-dir", c.dir)...); code != 0 {
+		if out, stderr, code := toolWithin(t, 3*startLimit, append(args, "--site", "dev", "--data-dir", c.dir)...); code != 0 || strings.Contains(out, "DAMAGED") {
 			object("%s: %s%s", args[1], out, stderr)
 		}
 	}
@@ -270,6 +287,9 @@ func (w *wreck) check(t *testing.T, c *site, launch bool) string {
 		for range wreckVMs / 2 { // on every slot that is free
 			te.launches(object)
 		}
+	}
+	if audit := w.denials(c, object); !strings.HasPrefix(audit, w.audit) {
+		object("WRONG audit: it does not begin as it did:\n%s\nwas\n%s", audit, w.audit)
 	}
 	feed := w.events(c, object)
 	if !strings.HasPrefix(feed, w.feed) {
@@ -297,6 +317,30 @@ func (te tenant) launches(object func(string, ...any)) {
 			object("launch: %v %+v", err, a)
 			return
 		}
+	}
+}
+
+// denials reads the whole of what was refused.
+func (w *wreck) denials(c *site, object func(string, ...any)) string {
+	var all strings.Builder
+	for cursor := ""; ; { // ends with the last page
+		a, err := caller{c, w.key}.ask("GET", "/v1/audit/denials?limit=5"+cursor, nil)
+		if err != nil || a.status != 200 {
+			object("audit: %v %+v", err, a)
+			return all.String()
+		}
+		var page struct {
+			Items []json.RawMessage
+			Next  string `json:"next_cursor"`
+		}
+		a.into(c.t, &page)
+		for _, item := range page.Items {
+			fmt.Fprintf(&all, "%s\n", item)
+		}
+		if page.Next == "" {
+			return all.String()
+		}
+		cursor = "&cursor=" + page.Next
 	}
 }
 

@@ -21,7 +21,7 @@ func logCommand() *cobra.Command {
 	var from, to uint64
 	verify := &cobra.Command{
 		Use: "verify", Short: "Check the hash chain, decide every command again and compare", Args: cobra.NoArgs,
-		Long: "Reads the whole log, on a cluster every server's copy of it, checks numbers and the hash chain, decides every recorded command again and compares what follows, byte for byte, with what was recorded, and reads every document of the vault that the log names, if site.secret is there, and the feed. On a running site it connects to it; with --data-dir of a stopped site it opens the files.",
+		Long: "Reads the whole log, on a cluster every server's copy of it, checks numbers and the hash chain, decides every recorded command again and compares what follows, byte for byte, with what was recorded, and reads every document of the vault that the log names, if site.secret is there, the feed, and what the audit stream has of refusals: what cannot be read of that is said, and no error, since nothing brings it back and nothing follows from it. On a running site it connects to it; with --data-dir of a stopped site it opens the files.",
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, _, _, err := loadConfig(c)
 			if err != nil {
@@ -45,7 +45,11 @@ func logCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				fmt.Fprintf(c.OutOrStdout(), "ok: %d commits, %d decisions executed again with equal results, %d events\nhead %d %s\nstate %s\nvault: %s\nfeed: all up to event %d\n%s", v.Head.N, v.Decisions, v.Events, v.Head.N, v.Head.Hash, v.State, vault, feed, logCopies+feedCopies)
+				audit, err := readAudit(c.Context(), cfg, dial(server.Runtime))
+				if err != nil {
+					return err
+				}
+				fmt.Fprintf(c.OutOrStdout(), "ok: %d commits, %d decisions executed again with equal results, %d events\nhead %d %s\nstate %s\nvault: %s\nfeed: all up to event %d\naudit: %s\n%s", v.Head.N, v.Decisions, v.Events, v.Head.N, v.Head.Hash, v.State, vault, feed, audit, logCopies+feedCopies)
 				return nil
 			})
 		},
@@ -152,6 +156,34 @@ func readFeed(ctx context.Context, cfg config, dial streams.Dial) (last uint64, 
 	all, err := feed.Copies(ctx)
 	copies, err = copiesSaid("feed", all, err)
 	return last, copies, err
+}
+
+// readAudit reads every record of what was refused.
+func readAudit(ctx context.Context, cfg config, dial streams.Dial) (said string, err error) {
+	names, err := streams.ParseSite(cfg.Site)
+	if err != nil {
+		return "", err
+	}
+	audit, err := streams.OpenAudit(dial, names)
+	if err != nil {
+		return "", err
+	}
+	defer audit.Close()
+	last, err := audit.Whole(ctx)
+	if errors.Is(err, streams.ErrUnreadable) {
+		return fmt.Sprintf("DAMAGED, GET /v1/audit/denials shows where: %v", err), nil
+	}
+	if err != nil {
+		return "", err
+	}
+	kept, err := readAuditHead(cfg.DataDir)
+	if err == nil && last < kept {
+		err = fmt.Errorf("%s ends with record %d, and record %d was kept", names.Audit(), last, kept)
+	}
+	if err != nil {
+		return fmt.Sprintf("DAMAGED: %v", err), nil
+	}
+	return fmt.Sprintf("all up to record %d", last), nil
 }
 
 var errStop = fmt.Errorf("end of the range")

@@ -48,6 +48,7 @@ func (s *site) startParts(part partFunc) {
 	s.live = &processes.Liveness{Loop: s.member, Hosts: s.member.hosts, SilentAfter: time.Duration(s.cfg.Silent) * time.Second, Clock: s.clock, Log: s.log, Proven: s.proven, Holds: s.holds}
 	part("drift watch", s.watchDrift)
 	part("disk watch", s.watchDisk)
+	part("audit watch", s.followAudit)
 	part("database", s.keepDatabase)
 	part("read models", s.project)
 	part("heartbeats", func(ctx context.Context) error {
