@@ -42,13 +42,14 @@ test: setup ## all tests but the slow suites
 	$(GO) test -timeout 12m -race -short $(RACE)
 
 .PHONY: test-long
-test-long: setup ## campaigns that go on where they ended (FOR=10m each): real processes, every step of the site's own, power cuts, damaged files, the simulation, planted bugs, failovers (ROUNDS=25), hostile requests, fuzzing
+test-long: setup ## campaigns that go on where they ended (FOR=10m each): real processes, every step of the site's own, power cuts, damaged files, the simulation, planted bugs, failovers (ROUNDS=25), hostile requests, a soak (SOAK=1h), fuzzing
 	$(GO) test -timeout 24h -v -count=1 ./cmd/gpuaas -run '^TestCampaign$$' -parallel 3 -campaign.long -campaign.for=$(or $(FOR),10m) -campaign.cache=$(CACHE)
 	$(GO) test -timeout 24h -v -count=1 ./cmd/gpuaas -run '^TestEveryStep$$' -steps.long -steps.for=$(or $(FOR),10m) -steps.cache=$(CACHE)
 	$(GO) test -tags lab -timeout 24h -v -count=1 ./cmd/gpuaas -run '^(TestPowerCuts|TestDamage)$$' -campaign.long -campaign.for=$(or $(FOR),10m) -campaign.cache=$(CACHE)
 	$(GO) test -timeout 24h -v -count=1 ./domain/sim -run 'TestCampaign|TestMutants' -sim.long -sim.for=$(or $(FOR),10m) -sim.cache=$(CACHE)
 	$(GO) test -timeout 24h -v -count=1 ./api -run '^(TestForeign|TestMalformed)$$' -hostile.long -hostile.for=$(or $(FOR),10m) -hostile.cache=$(CACHE)
 	$(GO) test -timeout 24h -v -count=1 ./cmd/gpuaas -run 'TestFailover|TestRollingUpgrade|TestThreeNodeSite|TestFlood' -ha.rounds=$(or $(ROUNDS),25) -ha.upgrade -flood.long
+	$(GO) test -timeout 24h -v -count=1 ./cmd/gpuaas -run '^TestSoak$$' -soak.long -soak.for=$(or $(SOAK),1h)
 	$(GO) test -tags lab -timeout 30m -v -count=1 -p 1 -run TestLabLong ./hostd/emuhost ./hostd/vm ./hostd/machine/linux
 	scripts/fuzz.sh $(or $(FUZZ),1m)
 

@@ -441,6 +441,13 @@ func TestDamageIsRepaired(t *testing.T) {
 		return p.Name, (&wreck{site: s}).events(s, func(format string, args ...any) { t.Errorf(format, args...) })
 	}
 	name, events := shown()
+	for i := range 3 {
+		te.refused(404, "allocation.not_found", "GET", fmt.Sprintf("/v1/allocations/alloc_%026d", i), nil)
+	}
+	eventually(t, limit, "the audit stream's end to be written down", func() error {
+		head, _ := os.ReadFile(filepath.Join(s.dir, "audit.head"))
+		return errNo(string(head) == "3\n", string(head))
+	})
 	s.interrupt()
 	each := func(pattern string, at func(b []byte)) {
 		t.Helper()
@@ -463,6 +470,7 @@ func TestDamageIsRepaired(t *testing.T) {
 		}
 	})
 	each("nats/jetstream/jetstream/*/streams/FEED_*/msgs/1.blk", func(b []byte) { b[len(b)/2] ^= 1 })
+	each("nats/jetstream/jetstream/*/streams/AUDIT_*/msgs/1.blk", func(b []byte) { clear(b[len(b)/2:]) }) // from the second of three on
 
 	began := time.Now()
 	s.start()
@@ -476,6 +484,9 @@ func TestDamageIsRepaired(t *testing.T) {
 		t.Errorf("it does not say what is damaged: %s", s.out.tail())
 	}
 	s.newTenant("written", 5)
+	eventually(t, limit, "what the audit stream lost to be said", func() error {
+		return errNo(strings.Contains(s.out.String(), "the audit stream lost its end"), s.out.tail())
+	})
 	verify := func() (string, int) {
 		out, stderr, code := tool(t, "log", "verify", "--data-dir", s.dir)
 		return out + stderr, code
@@ -495,7 +506,7 @@ func TestDamageIsRepaired(t *testing.T) {
 	if againName != name || !strings.HasPrefix(againEvents, events) {
 		t.Errorf("it shows %q and %d bytes of events, before %q and %d", againName, len(againEvents), name, len(events))
 	}
-	if said, code := verify(); code != 0 {
+	if said, code := verify(); code != 0 || !strings.Contains(said, "audit: DAMAGED: AUDIT_dev ends with record 1, and record 3 was kept") {
 		t.Errorf("log verify: exit code %d: %s", code, said)
 	}
 	s.interrupt()

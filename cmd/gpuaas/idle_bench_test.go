@@ -51,7 +51,7 @@ func used(b *testing.B, pid int) (sum time.Duration) {
 }
 
 // residentKiB is how much memory a process has.
-func residentKiB(b *testing.B, pid int) (kib float64) {
+func residentKiB(b testing.TB, pid int) (kib float64) {
 	b.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
