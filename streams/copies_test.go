@@ -60,6 +60,11 @@ func TestDamagedCopy(t *testing.T) {
 	if last, err := feed.Whole(ctx); last != c.Events || err != nil {
 		t.Errorf("event %d, %v", last, err)
 	}
+	for range 20 {
+		if events, next, err := feed.Page(ctx, 0, 1000); err != nil || next != c.Events || len(events) != int(c.Events) {
+			t.Errorf("a page: %d events, %d, %v", len(events), next, err)
+		}
+	}
 
 	said := make(chan error, 100)
 	again, err := streams.OpenLog(ctx, streams.LogConfig{Dial: s.Dial(server.Runtime), Site: s.Names, OnError: func(err error) {

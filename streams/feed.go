@@ -82,6 +82,9 @@ func (f *Feed) Page(ctx context.Context, after uint64, limit int, filters ...str
 	}
 	t := tail{js: f.js, stream: f.site.Feed(), next: next, filters: filters}
 	msgs, err := t.page(ctx, limit)
+	for tries := 1; errors.Is(err, ErrForked) && info.Config.Replicas > 1 && tries < pageTries; tries++ {
+		msgs, err = t.page(ctx, limit) // likely from another server, whose copy may be whole
+	}
 	if err != nil {
 		return nil, 0, err
 	}

@@ -9,8 +9,13 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// maxPage bounds one page of anything.
-const maxPage = 1000
+const (
+	// maxPage bounds one page of anything.
+	maxPage = 1000
+	// pageTries is how often a page is read that a server's copy cannot give. Nothing can
+	// ask for a server: of three, all tries meet the one whose copy is damaged once in 6,561.
+	pageTries = 8
+)
 
 // page reads up to limit of the messages that are there, once.
 func (t *tail) page(ctx context.Context, limit int) ([]message, error) {
