@@ -90,7 +90,7 @@ func (m *RecordReport) decide(w *World, x *Context) ([]EventBody, *Error) {
 		return nil, Errorf(Invalid, "report.no_journal", "the report names no journal")
 	case h.Accounts != 0 && r.Epoch < w.Epoch:
 		return nil, Errorf(Conflict, "report.old_epoch", "epoch %d is over: what it said is asked for anew", r.Epoch)
-	case h.Accounts != 0 && r.Holdings != nil: // whatever came before it is lost, or in it
+	case h.Accounts != 0 && r.Holdings != nil && (w.placed(h, r) || w.LogicLevel < 2): // whatever came before it is lost, or in it
 	case r.Journal == h.Journal && r.Number <= h.Acked:
 		return nil, nil // a repeat
 	case slices.Contains(h.ended, r.Journal):
@@ -111,11 +111,16 @@ func (m *RecordReport) decide(w *World, x *Context) ([]EventBody, *Error) {
 	return append([]EventBody{done}, events...), nil
 }
 
+// placed reports whether the placement that the report follows is one that this log made.
+func (w *World) placed(h *Host, r *Report) bool {
+	return r.Epoch < w.Epoch || r.Epoch == w.Epoch && r.Generation <= h.Generation
+}
+
 // judge decides whether to believe a report: epoch and generation first, then
 // what it says.
 func (w *World) judge(x *Context, hi uint32, r *Report) ([]EventBody, *Error) {
 	h := w.hosts.row(hi)
-	if r.Epoch > w.Epoch || r.Epoch == w.Epoch && r.Generation > h.Generation {
+	if !w.placed(h, r) {
 		return nil, Errorf(Invalid, "report.from_the_future", "generation %d.%d was never placed", r.Epoch, r.Generation)
 	}
 	if r.Epoch < w.Epoch && (r.Kind != ReportInventory || r.Holdings != nil) {

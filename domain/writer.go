@@ -24,7 +24,8 @@ package domain
 //	   bill begins no earlier than the host's report of it proves; what a stopped VM
 //	   said before it was stopped does not make it run; a member that is added by id is
 //	   a user whom the site knows; a slot that is retired before its host has said
-//	   what it holds leaves drives that are owed a wipe
+//	   what it holds leaves drives that are owed a wipe; an account that
+//	   cannot be believed leaves no gap in its host's reports
 const LogicLevel = 2
 
 // StartWriter begins a writer's term, and raises the log to a level that its build
