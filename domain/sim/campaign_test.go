@@ -39,6 +39,7 @@ const (
 	campaignSeeds = 10_000_000 // seeds below are other tests'
 	campaignGoal  = 1_000_000
 	campaignBatch = 1000
+	campaignSteps = 2000 // twice as many as in other tests: some states take long to come about
 	keepParts     = 20
 )
 
@@ -57,7 +58,7 @@ func TestCampaign(t *testing.T) {
 	var all sim.Seen
 	for time.Since(began) < *during && c.Done < campaignGoal {
 		at := time.Now()
-		seen, total, failure := batch(campaignSeeds+c.Done, campaignBatch, *steps)
+		seen, total, failure := batch(campaignSeeds+c.Done, campaignBatch, campaignSteps)
 		if failure != nil {
 			t.Fatalf("after %d schedules: %v", c.Done, sim.Shrink(failure))
 		}
