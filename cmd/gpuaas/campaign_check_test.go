@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/anishathalye/porcupine"
@@ -152,16 +153,22 @@ func (tr *trial) settle() {
 // what they are told, and what waits for whom.
 func (tr *trial) explain(op caller) {
 	restless := map[string]bool{}
+	var slots []string
 	for _, s := range list[slot](op, "/v1/slots") {
 		if s.State != "available" && s.State != "active" && s.State != "quarantined" {
 			restless[s.HostID] = true
+			slots = append(slots, s.ID)
 			tr.t.Logf("slot %s of %s is %s", s.ID, s.HostID, s.State)
 		}
+	}
+	commits, _, _ := tr.tool("log", "export")
+	for _, id := range slots {
+		tr.t.Logf("the log says of %s:\n%s", id, strings.Join(newest(commits, id, 12), ""))
 	}
 	if tr.hostd == nil {
 		return
 	}
-	nc, err := nats.Connect(tr.natsURLs, nats.UserCredentials(tr.trust.CredsFile(server.Admin)))
+	nc, err := nats.Connect(tr.natsURLs, nats.UserCredentials(tr.trust.CredsFile(server.Admin)), nats.CustomInboxPrefix(streams.ControlInbox))
 	if err != nil {
 		tr.t.Log(err)
 		return
@@ -182,14 +189,24 @@ func (tr *trial) explain(op caller) {
 		tr.t.Logf("host %s: %v %+v", host, err, a)
 		ask("$JS.API.CONSUMER.INFO." + names.Placements() + "." + host)
 		said, _ := os.ReadFile(tr.hostd.log)
-		var lines []string
-		for line := range strings.Lines(string(said)) {
-			if strings.Contains(line, host) {
-				lines = append(lines, line)
-			}
-		}
-		tr.t.Logf("%s said:\n%s", host, strings.Join(lines[max(0, len(lines)-40):], ""))
+		tr.t.Logf("%s said:\n%s", host, strings.Join(newest(string(said), host, 60), ""))
 	}
+	if len(restless) > 0 { // where its goroutines are; it ends with that, and is started again
+		before := tr.hostd.started()
+		tr.hostd.signal(syscall.SIGQUIT)
+		eventually(tr.t, limit, "hostd to say where it is", func() error { return errNo(tr.hostd.started() > before, "it runs") })
+		tr.t.Errorf("hostd, which came to no rest:\n%s", tr.hostd.said(200_000))
+	}
+}
+
+// newest are the last lines of a text that contain a word.
+func newest(text, word string, n int) (lines []string) {
+	for line := range strings.Lines(text) {
+		if strings.Contains(line, word) {
+			lines = append(lines, line)
+		}
+	}
+	return lines[max(0, len(lines)-n):]
 }
 
 func (tr *trial) head() uint64 {
