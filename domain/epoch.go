@@ -204,6 +204,17 @@ func (w *World) AheadOf(host HostID, epoch uint32, generation uint64) bool {
 	return w.mayBeAhead(host, epoch) && (epoch > w.Epoch || generation > w.hosts.get(host).Generation)
 }
 
+// Behind reports whether the host has yet to see what the log places: it has seen the
+// generation of an epoch, and waits with so many reports for their acknowledgement. One that
+// is ahead of the log is told nothing.
+func (w *World) Behind(host HostID, epoch uint32, generation, backlog uint64) bool {
+	h := w.hosts.get(host)
+	if h == nil || h.Removed || h.Ahead || epoch > w.Epoch {
+		return false
+	}
+	return epoch < w.Epoch || generation < h.Generation || backlog > 0
+}
+
 func (w *World) mayBeAhead(host HostID, epoch uint32) bool {
 	h := w.hosts.get(host)
 	return h != nil && !h.Removed && !h.Ahead && epoch >= w.Epoch

@@ -74,7 +74,7 @@ func (p *Placements) Publish(ctx context.Context, host domain.HostID, data []byt
 				return nil
 			}
 		}
-		p.forget(host)
+		p.Forget(host)
 		if !wait(ctx, 20*time.Millisecond) {
 			break
 		}
@@ -140,7 +140,9 @@ func (p *Placements) current(ctx context.Context, host domain.HostID) (placed, e
 	return placed{m.Seq, m.Data}, nil
 }
 
-func (p *Placements) forget(host domain.HostID) {
+// Forget has the stream asked, the next time, what it holds for the host: it may have lost
+// what it took.
+func (p *Placements) Forget(host domain.HostID) {
 	p.mu.Lock()
 	delete(p.last, host)
 	p.mu.Unlock()

@@ -25,6 +25,14 @@ func (s *site) openPlacements() error {
 		return placements.Publish(ctx, host, data)
 	}, func(err error) bool { return errors.Is(err, streams.ErrStale) }, s.log)
 	s.hostConsumer = placements.CreateHostConsumer
+	s.remind = func(ctx context.Context, hosts []domain.HostID) {
+		for _, id := range hosts {
+			placements.Forget(id)
+		}
+		if err := s.placer.OfferAgain(ctx, s.member, hosts); err != nil && ctx.Err() == nil {
+			s.log.Warn("placements are not looked at, will be tried again", "err", err)
+		}
+	}
 	return nil
 }
 
@@ -45,7 +53,7 @@ func (s *site) newLoop(world *domain.World) (err error) {
 
 // startParts begins what every process of a site does.
 func (s *site) startParts(part partFunc) {
-	s.live = &processes.Liveness{Loop: s.member, Hosts: s.member.hosts, SilentAfter: time.Duration(s.cfg.Silent) * time.Second, Clock: s.clock, Log: s.log, Proven: s.proven, Holds: s.holds}
+	s.live = &processes.Liveness{Loop: s.member, Hosts: s.member.hosts, SilentAfter: time.Duration(s.cfg.Silent) * time.Second, Clock: s.clock, Log: s.log, Proven: s.proven, Holds: s.holds, Remind: s.remind}
 	part("drift watch", s.watchDrift)
 	part("disk watch", s.watchDisk)
 	part("audit watch", s.followAudit)

@@ -53,6 +53,7 @@ type site struct {
 	peers    peers
 
 	hostConsumer func(ctx context.Context, host domain.HostID) error
+	remind       func(ctx context.Context, hosts []domain.HostID) // looks whether their placements are there
 
 	gate      atomic.Pointer[domain.Error] // why admission is stopped
 	leaving   atomic.Bool                  // told to end, and about to

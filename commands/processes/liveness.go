@@ -29,6 +29,10 @@ type Liveness struct {
 	// its number. It is asked once a host, and again after a silence: a log loses its end
 	// only while nobody writes.
 	Holds func(ctx context.Context, h domain.Head) (bool, error)
+	// Remind is told of hosts that have been behind the log without a step since the last
+	// look: what was published for them may be lost, or they may not have heard of it.
+	Remind func(ctx context.Context, hosts []domain.HostID)
+	LookAt time.Duration // how often, default 10 s
 
 	mu   sync.Mutex
 	seen map[domain.HostID]*beat
@@ -43,6 +47,15 @@ type beat struct {
 	epoch      uint32 // of the pair that was compared with the log
 	generation uint64
 	follows    [2]domain.Head // the commits that were compared, too: that it follows, and that it refused
+
+	looked step // at the last look whether it is behind the log
+}
+
+// step is how far a host is.
+type step struct {
+	journal             domain.JournalID
+	epoch               uint32
+	generation, backlog uint64
 }
 
 // Heard notes a heartbeat.
@@ -99,9 +112,13 @@ func (l *Liveness) Run(ctx context.Context) {
 	if l.SilentAfter == 0 {
 		l.SilentAfter = 15 * time.Second
 	}
+	if l.LookAt == 0 {
+		l.LookAt = 10 * time.Second
+	}
 	period := max(l.SilentAfter/15, 20*time.Millisecond)
 	t := time.NewTicker(period)
 	defer t.Stop()
+	looked := time.Now()
 	for learned := l.learn(ctx); ; { // ends with ctx
 		idle := time.Now()
 		select {
@@ -117,6 +134,10 @@ func (l *Liveness) Run(ctx context.Context) {
 			}
 			l.check(ctx)
 			l.noteAhead(ctx)
+			if l.Remind != nil && time.Since(looked) >= l.LookAt {
+				looked = time.Now()
+				l.remind(ctx)
+			}
 		}
 	}
 }
@@ -212,6 +233,35 @@ func (l *Liveness) noteAhead(ctx context.Context) {
 		}
 		again(hb.Host)
 	}
+}
+
+// remind looks which hosts are behind, and were so at the last look, without a step.
+func (l *Liveness) remind(ctx context.Context) {
+	still := map[domain.HostID]step{}
+	l.mu.Lock()
+	for id, b := range l.seen {
+		if b.heard == 0 || b.silent {
+			continue
+		}
+		now := step{b.state.Journal, b.state.Epoch, b.state.Generation, b.state.Backlog}
+		if now == b.looked {
+			still[id] = now
+		}
+		b.looked = now
+	}
+	l.mu.Unlock()
+	var behind []domain.HostID
+	if _, err := l.Loop.Query(ctx, domain.System, func(w *domain.World, _ domain.Time) {
+		for id, at := range still {
+			if w.Behind(id, at.epoch, at.generation, at.backlog) {
+				behind = append(behind, id)
+			}
+		}
+	}); err != nil || len(behind) == 0 {
+		return
+	}
+	l.Log.Warn("hosts do not follow what is placed, or do not hear that their reports came: it is looked whether their placements are there", "hosts", len(behind), "one", behind[0])
+	l.Remind(ctx, behind)
 }
 
 // learn asks the world which hosts are silent already; false: it did not answer.

@@ -119,3 +119,57 @@ func TestHostsThatFollowALostCommit(t *testing.T) {
 		t.Error("a host that follows the log is ahead of it")
 	}
 }
+
+// A host that takes no step while the log is ahead of it is reminded, also one that does
+// not hear that its reports came; one that moves, or is where the log is, is not.
+func TestHostsThatAreBehind(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	names := []string{"there", "behind", "unheard", "moves"}
+	hosts := map[string]*host{}
+	for _, name := range names {
+		hosts[name] = r.newHost(name)
+	}
+	var mu sync.Mutex
+	reminded := map[domain.HostID]int{}
+	live := &processes.Liveness{
+		Loop: r.loop, Hosts: r.loop.Directory().Hosts, SilentAfter: time.Minute, LookAt: time.Millisecond, Clock: time.Now, Log: slog.New(slog.DiscardHandler),
+		Remind: func(_ context.Context, ids []domain.HostID) {
+			mu.Lock()
+			defer mu.Unlock()
+			for _, id := range ids {
+				reminded[id]++
+			}
+		},
+	}
+	generation := map[string]uint64{}
+	r.see(func(w *domain.World) {
+		for _, name := range names {
+			x, _ := w.PlacementOf(hosts[name].id)
+			generation[name] = x.Desired.Generation
+		}
+	})
+	beat := func(name string, generation, backlog uint64) {
+		live.Heard(hosts[name].id, &domain.Heartbeat{Host: hosts[name].id, Epoch: 1, Generation: generation, Backlog: backlog})
+	}
+	beat("there", generation["there"], 0)
+	beat("behind", generation["behind"]-1, 0)
+	beat("unheard", generation["unheard"], 3)
+	r.background(func(ctx context.Context) { // another step at each look
+		for n := uint64(1); ctx.Err() == nil; n++ {
+			beat("moves", generation["moves"], n)
+			time.Sleep(10 * time.Microsecond)
+		}
+	})
+	r.background(live.Run)
+	r.eventually("they are reminded, again and again", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return reminded[hosts["behind"].id] > 2 && reminded[hosts["unheard"].id] > 2
+	})
+	mu.Lock()
+	defer mu.Unlock()
+	if reminded[hosts["there"].id] > 0 || reminded[hosts["moves"].id] > 0 {
+		t.Errorf("reminded: %v", reminded)
+	}
+}

@@ -57,9 +57,18 @@ func (p *Placer) Offer(ps []*domain.PlacementDraft) {
 
 // OfferAll hands over the placements of every admitted host.
 func (p *Placer) OfferAll(ctx context.Context, loop Loop) error {
+	return p.offer(ctx, loop, func(w *domain.World) []domain.HostID { return w.AdmittedHosts() })
+}
+
+// OfferAgain hands over the placements of some hosts.
+func (p *Placer) OfferAgain(ctx context.Context, loop Loop, hosts []domain.HostID) error {
+	return p.offer(ctx, loop, func(*domain.World) []domain.HostID { return hosts })
+}
+
+func (p *Placer) offer(ctx context.Context, loop Loop, hosts func(*domain.World) []domain.HostID) error {
 	var all []*domain.PlacementDraft
 	_, err := loop.Query(ctx, domain.System, func(w *domain.World, _ domain.Time) {
-		for _, id := range w.AdmittedHosts() {
+		for _, id := range hosts(w) {
 			if x, ok := w.DraftPlacement(id); ok {
 				all = append(all, x.From(w.Head))
 			}

@@ -17,6 +17,9 @@ const (
 	// often the server says meanwhile that it is there.
 	pullExpiry    = 20 * time.Second
 	pullHeartbeat = 5 * time.Second
+	// quiet is after what time without a placement the host looks what is there: the
+	// consumer is the server's, and has been seen to give nothing after the servers failed.
+	quiet = 30 * time.Second
 	// askTimeout bounds one question to the server.
 	askTimeout = 5 * time.Second
 )
@@ -60,14 +63,8 @@ type receiver struct {
 
 // session reads the current placement and then what follows, until the link breaks.
 func (r *receiver) session(ctx context.Context) error {
-	now, err := r.current(ctx)
-	if err != nil {
+	if err := r.look(ctx); err != nil {
 		return err
-	}
-	if now != nil {
-		if err := r.take(now); err != nil {
-			return err
-		}
 	}
 	host := r.l.host.String()
 	attempt, cancel := context.WithTimeout(ctx, askTimeout)
@@ -82,7 +79,15 @@ func (r *receiver) session(ctx context.Context) error {
 	}
 	defer it.Stop()
 	for { // ends with the link, or ctx
-		m, err := it.Next(jetstream.NextContext(ctx))
+		waiting, cancel := context.WithTimeout(ctx, quiet)
+		m, err := it.Next(jetstream.NextContext(waiting))
+		cancel()
+		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+			if err := r.look(ctx); err != nil {
+				return err
+			}
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -100,6 +105,15 @@ func (r *receiver) session(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// look takes the placement as it stands.
+func (r *receiver) look(ctx context.Context) error {
+	now, err := r.current(ctx)
+	if err != nil || now == nil {
+		return err
+	}
+	return r.take(now)
 }
 
 // current is the placement as it stands, nil if there is none yet. The consumer
