@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -17,8 +18,21 @@ const (
 	pageTries = 8
 )
 
-// page reads up to limit of the messages that are there, once.
+// page reads up to limit of the messages that are there. In a cluster a new consumer may
+// be asked before every server has heard of it, or while it has no leader: then again, for
+// some three seconds.
 func (t *tail) page(ctx context.Context, limit int) ([]message, error) {
+	pause := 50 * time.Millisecond
+	for tries := 1; ; tries++ { // ends with an answer, or after six
+		out, err := t.once(ctx, limit)
+		if !errors.Is(err, nats.ErrNoResponders) || tries == 6 || !wait(ctx, pause) {
+			return out, err
+		}
+		pause *= 2
+	}
+}
+
+func (t *tail) once(ctx context.Context, limit int) ([]message, error) {
 	c, err := t.consumer(ctx, t.next)
 	if err != nil {
 		return nil, err

@@ -1,6 +1,9 @@
 package sim
 
 import (
+	"cmp"
+	"slices"
+
 	"github.com/gpuaas/gpuaas/commands"
 	"github.com/gpuaas/gpuaas/domain"
 )
@@ -81,7 +84,9 @@ func (s *Sim) reported(h *host, report []byte) {
 	}})
 }
 
-// anyWriter is a process that answers; with two, either: nobody can know.
+// anyWriter is a process that answers; with two, either: nobody can know. When the faults
+// have ceased, the one that was deposed does not answer any more: its claim is over
+// (streams.Claim).
 func (s *Sim) anyWriter() *process {
 	var up []*process
 	for _, p := range s.processes {
@@ -91,6 +96,9 @@ func (s *Sim) anyWriter() *process {
 	}
 	if len(up) == 0 {
 		return nil
+	}
+	if s.dice.calm {
+		return slices.MaxFunc(up, func(p, q *process) int { return cmp.Compare(p.core.World().Term, q.core.World().Term) })
 	}
 	return pick(s.dice.net, up)
 }
