@@ -240,7 +240,7 @@ func (l *Liveness) remind(ctx context.Context) {
 	still := map[domain.HostID]step{}
 	l.mu.Lock()
 	for id, b := range l.seen {
-		if b.heard == 0 || b.silent {
+		if b.heard == 0 || b.silent || b.state.Refused.N != 0 { // the last one executes nothing, whatever it hears
 			continue
 		}
 		now := step{b.state.Journal, b.state.Epoch, b.state.Generation, b.state.Backlog}

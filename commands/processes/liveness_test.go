@@ -131,16 +131,9 @@ func TestHostsThatAreBehind(t *testing.T) {
 		hosts[name] = r.newHost(name)
 	}
 	var mu sync.Mutex
-	reminded := map[domain.HostID]int{}
+	reminded, looks := map[domain.HostID]int{}, uint64(0)
 	live := &processes.Liveness{
 		Loop: r.loop, Hosts: r.loop.Directory().Hosts, SilentAfter: time.Minute, LookAt: time.Millisecond, Clock: time.Now, Log: slog.New(slog.DiscardHandler),
-		Remind: func(_ context.Context, ids []domain.HostID) {
-			mu.Lock()
-			defer mu.Unlock()
-			for _, id := range ids {
-				reminded[id]++
-			}
-		},
 	}
 	generation := map[string]uint64{}
 	r.see(func(w *domain.World) {
@@ -152,15 +145,18 @@ func TestHostsThatAreBehind(t *testing.T) {
 	beat := func(name string, generation, backlog uint64) {
 		live.Heard(hosts[name].id, &domain.Heartbeat{Host: hosts[name].id, Epoch: 1, Generation: generation, Backlog: backlog})
 	}
+	live.Remind = func(_ context.Context, ids []domain.HostID) {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, id := range ids {
+			reminded[id]++
+		}
+		looks++
+		beat("moves", generation["moves"], looks) // another step between any two looks
+	}
 	beat("there", generation["there"], 0)
 	beat("behind", generation["behind"]-1, 0)
 	beat("unheard", generation["unheard"], 3)
-	r.background(func(ctx context.Context) { // another step at each look
-		for n := uint64(1); ctx.Err() == nil; n++ {
-			beat("moves", generation["moves"], n)
-			time.Sleep(10 * time.Microsecond)
-		}
-	})
 	r.background(live.Run)
 	r.eventually("they are reminded, again and again", func() bool {
 		mu.Lock()
