@@ -80,8 +80,7 @@ type soak struct {
 	t       *testing.T
 	hostd   int // its process
 	tenants []tenant
-	foreign string // an allocation's id that nobody has
-	idle    usage  // before anybody came
+	idle    usage // before anybody came
 
 	commands, ended, keys atomic.Int64
 
@@ -238,9 +237,9 @@ func (k *soak) untilState(te tenant, path, state string, seq uint64) {
 
 // usage is what the site's processes hold.
 type usage struct {
-	commands, ended, keys   int64
-	heap, resident, hostd   float64 // MiB: what lives in the control plane's heap, what it has, what hostd has
-	goroutines, files, data float64 // the last in MiB
+	commands, ended, keys int64
+	heap, resident, hostd float64 // MiB: what lives in the control plane's heap, what it has, what hostd has
+	goroutines, files     float64
 }
 
 func (u usage) String() string {
@@ -301,8 +300,11 @@ func (k *soak) judge(from, to usage) {
 		what     string
 		from, to float64
 	}{
-		{"MiB of heap", from.heap + kept, to.heap}, {"MiB resident", from.resident + 2*kept, to.resident},
-		{"MiB of hostd", from.hostd, to.hostd}, {"goroutines", from.goroutines, to.goroutines}, {"files", from.files, to.files},
+		{"MiB of heap", from.heap + kept, to.heap},
+		{"MiB resident", from.resident + 2*kept, to.resident},
+		{"MiB of hostd", from.hostd, to.hostd},
+		{"goroutines", from.goroutines, to.goroutines},
+		{"files", from.files, to.files},
 	} {
 		k.t.Logf("%s: %.1f allowed, %.1f there", m.what, m.from*1.05, m.to)
 		if m.to > m.from*1.05 {
