@@ -85,18 +85,13 @@ func newWreck(t *testing.T, clean bool) *wreck {
 		a := w.operator().do(200, "GET", path+fmt.Sprintf("?limit=100&at_least=%d", least), nil)
 		w.reads[path] = steady(a.body)
 	}
-	for i := range wreckDenials {
-		w.te.refused(404, "allocation.not_found", "GET", fmt.Sprintf("/v1/allocations/alloc_%026d", i), nil)
-	}
+	w.te.denied(wreckDenials)
 	failed := func(format string, args ...any) { t.Errorf(format, args...) }
 	eventually(t, limit, "refusals in the audit stream", func() error {
 		w.audit = w.denials(w.site, failed)
 		return errNo(strings.Count(w.audit, "\n") >= wreckDenials, w.audit)
 	})
-	eventually(t, limit, "the audit stream's end to be written down", func() error {
-		head, _ := os.ReadFile(filepath.Join(w.dir, "audit.head"))
-		return errNo(string(head) == fmt.Sprintln(strings.Count(w.audit, "\n")), string(head))
-	})
+	w.auditKept(strings.Count(w.audit, "\n"))
 	w.feed = w.events(w.site, failed)
 	var code int
 	if w.log, _, code = tool(t, "log", "export", "--data-dir", w.dir, "--to", fmt.Sprint(least)); code != 0 {
@@ -115,6 +110,23 @@ func newWreck(t *testing.T, clean bool) *wreck {
 	})
 	_ = os.Remove(filepath.Join(w.dir, "postgres", "postmaster.pid")) // of another machine, as it were
 	return w
+}
+
+// denied asks for so many things that are not there.
+func (te tenant) denied(n int) {
+	te.s.t.Helper()
+	for i := range n {
+		te.refused(404, "allocation.not_found", "GET", fmt.Sprintf("/v1/allocations/alloc_%026d", i), nil)
+	}
+}
+
+// auditKept waits until it is written down that the audit stream has so many records.
+func (s *site) auditKept(n int) {
+	s.t.Helper()
+	eventually(s.t, limit, "the audit stream's end to be written down", func() error {
+		head, _ := os.ReadFile(filepath.Join(s.dir, "audit.head"))
+		return errNo(string(head) == fmt.Sprintln(n), string(head))
+	})
 }
 
 // steady is an answer without what time changes.
@@ -320,27 +332,33 @@ func (te tenant) launches(object func(string, ...any)) {
 	}
 }
 
+// page asks for one page of a list; ok is false when it is not answered.
+func (w *wreck) page(c *site, path string, object func(string, ...any)) (items []json.RawMessage, next string, ok bool) {
+	a, err := caller{c, w.key}.ask("GET", path, nil)
+	if err != nil || a.status != 200 {
+		object("%s: %v %+v", path, err, a)
+		return nil, "", false
+	}
+	var page struct {
+		Items []json.RawMessage
+		Next  string `json:"next_cursor"`
+	}
+	a.into(c.t, &page)
+	return page.Items, page.Next, true
+}
+
 // denials reads the whole of what was refused.
 func (w *wreck) denials(c *site, object func(string, ...any)) string {
 	var all strings.Builder
 	for cursor := ""; ; { // ends with the last page
-		a, err := caller{c, w.key}.ask("GET", "/v1/audit/denials?limit=5"+cursor, nil)
-		if err != nil || a.status != 200 {
-			object("audit: %v %+v", err, a)
-			return all.String()
-		}
-		var page struct {
-			Items []json.RawMessage
-			Next  string `json:"next_cursor"`
-		}
-		a.into(c.t, &page)
-		for _, item := range page.Items {
+		items, next, ok := w.page(c, "/v1/audit/denials?limit=5"+cursor, object)
+		for _, item := range items {
 			fmt.Fprintf(&all, "%s\n", item)
 		}
-		if page.Next == "" {
+		if !ok || next == "" {
 			return all.String()
 		}
-		cursor = "&cursor=" + page.Next
+		cursor = "&cursor=" + next
 	}
 }
 
@@ -349,17 +367,8 @@ func (w *wreck) events(c *site, object func(string, ...any)) string {
 	var all strings.Builder
 	number := uint64(0)
 	for after := ""; ; {
-		a, err := caller{c, w.key}.ask("GET", "/v1/events?limit=100&after="+after, nil)
-		if err != nil || a.status != 200 {
-			object("feed after event %d: %v %+v", number, err, a)
-			return all.String()
-		}
-		var page struct {
-			Items []json.RawMessage
-			Next  string `json:"next_cursor"`
-		}
-		a.into(c.t, &page)
-		for _, item := range page.Items {
+		items, next, ok := w.page(c, "/v1/events?limit=100&after="+after, object)
+		for _, item := range items {
 			var e event
 			if err := json.Unmarshal(item, &e); err != nil {
 				object("feed: %v", err)
@@ -370,7 +379,7 @@ func (w *wreck) events(c *site, object func(string, ...any)) string {
 			}
 			fmt.Fprintf(&all, "%s\n", item)
 		}
-		if after = page.Next; len(page.Items) == 0 {
+		if after = next; !ok || len(items) == 0 {
 			return all.String()
 		}
 	}
@@ -441,13 +450,8 @@ func TestDamageIsRepaired(t *testing.T) {
 		return p.Name, (&wreck{site: s}).events(s, func(format string, args ...any) { t.Errorf(format, args...) })
 	}
 	name, events := shown()
-	for i := range 3 {
-		te.refused(404, "allocation.not_found", "GET", fmt.Sprintf("/v1/allocations/alloc_%026d", i), nil)
-	}
-	eventually(t, limit, "the audit stream's end to be written down", func() error {
-		head, _ := os.ReadFile(filepath.Join(s.dir, "audit.head"))
-		return errNo(string(head) == "3\n", string(head))
-	})
+	te.denied(3)
+	s.auditKept(3)
 	s.interrupt()
 	each := func(pattern string, at func(b []byte)) {
 		t.Helper()

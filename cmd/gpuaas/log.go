@@ -27,6 +27,10 @@ func logCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			names, err := streams.ParseSite(cfg.Site)
+			if err != nil {
+				return err
+			}
 			return withSite(c.Context(), cfg, func(dial func(server.Role) streams.Dial, l *streams.Log) error {
 				v, err := commands.Verify(c.Context(), l)
 				if err != nil {
@@ -37,15 +41,15 @@ func logCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				vault, err := readDocuments(c.Context(), cfg, dial(server.Runtime), v.Documents)
+				vault, err := readDocuments(c.Context(), cfg.DataDir, names, dial(server.Runtime), v.Documents)
 				if err != nil {
 					return err
 				}
-				feed, feedCopies, err := readFeed(c.Context(), cfg, dial(server.Runtime))
+				feed, feedCopies, err := readFeed(c.Context(), names, dial(server.Runtime))
 				if err != nil {
 					return err
 				}
-				audit, err := readAudit(c.Context(), cfg, dial(server.Runtime))
+				audit, err := readAudit(c.Context(), cfg.DataDir, names, dial(server.Runtime))
 				if err != nil {
 					return err
 				}
@@ -113,16 +117,12 @@ func copiesSaid(of string, copies []streams.Copy, err error) (string, error) {
 
 // readDocuments reads what the log names of the vault: a document is durable before it is
 // named, and nothing takes it away.
-func readDocuments(ctx context.Context, cfg config, dial streams.Dial, digests []domain.Digest) (said string, err error) {
-	path := filepath.Join(cfg.DataDir, secretName)
+func readDocuments(ctx context.Context, dir string, names streams.Names, dial streams.Dial, digests []domain.Digest) (said string, err error) {
+	path := filepath.Join(dir, secretName)
 	if !isFile(path) {
 		return "not read, " + path + " is not there", nil
 	}
-	secret, err := siteSecret(cfg.DataDir)
-	if err != nil {
-		return "", err
-	}
-	names, err := streams.ParseSite(cfg.Site)
+	secret, err := siteSecret(dir)
 	if err != nil {
 		return "", err
 	}
@@ -140,11 +140,7 @@ func readDocuments(ctx context.Context, cfg config, dial streams.Dial, digests [
 }
 
 // readFeed reads every event, from every server of a cluster.
-func readFeed(ctx context.Context, cfg config, dial streams.Dial) (last uint64, copies string, err error) {
-	names, err := streams.ParseSite(cfg.Site)
-	if err != nil {
-		return 0, "", err
-	}
+func readFeed(ctx context.Context, names streams.Names, dial streams.Dial) (last uint64, copies string, err error) {
 	feed, err := streams.OpenFeed(dial, names)
 	if err != nil {
 		return 0, "", err
@@ -159,11 +155,7 @@ func readFeed(ctx context.Context, cfg config, dial streams.Dial) (last uint64, 
 }
 
 // readAudit reads every record of what was refused.
-func readAudit(ctx context.Context, cfg config, dial streams.Dial) (said string, err error) {
-	names, err := streams.ParseSite(cfg.Site)
-	if err != nil {
-		return "", err
-	}
+func readAudit(ctx context.Context, dir string, names streams.Names, dial streams.Dial) (said string, err error) {
 	audit, err := streams.OpenAudit(dial, names)
 	if err != nil {
 		return "", err
@@ -176,7 +168,7 @@ func readAudit(ctx context.Context, cfg config, dial streams.Dial) (said string,
 	if err != nil {
 		return "", err
 	}
-	kept, err := readAuditHead(cfg.DataDir)
+	kept, err := readAuditHead(dir)
 	if err == nil && last < kept {
 		err = fmt.Errorf("%s ends with record %d, and record %d was kept", names.Audit(), last, kept)
 	}

@@ -3,7 +3,6 @@ package main_test
 import (
 	"bufio"
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"net/http"
@@ -147,10 +146,10 @@ func (k *soak) rent(ctx context.Context, pace *rate.Limiter, te tenant) {
 			k.asks(te, 202, "POST", path+"/start", nil)
 			k.untilState(te, path, "running", 0)
 		}
-		k.sees(te, 200, path+"/console")
-		k.sees(te, 200, "/v1/projects/"+te.project+"/allocations?limit=20")
-		k.sees(te, 200, "/v1/tenants/"+te.id+"/balance")
-		k.sees(k.tenants[(n+1)%soakTenants], 404, path+"x")
+		k.sees(te.caller, 200, path+"/console")
+		k.sees(te.caller, 200, "/v1/projects/"+te.project+"/allocations?limit=20")
+		k.sees(te.caller, 200, "/v1/tenants/"+te.id+"/balance")
+		k.sees(k.tenants[(n+1)%soakTenants].caller, 404, path+"x")
 		k.sees(caller{k.site, "gpk_nobody"}, 401, path)
 		_ = pace.Wait(ctx) // at the end it is released, too
 		k.asks(te, 202, "DELETE", path, nil)
@@ -208,10 +207,7 @@ func (k *soak) asks(te tenant, status int, method, path string, body any, header
 	return nil
 }
 
-func (k *soak) sees(by interface {
-	ask(method, path string, body any, headers ...string) (*answer, error)
-}, status int, path string,
-) {
+func (k *soak) sees(by caller, status int, path string) {
 	if a, err := by.ask("GET", path, nil); err != nil {
 		k.complain("GET %s: %v", path, err)
 	} else if a.status != status {
@@ -317,7 +313,6 @@ func (k *soak) judge(from, to usage) {
 // read models and decisions agree.
 func (k *soak) comesToRest() {
 	k.t.Helper()
-	k.client.CloseIdleConnections()
 	op := k.operator()
 	eventually(k.t, limit, "all slots to be available", func() error {
 		for _, sl := range list[slot](op, "/v1/slots") {
@@ -327,7 +322,6 @@ func (k *soak) comesToRest() {
 		}
 		return nil
 	})
-	k.client.CloseIdleConnections()
 	eventually(k.t, limit, "what was opened to be closed", func() error {
 		now := k.usage()
 		k.client.CloseIdleConnections()
@@ -353,7 +347,7 @@ func (k *soak) comesToRest() {
 		}
 		return err
 	})
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err != nil {
 		k.t.Error(err)
 	}
 	k.t.Logf("%d commands, %d VMs ended, %d MiB of files: %d bytes a command", k.commands.Load(), k.ended.Load(), size>>20, size/k.commands.Load())

@@ -57,7 +57,7 @@ func (p *Placer) Offer(ps []*domain.PlacementDraft) {
 
 // OfferAll hands over the placements of every admitted host.
 func (p *Placer) OfferAll(ctx context.Context, loop Loop) error {
-	return p.offer(ctx, loop, func(w *domain.World) []domain.HostID { return w.AdmittedHosts() })
+	return p.offer(ctx, loop, (*domain.World).AdmittedHosts)
 }
 
 // OfferAgain hands over the placements of some hosts.
