@@ -123,6 +123,7 @@ func (h *host) deliver(x *domain.Placement) {
 	}
 	s, d := h.s, &x.Desired
 	before := h.fence
+	s.tell("%s is told generation %d.%d of commit %d, account %v, map %s, %d VMs; report %d of %s acknowledged", h.name, d.Epoch, d.Generation, x.From.N, d.Account, d.SlotMap, len(d.VMs), x.Acked, x.Journal)
 	if before.Outruns(x, h.from, h.jr.id, h.jr.acked) && !h.forged {
 		if len(s.shadow.past) == 0 {
 			s.fail("host %s is outrun by generation %d.%d, and the log lost nothing", h.name, d.Epoch, d.Generation)
@@ -204,7 +205,11 @@ func (h *host) reconcile() {
 		h.account()
 		return
 	}
-	if h.desired == nil || h.approved == nil {
+	if h.desired == nil {
+		return
+	}
+	if h.approved == nil { // the site does not know the map, or has lost it with the log's end
+		h.inventory()
 		return
 	}
 	if h.frozen {

@@ -78,7 +78,9 @@ func (s *Sim) reported(h *host, report []byte) {
 	}
 	cmd := &domain.Command{Actor: domain.Actor{Kind: domain.ActorHost, Host: h.id}, Body: &domain.RecordReport{Host: h.id, Report: report}}
 	p.submit(&request{cmd: cmd, answer: func(r commands.Reply) {
-		if r.Err == nil && len(r.Events) == 0 {
+		if r.Err != nil {
+			s.tell("%s is answered: %v", h.name, r.Err)
+		} else if len(r.Events) == 0 {
 			s.seen.mark(RepeatedReport)
 		}
 	}})

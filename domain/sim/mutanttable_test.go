@@ -120,8 +120,8 @@ var mutants = []mutant{
 
 	// The fence.
 	{"older-generation", "hostd/journal/fence.go", "	case d.Generation < s.Generation:\n		return s, Stale", "	case d.Generation+1 < s.Generation:\n		return s, Stale"},
-	{"generation-is-not-kept", "hostd/journal/fence.go", "		s.Generation, s.Digest = d.Generation, digest", "		s.Digest = digest"},
-	{"conflict-ends-with-the-next", "hostd/journal/fence.go", "	case !s.Conflict.IsZero():\n		return s, Conflict\n	case d.Generation < s.Generation:\n		return s, Stale\n	case d.Generation > s.Generation:\n		s.Generation, s.Digest = d.Generation, digest", "	case d.Generation < s.Generation:\n		return s, Stale\n	case d.Generation > s.Generation:\n		s.Generation, s.Digest, s.Conflict = d.Generation, digest, domain.Digest{}"},
+	{"generation-is-not-kept", "hostd/journal/fence.go", "		s.Generation, s.Digest, s.Account = d.Generation, digest, d.Account", "		s.Digest = digest"},
+	{"conflict-ends-with-the-next", "hostd/journal/fence.go", "	case !s.Conflict.IsZero():\n		return s, Conflict\n	case d.Generation < s.Generation:\n		return s, Stale\n	case d.Generation > s.Generation:\n		s.Generation, s.Digest, s.Account = d.Generation, digest, d.Account", "	case d.Generation < s.Generation:\n		return s, Stale\n	case d.Generation > s.Generation:\n		s.Generation, s.Digest, s.Conflict = d.Generation, digest, domain.Digest{}"},
 	{"second-content-is-taken", "hostd/journal/fence.go", "		s.Conflict = digest\n", "		s.Digest = digest\n"},
 
 	// The plan.
@@ -155,6 +155,7 @@ var mutants = []mutant{
 	{"forgotten-is-not-wiped", "domain/account.go", "(seen.Dirty || a.forgotten(row)) && s.State", "seen.Dirty && s.State"},
 	{"rewiped-under-an-unknown-vm", "domain/wipe.go", "	if w.unknownOn(w.slots.find(m.Slot), VMID{}) {", "	if w.unknownOn(w.slots.find(m.Slot), VMID{}) && s.Condemned {"},
 	{"kept-vm-is-removed", "hostd/plan/plan.go", "		if !p.kept[id] {", "		if !p.kept[id] || len(slots) > 1 {"},
-	{"epoch-is-not-followed", "hostd/journal/fence.go", "	case d.Epoch > s.Epoch:\n		s = Seen{Epoch: d.Epoch, Generation: d.Generation, Digest: digest}", "	case d.Epoch > s.Epoch && d.Generation > s.Generation:\n		s = Seen{Epoch: d.Epoch, Generation: d.Generation, Digest: digest}"},
-	{"epoch-keeps-the-conflict", "hostd/journal/fence.go", "		s = Seen{Epoch: d.Epoch, Generation: d.Generation, Digest: digest}", "		s = Seen{Epoch: d.Epoch, Generation: d.Generation, Digest: digest, Conflict: s.Conflict}"},
+	{"epoch-is-not-followed", "hostd/journal/fence.go", "	case d.Epoch > s.Epoch:\n		s = Seen{Epoch: d.Epoch, Generation: d.Generation, Digest: digest, Account: d.Account}", "	case d.Epoch > s.Epoch && d.Generation > s.Generation:\n		s = Seen{Epoch: d.Epoch, Generation: d.Generation, Digest: digest, Account: d.Account}"},
+	{"new-epoch-outruns", "hostd/journal/fence.go", "	if s.Account && d.Account {", "	if s.Account && !d.Account {"},
+	{"epoch-keeps-the-conflict", "hostd/journal/fence.go", "		s = Seen{Epoch: d.Epoch, Generation: d.Generation, Digest: digest, Account: d.Account}", "		s = Seen{Epoch: d.Epoch, Generation: d.Generation, Digest: digest, Account: d.Account, Conflict: s.Conflict}"},
 }

@@ -79,6 +79,7 @@ func newShadow(s *Sim) *shadow {
 
 // commit is in the log from now on.
 func (h *shadow) commit(c *domain.Commit) {
+	h.s.tellCommit(c)
 	if c.N != h.n+1 || c.Prev != h.hash || c.At < h.at {
 		h.s.fail("commit %d at %s follows commit %d at %s: the chain is broken", c.N, c.At, h.n, h.at)
 	}

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"io"
 	"runtime/debug"
 
 	"github.com/gpuaas/gpuaas/domain"
@@ -10,8 +11,9 @@ import (
 // Config names a schedule: the same Config is the same run.
 type Config struct {
 	Seed  uint64
-	Steps int    // with faults; what comes after them has an end of its own
-	Off   Faults // kinds that never happen
+	Steps int       // with faults; what comes after them has an end of its own
+	Off   Faults    // kinds that never happen
+	Story io.Writer // optional: what hosts are told, what they report and what is committed, in words
 }
 
 // Replay is the command that runs the schedule again.

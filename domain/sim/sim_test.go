@@ -22,6 +22,7 @@ var (
 	seed  = flag.Uint64("sim.seed", 1, "the first schedule's seed")
 	steps = flag.Int("sim.steps", 1000, "steps with faults")
 	off   = flag.String("sim.off", "", "kinds of faults that never happen")
+	story = flag.Bool("sim.story", false, "print what hosts are told, what they report and what is committed")
 	count = flag.Uint64("sim.count", 1000, "schedules of TestSchedules")
 )
 
@@ -89,7 +90,11 @@ func TestReplay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := sim.Run(sim.Config{Seed: *seed, Steps: *steps, Off: without})
+	c := sim.Config{Seed: *seed, Steps: *steps, Off: without}
+	if *story {
+		c.Story = os.Stdout
+	}
+	r := sim.Run(c)
 	if r.Failure != nil {
 		t.Fatal(r.Failure)
 	}

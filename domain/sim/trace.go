@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 
@@ -51,4 +52,28 @@ func (t *trace) tail() string {
 		fmt.Fprintf(&b, "  step %-5d %s  %-22s %2d %016x\n", l.step, l.at, l.what, l.who, l.id)
 	}
 	return b.String()
+}
+
+// tell adds to the story, if somebody reads it: with the command that replays a
+// failure, -sim.story prints it.
+func (s *Sim) tell(format string, args ...any) {
+	if s.cfg.Story != nil {
+		fmt.Fprintf(s.cfg.Story, "%5d %s  "+format+"\n", append([]any{s.step, s.now}, args...)...)
+	}
+}
+
+// tellCommit tells a commit's events.
+func (s *Sim) tellCommit(c *domain.Commit) {
+	if s.cfg.Story == nil {
+		return
+	}
+	for i := range c.Decisions {
+		for _, e := range c.Decisions[i].Events {
+			body, err := json.Marshal(e.Body)
+			if err != nil {
+				body = []byte(err.Error())
+			}
+			s.tell("commit %d: %s %s", c.N, e.Body.EventType(), body)
+		}
+	}
 }

@@ -27,6 +27,7 @@ type Seen struct {
 	Generation uint64        `json:"generation"`
 	Digest     domain.Digest `json:"digest"`
 	Conflict   domain.Digest `json:"conflict,omitempty"` // another digest for the same pair: quarantined
+	Account    bool          `json:"account,omitempty"`  // it asks what the host holds: the epoch has just begun
 }
 
 // Fence remembers Seen in a file.
@@ -82,13 +83,13 @@ func (s Seen) Admit(d *domain.Desired) (Seen, Verdict) {
 	case d.Epoch < s.Epoch:
 		return s, Stale
 	case d.Epoch > s.Epoch:
-		s = Seen{Epoch: d.Epoch, Generation: d.Generation, Digest: digest}
+		s = Seen{Epoch: d.Epoch, Generation: d.Generation, Digest: digest, Account: d.Account}
 	case !s.Conflict.IsZero():
 		return s, Conflict
 	case d.Generation < s.Generation:
 		return s, Stale
 	case d.Generation > s.Generation:
-		s.Generation, s.Digest = d.Generation, digest
+		s.Generation, s.Digest, s.Account = d.Generation, digest, d.Account
 	case s.Digest.IsZero():
 		s.Digest = digest
 	case s.Digest != digest:
@@ -103,9 +104,13 @@ func (s Seen) Admit(d *domain.Desired) (Seen, Verdict) {
 // Outruns reports whether p is of a later commit than what was seen, of commit from, and
 // yet acknowledges less of the journal than was acknowledged before: the log has lost its
 // end and gone on. What it places may contradict what this host was told; only a new epoch
-// may go on here.
+// may go on here. In one that asks what the host holds, and was told nothing yet, less is
+// acknowledged because of the loss that it was opened for.
 func (s Seen) Outruns(p *domain.Placement, from domain.Head, id domain.JournalID, acked uint64) bool {
 	d := &p.Desired
+	if s.Account && d.Account {
+		return false
+	}
 	later := d.Epoch == s.Epoch && (d.Generation > s.Generation || d.Generation == s.Generation && p.From.N > from.N)
 	return later && p.Journal == id && p.Acked < acked
 }

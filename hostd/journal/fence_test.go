@@ -88,4 +88,20 @@ func TestOutruns(t *testing.T) {
 	if !s.Outruns(same, domain.Head{N: 9}, mine, 5) {
 		t.Error("a later commit that acknowledges less")
 	}
+	// A new epoch acknowledges what was left of the log, until the host has said what it holds.
+	asks := *same
+	asks.Desired.Account = true
+	asked, _ := journal.Seen{Epoch: 1, Generation: 30}.Admit(&asks.Desired)
+	if asked.Outruns(&asks, domain.Head{N: 9}, mine, 5) {
+		t.Error("a host that has yet to say what it holds waits for another epoch")
+	}
+	if !asked.Outruns(same, domain.Head{N: 9}, mine, 5) {
+		t.Error("it was told, by a log without its account")
+	}
+	told := domain.Desired{Epoch: 2, Generation: 8}
+	followed, _ := asked.Admit(&told)
+	asks.Desired.Generation = 9
+	if !followed.Outruns(&asks, domain.Head{N: 9}, mine, 5) {
+		t.Error("it is asked again, by a log without its account")
+	}
 }
