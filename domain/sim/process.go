@@ -78,6 +78,7 @@ func (p *process) boot() {
 	}
 	if signs := p.s.signs(p); len(signs) > 0 {
 		p.s.seen.mark(StartRefused)
+		p.s.tell("process %d is not started: the log does not have what it knows of: %v", p.id, signs)
 		p.s.alarm()
 		return
 	}

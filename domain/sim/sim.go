@@ -140,7 +140,10 @@ func (s *Sim) after(d domain.Duration, what string, who int, do func()) {
 }
 
 // say notes something that happens within a step.
-func (s *Sim) say(what string, who int, id uint64) { s.trace.note(s.step, s.now, who, what, id) }
+func (s *Sim) say(what string, who int, id uint64) {
+	s.trace.note(s.step, s.now, who, what, id)
+	s.tell("%s %d %d", what, who, id)
+}
 
 // event is something that will happen.
 type event struct {
