@@ -92,6 +92,9 @@ func (w *World) captured(t *Tenant, v *VM, at Time) {
 	}
 	t.captured++
 	if t.AccrueAt == 0 {
+		if w.LogicLevel >= 2 { // of a first hour in two billing periods the first part may end before what is posted
+			at = max(at, t.AccruedTo)
+		}
 		t.AccrueAt = nextHour(t, at)
 		w.timers.add(t.AccrueAt, timerAccrue, w.tenants.find(t.ID))
 	}

@@ -25,7 +25,8 @@ package domain
 //	   said before it was stopped does not make it run; a member that is added by id is
 //	   a user whom the site knows; a slot that is retired before its host has said
 //	   what it holds leaves drives that are owed a wipe; an account that
-//	   cannot be believed leaves no gap in its host's reports
+//	   cannot be believed leaves no gap in its host's reports; a first hour in two
+//	   billing periods that is reported late is followed by the next hour to come
 const LogicLevel = 2
 
 // StartWriter begins a writer's term, and raises the log to a level that its build
