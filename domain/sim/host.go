@@ -39,6 +39,7 @@ type host struct {
 	holdOff    map[string]domain.Time
 	lookAt     domain.Time // when it looks again by itself
 	publishing bool
+	line       domain.Time // when the newest report on the line arrives
 
 	// Known to nobody but the simulation.
 	well    domain.Time // since when nothing was in its way

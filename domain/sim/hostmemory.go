@@ -217,7 +217,7 @@ func (h *host) publish() {
 // carry is a report's way over the link.
 func (h *host) carry(report []byte) {
 	s := h.s
-	arrive := func() { s.reported(h, report) }
+	arrive := func() { s.reported(h, report, 1) }
 	switch {
 	case s.dice.happens(ReportLost):
 	case s.dice.happens(ReportLate):
@@ -227,7 +227,8 @@ func (h *host) carry(report []byte) {
 		}
 		s.after(between(s.dice.net, domain.Second, late), "report late", h.n, arrive)
 	default:
-		s.after(between(s.dice.net, domain.Millisecond, 50*domain.Millisecond), "report", h.n, arrive)
+		h.line = max(h.line, s.now.Add(between(s.dice.net, domain.Millisecond, 50*domain.Millisecond))) // one connection
+		s.after(h.line.Sub(s.now), "report", h.n, arrive)
 	}
 	if s.dice.happens(ReportTwice) {
 		s.after(between(s.dice.net, domain.Millisecond, domain.Minute), "report twice", h.n, arrive)

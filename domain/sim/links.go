@@ -70,17 +70,27 @@ func (h *host) send(x *domain.Placement) {
 	}
 }
 
+// A report out of order waits for those before it, handed out again after a pause that
+// grows (streams.Reports, processes.Reports).
+const (
+	maxOutOfOrder = 7
+	maxHandOut    = 30 * domain.Second
+)
+
 // reported is a report that reached the control plane, and a process that takes it.
-func (s *Sim) reported(h *host, report []byte) {
+func (s *Sim) reported(h *host, report []byte, delivery int) {
 	p := s.anyWriter()
 	if p == nil {
 		return // the host sends it again
 	}
 	cmd := &domain.Command{Actor: domain.Actor{Kind: domain.ActorHost, Host: h.id}, Body: &domain.RecordReport{Host: h.id, Report: report}}
 	p.submit(&request{cmd: cmd, answer: func(r commands.Reply) {
-		if r.Err != nil {
+		switch {
+		case r.Err != nil && r.Err.Code == "report.out_of_order" && delivery < maxOutOfOrder:
+			s.after(min(domain.Second<<(delivery-1), maxHandOut), "report waits", h.n, func() { s.reported(h, report, delivery+1) })
+		case r.Err != nil:
 			s.tell("%s is answered: %v", h.name, r.Err)
-		} else if len(r.Events) == 0 {
+		case len(r.Events) == 0:
 			s.seen.mark(RepeatedReport)
 		}
 	}})
