@@ -89,6 +89,9 @@ func (o *op) send() {
 // answered is an answer that leaves the control plane; what it says is true from now
 // on, whether or not it arrives.
 func (o *op) answered(id domain.CommandID, r commands.Reply) {
+	if r.Err != nil {
+		o.c.s.tell("%T is refused: %v", o.cmd.Body, r.Err)
+	}
 	s := o.c.s
 	switch {
 	case r.Err != nil:

@@ -171,6 +171,9 @@ func (h *host) deliver(x *domain.Placement) {
 	if news && !x.Journal.IsZero() { // a forger acknowledges nothing
 		h.acknowledge(x.Journal, x.Acked)
 	}
+	if !s.log.holds(h.from) { // one that was under way when the log lost its end: its next heartbeat says so
+		s.noticed(h)
+	}
 	if h.desired != nil && h.desired.Generation == d.Generation && h.desired.Epoch == d.Epoch {
 		return
 	}
@@ -209,8 +212,10 @@ func (h *host) reconcile() {
 	if h.desired == nil {
 		return
 	}
-	if h.approved == nil { // the site does not know the map, or has lost it with the log's end
-		h.inventory()
+	if found := h.machine.hardware; h.approved == nil || h.approved != found && h.approved.Digest() != found.Digest() {
+		h.inventory() // the site does not know the map, or has lost it with the log's end
+	}
+	if h.approved == nil {
 		return
 	}
 	if h.frozen {
