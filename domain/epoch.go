@@ -215,9 +215,11 @@ func (w *World) Behind(host HostID, epoch uint32, generation, backlog uint64) bo
 	return epoch < w.Epoch || generation < h.Generation || backlog > 0
 }
 
+// mayBeAhead: what is known already is not noted again, but a later epoch is, since the
+// next one has to be after it.
 func (w *World) mayBeAhead(host HostID, epoch uint32) bool {
 	h := w.hosts.get(host)
-	return h != nil && !h.Removed && !h.Ahead && epoch >= w.Epoch
+	return h != nil && !h.Removed && epoch >= w.Epoch && (!h.Ahead || epoch > h.AheadEpoch)
 }
 
 func (m *NoteHostAhead) decide(w *World, x *Context) ([]EventBody, *Error) {

@@ -271,7 +271,11 @@ func TestLostOpeningIsNotRepeated(t *testing.T) {
 	s := newSite(t)
 	second, _ := s.second()
 	h := s.host("h1", 1, "r")
+	s.must(System, &NoteHostAhead{Host: h.id, Epoch: 1, Generation: 99}) // before a placement of the lost epoch arrived
 	s.must(System, &NoteHostAhead{Host: h.id, Epoch: 4, Generation: 9})
+	if e, _ := s.try(System, &NoteHostAhead{Host: h.id, Epoch: 4, Generation: 10}); e != nil {
+		t.Errorf("noted once more: %+v", e)
+	}
 	if epoch := s.w.AheadEpoch(h.id); epoch != 4 {
 		t.Errorf("the host has seen epoch %d", epoch)
 	}
