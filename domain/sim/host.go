@@ -46,7 +46,7 @@ type host struct {
 	highest [2]uint64   // epoch and generation that it ever acted on
 	frozen  bool        // it was shown two contents of one generation
 	passed  bool        // it follows a log that had lost its end, and gone on further than what it had seen, before anybody noticed
-	forgot  bool        // it lost its journal while it followed a commit that the log had lost
+	forgot  domain.Head // the commit that it followed when it lost its journal
 	forged  bool        // it was shown an order that nobody gave: no check may blame it for following
 }
 
@@ -156,14 +156,14 @@ func (h *host) deliver(x *domain.Placement) {
 	if before.Epoch == d.Epoch && !s.log.holds(h.from) && s.log.holds(x.From) && !h.forged {
 		s.seen.mark(Passed)
 		h.passed = true
-		h.forged = h.forged || h.forgot // neither log nor host knows any more what is on its drives: see docs/reliability.md
+		h.forged = h.forged || h.blind()
 	}
 	news := x.From.N >= h.from.N || before.Epoch != d.Epoch || before.Generation != d.Generation
 	if x.From.N > h.from.N || before.Epoch != d.Epoch || before.Generation != d.Generation {
 		h.from = x.From
 	}
 	if before.Epoch != d.Epoch {
-		h.forgot = false // what it does not remember is wiped
+		h.forgot = domain.Head{} // what it does not remember is wiped
 	}
 	if before.Epoch != d.Epoch && h.frozen { // an epoch that operators have opened ends every conflict
 		h.frozen, h.refused, h.publishing, h.jr.pause = false, domain.Head{}, false, 0
@@ -407,6 +407,10 @@ func (h *host) trouble() {
 	h.forgeries()
 }
 
+// blind: neither the log nor the host knows any more what is on its drives; see "A lost
+// tail" in docs/reliability.md.
+func (h *host) blind() bool { return h.passed && h.forgot.N > 0 && !h.s.log.holds(h.forgot) }
+
 // heard ends a cut.
 func (h *host) heard() {
 	if h.cut {
@@ -421,7 +425,9 @@ func (h *host) crash() {
 	h.stop()
 	switch d := h.s.dice; {
 	case !h.forged && d.happens(JournalLost): // what it remembers is all that a forger meets
-		h.forgot = h.forgot || !h.s.log.holds(h.from)
+		if h.forgot.N == 0 || h.s.log.holds(h.forgot) {
+			h.forgot = h.from
+		}
 		h.jr = reports{id: h.newJournal()}
 		proposed, in := h.mem.proposed, h.mem.proposedIn
 		h.mem = newMemory()

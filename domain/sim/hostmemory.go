@@ -181,7 +181,6 @@ func (h *host) acknowledge(id domain.JournalID, n uint64) {
 const (
 	resend    = 10 * domain.Second
 	resendMax = 320 * domain.Second
-	batch     = 64
 )
 
 // publish sends what was not sent, and all of it again after a while without an
@@ -190,7 +189,7 @@ func (h *host) publish() {
 	if !h.up || len(h.jr.queue) == 0 {
 		return
 	}
-	for _, e := range h.jr.queue[:min(batch, len(h.jr.queue))] {
+	for _, e := range h.jr.queue {
 		if e.n > h.jr.sent && !h.cut {
 			h.jr.sent = e.n
 			h.carry(e.bytes)

@@ -114,7 +114,12 @@ func (a *appending) arrive(answered bool) {
 	if !answered {
 		return
 	}
-	s.after(between(s.dice.net, domain.Millisecond, 10*domain.Millisecond), "append answer", a.p.id, func() { a.answer(taken) })
+	log := s.log.life
+	s.after(between(s.dice.net, domain.Millisecond, 10*domain.Millisecond), "append answer", a.p.id, func() {
+		if s.log.life == log {
+			a.answer(taken)
+		}
+	})
 }
 
 // answer is what the writer hears: an acknowledgement, or "wrong last sequence",
