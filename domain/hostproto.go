@@ -490,6 +490,7 @@ type Heartbeat struct {
 	Drift      string // what is observed and not desired, "" if nothing
 	From       Head   // the commit of the desired state that it follows; zero: not known
 	Refused    Head   // the commit of another content of the same generation, for which it follows neither any more
+	Outrun     bool   // it was told what acknowledges less of its journal than before, and waits for a new epoch
 }
 
 func (h *Heartbeat) wire(c *coder) {
@@ -507,6 +508,7 @@ func (h *Heartbeat) wire(c *coder) {
 	c.digest(12, &h.From.Hash)
 	c.uvar(13, &h.Refused.N)
 	c.digest(14, &h.Refused.Hash)
+	c.bool(15, &h.Outrun)
 }
 
 // EncodeHeartbeat is the message on heartbeat.<site>.<host>.

@@ -2,6 +2,8 @@ package hostd_test
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -60,6 +62,47 @@ func TestNewEpochAccountsAndKeeps(t *testing.T) {
 		r.await("the unknown VM to be gone", func() bool { return r.running(1) && !r.running(2) })
 		r.awaitWiped()
 	})
+}
+
+// A log that lost its end and went on acknowledges less than it had: it is not followed,
+// and the site is told. The epoch that is opened for it acknowledges no more, also to a
+// host whose next life begins before it has said what it holds.
+func TestLogThatLostItsEnd(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRack(t, sim.Options{Slots: 1})
+		r.start()
+		r.approve()
+		r.site.place(func(d *domain.Desired) { d.VMs = []domain.PlacedVM{vm(1, 0)} })
+		r.awaitSaid("ready 1 boot 1")
+
+		r.site.loseEnd(1)
+		r.site.place(func(d *domain.Desired) { d.VMs = nil })
+		r.await("a heartbeat that says so", func() bool { return r.site.lastBeat().Outrun })
+		if !r.running(1) {
+			t.Fatal("it was followed")
+		}
+
+		r.site.place(func(d *domain.Desired) { d.Epoch, d.Generation, d.Account = 2, 1, true })
+		r.await("the account", func() bool { return r.site.holdings() != nil })
+		r.stop()
+		if err := os.Remove(filepath.Join(r.dir, "placement")); err != nil { // nothing is kept for the next life
+			t.Fatal(err)
+		}
+		r.start()
+		r.site.place(func(d *domain.Desired) { d.Generation = 2 })
+		r.await("the new generation", func() bool { b := r.site.lastBeat(); return b.Generation == 2 && !b.Outrun })
+		if !r.running(1) {
+			t.Fatal("a VM ended while the site asked")
+		}
+	})
+}
+
+// loseEnd takes back what was acknowledged after report n, and acknowledges no more.
+func (s *site) loseEnd(n uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mute, s.placed.Acked = true, n
 }
 
 func (r *rack) running(n byte) bool {

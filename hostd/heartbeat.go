@@ -18,6 +18,7 @@ type status struct {
 	drift    string
 	from     domain.Head
 	refused  domain.Head
+	outrun   bool
 }
 
 // rest is a turn in which nothing could be planned.
@@ -36,7 +37,7 @@ func (s *status) follow(from domain.Head, other bool) (news bool) {
 	if other || from.N > s.from.N {
 		s.from = from
 	}
-	s.refused = domain.Head{}
+	s.refused, s.outrun = domain.Head{}, false
 	return news
 }
 
@@ -54,6 +55,13 @@ func (s *status) refuse(from domain.Head) {
 	if s.refused.N == 0 { // what comes after it is refused for it
 		s.refused = from
 	}
+}
+
+// outruns is what was told by a log that had lost its end.
+func (s *status) outruns() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.outrun = true
 }
 
 // observe is a turn with a plan; settled if it had nothing left to do.
@@ -101,6 +109,6 @@ func (a *Agent) heartbeat() *domain.Heartbeat {
 	return &domain.Heartbeat{
 		Host: a.o.Host, Journal: a.journal.ID(), At: a.now(), Epoch: seen.Epoch, Generation: seen.Generation,
 		Executed: a.status.executed, Backlog: uint64(a.journal.Backlog()), VMs: a.status.vms, Version: a.o.Version, Drift: a.status.drift,
-		From: a.status.from, Refused: a.status.refused,
+		From: a.status.from, Refused: a.status.refused, Outrun: a.status.outrun,
 	}
 }

@@ -47,6 +47,7 @@ type beat struct {
 	epoch      uint32 // of the pair that was compared with the log
 	generation uint64
 	follows    [2]domain.Head // the commits that were compared, too: that it follows, and that it refused
+	outrun     bool           // and whether it says that the log lost its end
 
 	looked step // at the last look whether it is behind the log
 }
@@ -165,7 +166,7 @@ func (l *Liveness) noteAhead(ctx context.Context) {
 	asked := 0
 	for id, b := range l.seen {
 		hb := &b.state
-		n := domain.Heartbeat{Host: id, Epoch: hb.Epoch, Generation: hb.Generation}
+		n := domain.Heartbeat{Host: id, Epoch: hb.Epoch, Generation: hb.Generation, Outrun: hb.Outrun}
 		if b.heard != 0 && b.follows[0].N == 0 && asked < compared {
 			asked++
 			n.From, b.follows[0] = hb.From, hb.From
@@ -173,8 +174,8 @@ func (l *Liveness) noteAhead(ctx context.Context) {
 		if b.heard != 0 && b.follows[1] != hb.Refused {
 			n.Refused, b.follows[1] = hb.Refused, hb.Refused
 		}
-		if b.heard != 0 && (n.From.N != 0 || n.Refused.N != 0 || hb.Epoch != b.epoch || hb.Generation != b.generation) {
-			b.epoch, b.generation = hb.Epoch, hb.Generation
+		if b.heard != 0 && (n.From.N != 0 || n.Refused.N != 0 || hb.Outrun != b.outrun || hb.Epoch != b.epoch || hb.Generation != b.generation) {
+			b.epoch, b.generation, b.outrun = hb.Epoch, hb.Generation, hb.Outrun
 			news = append(news, n)
 		}
 	}
@@ -186,14 +187,14 @@ func (l *Liveness) noteAhead(ctx context.Context) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		if b := l.seen[host]; b != nil {
-			b.generation, b.follows = 0, [2]domain.Head{}
+			b.generation, b.follows, b.outrun = 0, [2]domain.Head{}, false
 		}
 	}
 	var ahead []domain.NoteHostAhead
 	var ask []domain.Heartbeat
 	_, err := l.Loop.Query(ctx, domain.System, func(w *domain.World, _ domain.Time) {
 		for _, hb := range news {
-			forked := hb.Epoch >= w.Epoch && max(hb.From.N, hb.Refused.N) > w.Head.N
+			forked := hb.Epoch >= w.Epoch && (hb.Outrun || max(hb.From.N, hb.Refused.N) > w.Head.N)
 			switch {
 			case forked || w.AheadOf(hb.Host, hb.Epoch, hb.Generation):
 				ahead = append(ahead, domain.NoteHostAhead{Host: hb.Host, Epoch: hb.Epoch, Generation: hb.Generation, Forked: forked})
@@ -240,7 +241,7 @@ func (l *Liveness) remind(ctx context.Context) {
 	still := map[domain.HostID]step{}
 	l.mu.Lock()
 	for id, b := range l.seen {
-		if b.heard == 0 || b.silent || b.state.Refused.N != 0 { // the last one executes nothing, whatever it hears
+		if b.heard == 0 || b.silent || b.state.Refused.N != 0 || b.state.Outrun { // the last two follow nothing of this epoch any more
 			continue
 		}
 		now := step{b.state.Journal, b.state.Epoch, b.state.Generation, b.state.Backlog}
