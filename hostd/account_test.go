@@ -98,6 +98,28 @@ func TestLogThatLostItsEnd(t *testing.T) {
 	})
 }
 
+// A slot that is being wiped is said to be used: the log that is left may call it free.
+func TestAccountDuringAWipe(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRack(t, sim.Options{Slots: 2, Faults: faults(t, "wipe slot=1 slow=5h")})
+		r.start()
+		r.site.place(func(*domain.Desired) {})
+		r.await("a proposal", func() bool { return r.site.proposal() != nil })
+		m := r.site.proposal()
+		r.site.place(func(d *domain.Desired) {
+			d.SlotMap = m.Digest()
+			d.Wipes = []domain.PlacedWipe{{Lease: lease(1, 9), Attempt: 1, Policy: domain.WipeAuto}}
+		})
+		time.Sleep(time.Minute)
+		r.site.place(func(d *domain.Desired) { d.Epoch, d.Generation, d.Account, d.Wipes = 2, 1, true, nil })
+		r.await("the account", func() bool { return r.site.holdings() != nil })
+		if s := r.site.holdings().Slots; len(s) != 2 || s[0].Dirty || !s[1].Dirty {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
 // loseEnd takes back what was acknowledged after report n, and acknowledges no more.
 func (s *site) loseEnd(n uint64) {
 	s.mu.Lock()
