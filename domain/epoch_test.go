@@ -264,6 +264,27 @@ func TestAccountOfAnotherHistory(t *testing.T) {
 	s.replays()
 }
 
+// A journal that had ended, when a late report of an earlier one came, is the newest again
+// by its account.
+func TestAccountOfAJournalThatHadEnded(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	second, _ := s.second()
+	h := s.host("h1", 1, "r")
+	late := Report{Host: h.id, Journal: JournalID{5}, Number: 1, Epoch: 1, Kind: ReportInventory, Inventory: h.m}
+	s.must(Actor{Kind: ActorHost, Host: h.id}, &RecordReport{Host: h.id, Report: EncodeReport(&late)})
+	before := h.placement()
+	s.must(System, s.openEpoch(second))
+	h.n += 3 // a gap
+	if e := h.report(Report{Kind: ReportInventory, Holdings: h.holdings(before)}); e[0].(*HostReported).Refused != "" {
+		t.Fatalf("%+v", e[0])
+	}
+	if e := h.report(Report{Kind: ReportInventory, Inventory: h.m}); len(e) == 0 {
+		t.Fatal("the report after it is not taken")
+	}
+	s.replays()
+}
+
 // An opening of an epoch may be lost itself. Its number does not come again: hosts that
 // have seen it would not follow.
 func TestLostOpeningIsNotRepeated(t *testing.T) {

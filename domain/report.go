@@ -93,7 +93,7 @@ func (m *RecordReport) decide(w *World, x *Context) ([]EventBody, *Error) {
 	case h.Accounts != 0 && r.Holdings != nil && (w.placed(h, r) || w.LogicLevel < 2): // whatever came before it is lost, or in it
 	case r.Journal == h.Journal && r.Number <= h.Acked:
 		return nil, nil // a repeat
-	case slices.Contains(h.ended, r.Journal):
+	case r.Journal != h.Journal && slices.Contains(h.ended, r.Journal): // one that had ended may be the newest again, by its account
 		return nil, Errorf(Conflict, "report.old_journal", "the journal has ended: another one of this host was heard of since")
 	case r.Journal == h.Journal && r.Number != h.Acked+1, r.Journal != h.Journal && r.Number != 1:
 		return nil, Errorf(Unavailable, "report.out_of_order", "report %d, awaited is the one after %d: send again from there", r.Number, h.Acked)
