@@ -379,8 +379,12 @@ func (h *host) reportLost(o *machine.Observed) {
 	}
 	before := h.mem.lost[o.VM]
 	h.mem.lost[o.VM] = lostAt{o.Boot, o.Since}
+	h.s.shadow.told[saidKey{o.VM, o.Boot, toldLost}] = true
 	h.report(&domain.Report{Kind: domain.ReportStopped, VM: &domain.VMReport{VM: o.VM, Boot: o.Boot, At: o.Since, Reason: o.Cause, Lost: true}}, func() { h.mem.lost[o.VM] = before })
 }
+
+// toldLost is what the shadow remembers of a stop that is a loss.
+const toldLost domain.ReportKind = "lost"
 
 func (h *host) saidLost(o *machine.Observed) bool { return h.mem.lost[o.VM] == lostAt{o.Boot, o.Since} }
 

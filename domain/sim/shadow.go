@@ -263,9 +263,7 @@ func (h *shadow) here(c *domain.Command, e domain.EventBody) {
 	case *domain.VMStopped:
 		said(e.VMChange, domain.ReportStopped)
 	case *domain.VMLost:
-		if where = h.vms[e.VM].host; h.s.hostOf(where).mem.lost[e.VM].boot != e.Boot {
-			h.s.fail("boot %d of VM %s is lost, and its host never said so", e.Boot, e.VM)
-		}
+		said(e.VMChange, toldLost)
 	case *domain.VMRemoved:
 		where = h.vms[e.VM].host
 	}
