@@ -33,8 +33,8 @@ func (a *Agent) accounting(d *domain.Desired, before journal.Seen) journal.Chang
 }
 
 // changing reports whether a chain runs that changes what the host holds. A wipe may take
-// a day, and a slot that is being wiped holds nothing that a lease is about: it is said to
-// be used, and what comes of the wipe is judged when it comes.
+// a day, and a slot that is being wiped holds nothing that a lease is about: it is used
+// until then, and what comes of the wipe is judged when it comes.
 func (a *Agent) changing() bool {
 	for c := range a.chains {
 		if c.steps[0].Op != plan.Wipe {
@@ -95,7 +95,6 @@ func (a *Agent) account(ctx context.Context) (time.Duration, error) {
 		index := m.Slots[i].Index
 		s := domain.HeldSlot{Index: index}
 		_, s.Dirty = state.Dirty[index]
-		s.Dirty = s.Dirty || a.busy(&chain{slots: []uint32{index}}) // being wiped: not free before that ends
 		s.Generation, _ = parseBoot(facts[slotGenerationKey(index)])
 		_ = s.Slot.UnmarshalText([]byte(facts[slotIDKey(index)])) // zero: never placed
 		r.Slots = append(r.Slots, s)

@@ -98,11 +98,18 @@ func TestLogThatLostItsEnd(t *testing.T) {
 	})
 }
 
-// A slot that is being wiped is said to be used: the log that is left may call it free.
-func TestAccountDuringAWipe(t *testing.T) {
+// A slot that is being wiped, or whose wipe failed, is said to be used: the log that is
+// left may call it free.
+func TestAccountOfAWipe(t *testing.T) {
 	t.Parallel()
+	for name, fault := range map[string]string{"under way": "wipe slot=1 slow=5h", "failed": "wipe slot=1 result=failed"} {
+		t.Run(name, func(t *testing.T) { t.Parallel(); accountOfAWipe(t, fault) })
+	}
+}
+
+func accountOfAWipe(t *testing.T, fault string) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRack(t, sim.Options{Slots: 2, Faults: faults(t, "wipe slot=1 slow=5h")})
+		r := newRack(t, sim.Options{Slots: 2, Faults: faults(t, fault)})
 		r.start()
 		r.site.place(func(*domain.Desired) {})
 		r.await("a proposal", func() bool { return r.site.proposal() != nil })

@@ -156,7 +156,11 @@ func (a *Agent) equip(c *chain, specs map[uint32]domain.SlotSpec) error {
 		if found, ok := specs[c.slots[0]]; ok {
 			c.spec = found
 		}
-		return nil
+		// Whoever asks for a wipe knows of data, also where this host does not.
+		if _, known := a.journal.Fact(dirtyKey(&c.spec)); known {
+			return nil
+		}
+		return a.journal.Note(journal.Change{Set: map[string]string{dirtyKey(&c.spec): ""}})
 	case plan.Disk:
 		if a.discovered == nil {
 			return errors.New("the hardware was not discovered yet")

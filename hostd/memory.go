@@ -21,7 +21,7 @@ import (
 //	vm/<vm>/boot/<n>/<kind>     ""        reported of that boot
 //	vm/<vm>/boot/<n>/lost       time      reported that it was lost then
 //	wipe/<lease>/<attempt>/     ""        evidence reported
-//	dirty/<drive serial>/       vm        wrote the drive; no verified wipe since
+//	dirty/<drive serial>/       vm        wrote the drive; no verified wipe since; "": somebody, says who asked for its wipe
 //	slot/<index>/id             slot id
 //	slot/<index>/generation     number    the highest placed
 //	slot/<index>/fault/<what>/  ""        reported since the last verified wipe

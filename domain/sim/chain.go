@@ -102,6 +102,9 @@ func (h *host) begin(steps []plan.Step) {
 					h.s.fail("host %s: a wipe of slot %d is begun, with the data of %s, which is placed", h.name, c.slots[0], v.VM)
 				}
 			}
+			if _, known := h.mem.dirty[c.spec.NVMe.Serial]; !known { // who asks for a wipe knows of data
+				h.mem.dirty[c.spec.NVMe.Serial] = domain.VMID{}
+			}
 		case plan.Disk:
 			h.claimedOnce(first)
 			for _, l := range first.Placed.Leases { // known before it is done

@@ -315,7 +315,6 @@ func (h *host) account() {
 		index := m.Slots[i].Index
 		s := domain.HeldSlot{Index: index, Slot: h.mem.slotID[index], Generation: h.mem.slotGeneration[index]}
 		_, s.Dirty = state.Dirty[index]
-		s.Dirty = s.Dirty || slices.ContainsFunc(h.chains, func(c *chain) bool { return slices.Contains(c.slots, index) })
 		r.Slots = append(r.Slots, s)
 	}
 	undo := h.mem.forgetReported(now)
