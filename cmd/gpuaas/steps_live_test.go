@@ -103,6 +103,7 @@ func newVisitors(c *cluster) *visitors {
 	}
 	done := make(chan struct{})
 	v := &visitors{t: c.t, c: c, load: &load{c: c, over: done}}
+	v.grant(0) // what is read in the end is at least as new, however soon that is
 	key, last := c.members[0].operator().key, uint64(0)
 	var working sync.WaitGroup
 	each := func(every time.Duration, f func(i int)) {
