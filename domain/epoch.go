@@ -219,7 +219,7 @@ func (w *World) Behind(host HostID, epoch uint32, generation, backlog uint64) bo
 // next one has to be after it.
 func (w *World) mayBeAhead(host HostID, epoch uint32) bool {
 	h := w.hosts.get(host)
-	return h != nil && !h.Removed && epoch >= w.Epoch && (!h.Ahead || epoch > h.AheadEpoch)
+	return h != nil && !h.Removed && epoch >= w.Epoch && (!h.Ahead || epoch > h.AheadEpoch && epoch <= w.Epoch+maxEpochsLost)
 }
 
 func (m *NoteHostAhead) decide(w *World, x *Context) ([]EventBody, *Error) {

@@ -490,7 +490,7 @@ type Heartbeat struct {
 	Drift      string // what is observed and not desired, "" if nothing
 	From       Head   // the commit of the desired state that it follows; zero: not known
 	Refused    Head   // the commit of another content of the same generation, for which it follows neither any more
-	Outrun     bool   // it was told what acknowledges less of its journal than before, and waits for a new epoch
+	Outrun     Head   // the commit of what it was told and does not follow, since it acknowledges less than was acknowledged before
 }
 
 func (h *Heartbeat) wire(c *coder) {
@@ -508,7 +508,8 @@ func (h *Heartbeat) wire(c *coder) {
 	c.digest(12, &h.From.Hash)
 	c.uvar(13, &h.Refused.N)
 	c.digest(14, &h.Refused.Hash)
-	c.bool(15, &h.Outrun)
+	c.uvar(15, &h.Outrun.N)
+	c.digest(16, &h.Outrun.Hash)
 }
 
 // EncodeHeartbeat is the message on heartbeat.<site>.<host>.

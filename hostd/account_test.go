@@ -78,7 +78,7 @@ func TestLogThatLostItsEnd(t *testing.T) {
 
 		r.site.loseEnd(1)
 		r.site.place(func(d *domain.Desired) { d.VMs = nil })
-		r.await("a heartbeat that says so", func() bool { return r.site.lastBeat().Outrun })
+		r.await("a heartbeat that says so", func() bool { return r.site.lastBeat().Outrun.N == 77 })
 		if !r.running(1) {
 			t.Fatal("it was followed")
 		}
@@ -91,7 +91,7 @@ func TestLogThatLostItsEnd(t *testing.T) {
 		}
 		r.start()
 		r.site.place(func(d *domain.Desired) { d.Generation = 2 })
-		r.await("the new generation", func() bool { b := r.site.lastBeat(); return b.Generation == 2 && !b.Outrun })
+		r.await("the new generation", func() bool { b := r.site.lastBeat(); return b.Generation == 2 && b.Outrun.N == 0 })
 		if !r.running(1) {
 			t.Fatal("a VM ended while the site asked")
 		}
@@ -131,7 +131,7 @@ func accountOfAWipe(t *testing.T, fault string) {
 func (s *site) loseEnd(n uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.mute, s.placed.Acked = true, n
+	s.mute, s.placed.Acked, s.placed.From = true, n, domain.Head{N: 77, Hash: domain.Digest{7}}
 }
 
 func (r *rack) running(n byte) bool {

@@ -260,7 +260,9 @@ func (a *Agent) accept(p *domain.Placement) error {
 	before := a.fence.Seen()
 	if id, acked := a.journal.Acked(); before.Outruns(p, a.status.following(), id, acked) {
 		a.o.Log.Error("a newer placement acknowledges less than was acknowledged before: the site's log has lost its end; this host waits for a new epoch", "epoch", d.Epoch, "generation", d.Generation)
-		a.status.outruns()
+		if d.Generation != before.Generation { // of what is followed it may be an old copy
+			a.status.outruns(p.From, d.Epoch)
+		}
 		return nil
 	}
 	verdict, err := a.fence.Admit(d)

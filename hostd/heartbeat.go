@@ -18,7 +18,8 @@ type status struct {
 	drift    string
 	from     domain.Head
 	refused  domain.Head
-	outrun   bool
+	outrun   domain.Head
+	outrunIn uint32 // the epoch in which that was
 }
 
 // rest is a turn in which nothing could be planned.
@@ -37,7 +38,7 @@ func (s *status) follow(from domain.Head, other bool) (news bool) {
 	if other || from.N > s.from.N {
 		s.from = from
 	}
-	s.refused, s.outrun = domain.Head{}, false
+	s.refused, s.outrun = domain.Head{}, domain.Head{}
 	return news
 }
 
@@ -57,11 +58,11 @@ func (s *status) refuse(from domain.Head) {
 	}
 }
 
-// outruns is what was told by a log that had lost its end.
-func (s *status) outruns() {
+// outruns is the commit of what a log told that had lost its end.
+func (s *status) outruns(from domain.Head, epoch uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.outrun = true
+	s.outrun, s.outrunIn = from, epoch
 }
 
 // observe is a turn with a plan; settled if it had nothing left to do.
@@ -106,9 +107,13 @@ func (a *Agent) heartbeat() *domain.Heartbeat {
 	seen := a.fence.Seen()
 	a.status.mu.Lock()
 	defer a.status.mu.Unlock()
-	return &domain.Heartbeat{
+	h := &domain.Heartbeat{
 		Host: a.o.Host, Journal: a.journal.ID(), At: a.now(), Epoch: seen.Epoch, Generation: seen.Generation,
 		Executed: a.status.executed, Backlog: uint64(a.journal.Backlog()), VMs: a.status.vms, Version: a.o.Version, Drift: a.status.drift,
-		From: a.status.from, Refused: a.status.refused, Outrun: a.status.outrun,
+		From: a.status.from, Refused: a.status.refused,
 	}
+	if a.status.outrunIn == seen.Epoch { // not any more when the next epoch was admitted
+		h.Outrun = a.status.outrun
+	}
+	return h
 }

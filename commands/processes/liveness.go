@@ -47,7 +47,7 @@ type beat struct {
 	epoch      uint32 // of the pair that was compared with the log
 	generation uint64
 	follows    [2]domain.Head // the commits that were compared, too: that it follows, and that it refused
-	outrun     bool           // and whether it says that the log lost its end
+	outrun     domain.Head    // and that it says had lost the log's end
 
 	looked step // at the last look whether it is behind the log
 }
@@ -187,14 +187,14 @@ func (l *Liveness) noteAhead(ctx context.Context) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		if b := l.seen[host]; b != nil {
-			b.generation, b.follows, b.outrun = 0, [2]domain.Head{}, false
+			b.generation, b.follows, b.outrun = 0, [2]domain.Head{}, domain.Head{}
 		}
 	}
 	var ahead []domain.NoteHostAhead
 	var ask []domain.Heartbeat
 	_, err := l.Loop.Query(ctx, domain.System, func(w *domain.World, _ domain.Time) {
 		for _, hb := range news {
-			forked := hb.Epoch >= w.Epoch && (hb.Outrun || max(hb.From.N, hb.Refused.N) > w.Head.N)
+			forked := hb.Epoch >= w.Epoch && max(hb.From.N, hb.Refused.N) > w.Head.N
 			switch {
 			case forked || w.AheadOf(hb.Host, hb.Epoch, hb.Generation):
 				ahead = append(ahead, domain.NoteHostAhead{Host: hb.Host, Epoch: hb.Epoch, Generation: hb.Generation, Forked: forked})
@@ -210,14 +210,14 @@ func (l *Liveness) noteAhead(ctx context.Context) {
 		return
 	}
 	for _, hb := range ask {
-		for _, h := range []domain.Head{hb.From, hb.Refused} {
+		for i, h := range []domain.Head{hb.From, hb.Refused, hb.Outrun} {
 			if h.N == 0 || h.Hash.IsZero() { // early builds published placements without it
 				continue
 			}
 			held, err := l.Holds(ctx, h)
 			if err != nil {
 				again(hb.Host)
-			} else if !held {
+			} else if outrun := i == 2; held == outrun { // of this log, and had lost its end: not of one that is gone
 				ahead = append(ahead, domain.NoteHostAhead{Host: hb.Host, Epoch: hb.Epoch, Generation: hb.Generation, Forked: true})
 			}
 		}
@@ -241,7 +241,7 @@ func (l *Liveness) remind(ctx context.Context) {
 	still := map[domain.HostID]step{}
 	l.mu.Lock()
 	for id, b := range l.seen {
-		if b.heard == 0 || b.silent || b.state.Refused.N != 0 || b.state.Outrun { // the last two follow nothing of this epoch any more
+		if b.heard == 0 || b.silent || b.state.Refused.N != 0 { // the last one executes nothing, whatever it hears
 			continue
 		}
 		now := step{b.state.Journal, b.state.Epoch, b.state.Generation, b.state.Backlog}

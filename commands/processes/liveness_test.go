@@ -86,7 +86,7 @@ func TestHostsThatFollowALostCommit(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	hosts := map[string]*host{}
-	for _, name := range []string{"well", "forked", "beyond", "silent-about-it", "without-hash", "outrun"} {
+	for _, name := range []string{"well", "forked", "beyond", "silent-about-it", "without-hash", "outrun", "by-another"} {
 		hosts[name] = r.newHost(name)
 	}
 	well, forked := domain.Head{N: 1, Hash: domain.Digest{1}}, domain.Head{N: 2, Hash: domain.Digest{9}}
@@ -106,7 +106,8 @@ func TestHostsThatFollowALostCommit(t *testing.T) {
 	for name, from := range map[string]domain.Head{"well": well, "forked": forked, "beyond": {N: 1e6}, "silent-about-it": {}, "without-hash": {N: 2}} {
 		live.Heard(hosts[name].id, &domain.Heartbeat{Host: hosts[name].id, Epoch: 1, From: from})
 	}
-	live.Heard(hosts["outrun"].id, &domain.Heartbeat{Host: hosts["outrun"].id, Epoch: 1, Outrun: true})
+	live.Heard(hosts["outrun"].id, &domain.Heartbeat{Host: hosts["outrun"].id, Epoch: 1, From: well, Outrun: well})
+	live.Heard(hosts["by-another"].id, &domain.Heartbeat{Host: hosts["by-another"].id, Epoch: 1, From: well, Outrun: forked})
 	r.background(live.Run)
 	ahead := func(name string) (is bool) {
 		r.see(func(w *domain.World) {
@@ -116,7 +117,7 @@ func TestHostsThatFollowALostCommit(t *testing.T) {
 	}
 	r.eventually("all are noticed", func() bool { return ahead("forked") && ahead("beyond") && ahead("outrun") })
 	r.eventually("all were asked about", func() bool { mu.Lock(); defer mu.Unlock(); return asked >= 3 })
-	if ahead("well") || ahead("silent-about-it") || ahead("without-hash") {
+	if ahead("well") || ahead("silent-about-it") || ahead("without-hash") || ahead("by-another") {
 		t.Error("a host that follows the log is ahead of it")
 	}
 }

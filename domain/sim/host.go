@@ -24,7 +24,7 @@ type host struct {
 	fence   journal.Seen
 	from    domain.Head // the commit of the newest placement that it took
 	refused domain.Head // and of another content of it
-	outrun  bool        // it was told less than it had been, and waits for an epoch
+	outrun  domain.Head // the commit of what it was told, less than it had been: it waits for an epoch
 	jr      reports
 	mem     memory
 	maps    map[domain.Digest]*domain.SlotMap // that it proposed
@@ -77,7 +77,7 @@ func (h *host) start() {
 		return
 	}
 	h.life++
-	h.up, h.outrun, h.desired, h.approved, h.chains, h.holdOff, h.lookAt = true, false, nil, nil, nil, map[string]domain.Time{}, 0
+	h.up, h.outrun, h.desired, h.approved, h.chains, h.holdOff, h.lookAt = true, domain.Head{}, nil, nil, nil, map[string]domain.Time{}, 0
 	h.jr.sent, h.publishing = h.jr.acked, false
 	h.connect()
 	h.inventory()
@@ -131,8 +131,10 @@ func (h *host) deliver(x *domain.Placement) {
 			s.fail("host %s is outrun by generation %d.%d, and the log lost nothing", h.name, d.Epoch, d.Generation)
 		}
 		s.seen.mark(Outrun)
-		h.outrun = true
-		s.noticed(h) // by its next heartbeat
+		if d.Generation != before.Generation {
+			h.outrun = x.From
+			s.noticed(h) // by its next heartbeat
+		}
 		return
 	}
 	seen, verdict := h.fence.Admit(d)
@@ -161,13 +163,13 @@ func (h *host) deliver(x *domain.Placement) {
 		h.passed = true
 		h.forged = h.forged || h.blind()
 	}
-	h.outrun = false
+	h.outrun = domain.Head{}
 	news := x.From.N >= h.from.N || before.Epoch != d.Epoch || before.Generation != d.Generation
 	if x.From.N > h.from.N || before.Epoch != d.Epoch || before.Generation != d.Generation {
 		h.from = x.From
 	}
 	if before.Epoch != d.Epoch {
-		h.forgot = domain.Head{} // what it does not remember is wiped
+		h.forgot, h.passed = domain.Head{}, false // what it does not remember is wiped
 	}
 	if before.Epoch != d.Epoch && h.frozen { // an epoch that operators have opened ends every conflict
 		h.frozen, h.refused, h.publishing, h.jr.pause = false, domain.Head{}, false, 0

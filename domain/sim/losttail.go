@@ -217,7 +217,7 @@ func (p *process) compareHost(h *host) {
 		return
 	}
 	s, w := p.s, p.core.World()
-	held := s.log.holds(h.from) && s.log.holds(h.refused) && !h.outrun
+	held := s.log.holds(h.from) && s.log.holds(h.refused) && !(h.outrun.N > 0 && s.log.holds(h.outrun))
 	if h.fence.Epoch < w.Epoch || held && !w.AheadOf(h.id, h.fence.Epoch, h.fence.Generation) {
 		return
 	}

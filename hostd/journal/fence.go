@@ -108,7 +108,7 @@ func (s Seen) Admit(d *domain.Desired) (Seen, Verdict) {
 // acknowledged because of the loss that it was opened for.
 func (s Seen) Outruns(p *domain.Placement, from domain.Head, id domain.JournalID, acked uint64) bool {
 	d := &p.Desired
-	if s.Account && d.Account {
+	if d.Account && (s.Account || s.Digest == d.Digest()) { // the second for what was seen by an older build
 		return false
 	}
 	later := d.Epoch == s.Epoch && (d.Generation > s.Generation || d.Generation == s.Generation && p.From.N > from.N)
@@ -147,7 +147,7 @@ func (f *Fence) Kept() (*domain.Placement, error) {
 		return nil, fmt.Errorf("read kept placement %s: %w", f.kept(), err)
 	}
 	d, seen := &p.Desired, f.Seen()
-	if seen != (Seen{Epoch: d.Epoch, Generation: d.Generation, Digest: d.Digest()}) {
+	if seen.Epoch != d.Epoch || seen.Generation != d.Generation || seen.Digest != d.Digest() || !seen.Conflict.IsZero() {
 		return nil, fmt.Errorf("the kept placement is generation %d of epoch %d, not the last one that was admitted, %d of %d", d.Generation, d.Epoch, seen.Generation, seen.Epoch)
 	}
 	return p, nil

@@ -56,6 +56,33 @@ func TestFenceThatCannotBeReadIsAnError(t *testing.T) {
 	}
 }
 
+// What was kept is what was admitted last, also when it asks what the host holds.
+func TestKept(t *testing.T) {
+	t.Parallel()
+	for _, account := range []bool{false, true} {
+		f, err := journal.OpenFence(t.TempDir(), true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := &domain.Placement{Desired: domain.Desired{Epoch: 2, Generation: 7, Account: account}}
+		if v, err := f.Admit(&p.Desired); v != journal.Execute || err != nil {
+			t.Fatal(v, err)
+		}
+		if err := f.Keep(p); err != nil {
+			t.Fatal(err)
+		}
+		if kept, err := f.Kept(); err != nil || kept == nil || kept.Desired.Account != account {
+			t.Errorf("account %v: %+v, %v", account, kept, err)
+		}
+		if _, err := f.Admit(&domain.Desired{Epoch: 2, Generation: 8}); err != nil {
+			t.Fatal(err)
+		}
+		if kept, err := f.Kept(); err == nil {
+			t.Errorf("not what was admitted last: %+v", kept)
+		}
+	}
+}
+
 // A log that lost its end and went on places more and acknowledges less.
 func TestOutruns(t *testing.T) {
 	t.Parallel()
