@@ -111,9 +111,7 @@ func accountOfAWipe(t *testing.T, fault string) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRack(t, sim.Options{Slots: 2, Faults: faults(t, fault)})
 		r.start()
-		r.site.place(func(*domain.Desired) {})
-		r.await("a proposal", func() bool { return r.site.proposal() != nil })
-		m := r.site.proposal()
+		m := r.proposed()
 		r.site.place(func(d *domain.Desired) {
 			d.SlotMap = m.Digest()
 			d.Wipes = []domain.PlacedWipe{{Lease: lease(1, 9), Attempt: 1, Policy: domain.WipeAuto}}

@@ -299,9 +299,7 @@ func TestWipesThatFailNeverSayVerified(t *testing.T) {
 				r := newRack(t, sim.Options{Slots: 2, Faults: faults(t, tt.script)})
 				r.limits.Deadlines = map[plan.Op]time.Duration{"wipe": time.Minute}
 				r.start()
-				r.site.place(func(*domain.Desired) {})
-				r.await("a proposal", func() bool { return r.site.proposal() != nil })
-				m := r.site.proposal()
+				m := r.proposed()
 				r.site.place(func(d *domain.Desired) {
 					d.SlotMap = m.Digest()
 					for i := range uint32(2) {
@@ -352,9 +350,7 @@ func TestAWipeThatEndsWithTheDaemon(t *testing.T) {
 		began := make(chan struct{})
 		r.through = func(m machine.Machine) machine.Machine { return slowToEnd{m, &wipes, began} }
 		r.start()
-		r.site.place(func(*domain.Desired) {})
-		r.await("a proposal", func() bool { return r.site.proposal() != nil })
-		m := r.site.proposal()
+		m := r.proposed()
 		r.site.place(func(d *domain.Desired) {
 			d.SlotMap = m.Digest()
 			d.Wipes = append(d.Wipes, domain.PlacedWipe{Lease: lease(0, 0), Attempt: 1, Policy: domain.WipeAuto})
@@ -377,9 +373,7 @@ func TestALieIsReportedAsItIs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRack(t, sim.Options{Slots: 1, Faults: faults(t, "wipe slot=0 component=nvme serial=SOMEBODY-ELSES")})
 		r.start()
-		r.site.place(func(*domain.Desired) {})
-		r.await("a proposal", func() bool { return r.site.proposal() != nil })
-		m := r.site.proposal()
+		m := r.proposed()
 		r.site.place(func(d *domain.Desired) { d.SlotMap = m.Digest(); d.VMs = append(d.VMs, vm(1, 0)) })
 		r.awaitSaid("ready 1 boot 1")
 		r.site.place(func(d *domain.Desired) { release(d, 1) })

@@ -125,12 +125,18 @@ func (r *rack) awaitSaid(lines ...string) {
 	}
 }
 
-// approve brings the host to where tenants can come: map approved, first wipes done.
-func (r *rack) approve() {
+// proposed is the slot map that the host proposes, once it is told that none is approved.
+func (r *rack) proposed() *domain.SlotMap {
 	r.t.Helper()
 	r.site.place(func(*domain.Desired) {})
 	r.await("a proposal", func() bool { return r.site.proposal() != nil })
-	m := r.site.proposal()
+	return r.site.proposal()
+}
+
+// approve brings the host to where tenants can come: map approved, first wipes done.
+func (r *rack) approve() {
+	r.t.Helper()
+	m := r.proposed()
 	r.site.place(func(d *domain.Desired) {
 		d.SlotMap = m.Digest()
 		for i := range m.Slots {

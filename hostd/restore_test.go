@@ -321,9 +321,7 @@ func TestWipeSaysWhy(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newRack(t, sim.Options{Slots: 1, Faults: faults(t, script)})
 			r.start()
-			r.site.place(func(*domain.Desired) {})
-			r.await("a proposal", func() bool { return r.site.proposal() != nil })
-			m := r.site.proposal()
+			m := r.proposed()
 			r.site.place(func(d *domain.Desired) {
 				d.SlotMap = m.Digest()
 				d.Wipes = []domain.PlacedWipe{{Lease: lease(0, 0), Attempt: 1, Policy: domain.WipeAuto}}

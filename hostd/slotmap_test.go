@@ -238,9 +238,7 @@ func TestDriveInTheMiddleOfAWipe(t *testing.T) {
 			}
 		}
 		r.start()
-		r.site.place(func(*domain.Desired) {})
-		r.await("a proposal", func() bool { return r.site.proposal() != nil })
-		m := r.site.proposal()
+		m := r.proposed()
 		r.site.place(func(d *domain.Desired) {
 			d.SlotMap = m.Digest()
 			for i := range uint32(2) {

@@ -289,7 +289,6 @@ func restored(t *testing.T, backup string) {
 
 func openRestore(t *testing.T, l *line) stage {
 	v := newLive(t, l)
-	v.grant(0)
 	backup := filepath.Join(dataDir(t), "backup")
 	if out, stderr, code := tool(t, "site", "backup", "--data-dir", v.dir, "--to", backup); code != 0 {
 		t.Fatalf("%s%s", out, stderr)

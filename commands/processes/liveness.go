@@ -46,8 +46,7 @@ type beat struct {
 
 	epoch      uint32 // of the pair that was compared with the log
 	generation uint64
-	follows    [2]domain.Head // the commits that were compared, too: that it follows, and that it refused
-	outrun     domain.Head    // and that it says had lost the log's end
+	follows    [3]domain.Head // the commits that were compared, too: that it follows, that it refused, that it was outrun by
 
 	looked step // at the last look whether it is behind the log
 }
@@ -67,7 +66,7 @@ func (l *Liveness) Heard(host domain.HostID, hb *domain.Heartbeat) {
 	b := l.get(host, now)
 	b.last, b.heard, b.state = now, domain.TimeOf(now), *hb
 	if b.silent {
-		b.follows = [2]domain.Head{}
+		b.follows = [3]domain.Head{}
 	}
 }
 
@@ -166,7 +165,7 @@ func (l *Liveness) noteAhead(ctx context.Context) {
 	asked := 0
 	for id, b := range l.seen {
 		hb := &b.state
-		n := domain.Heartbeat{Host: id, Epoch: hb.Epoch, Generation: hb.Generation, Outrun: hb.Outrun}
+		n := domain.Heartbeat{Host: id, Epoch: hb.Epoch, Generation: hb.Generation}
 		if b.heard != 0 && b.follows[0].N == 0 && asked < compared {
 			asked++
 			n.From, b.follows[0] = hb.From, hb.From
@@ -174,8 +173,11 @@ func (l *Liveness) noteAhead(ctx context.Context) {
 		if b.heard != 0 && b.follows[1] != hb.Refused {
 			n.Refused, b.follows[1] = hb.Refused, hb.Refused
 		}
-		if b.heard != 0 && (n.From.N != 0 || n.Refused.N != 0 || hb.Outrun != b.outrun || hb.Epoch != b.epoch || hb.Generation != b.generation) {
-			b.epoch, b.generation, b.outrun = hb.Epoch, hb.Generation, hb.Outrun
+		if b.heard != 0 && b.follows[2] != hb.Outrun {
+			n.Outrun, b.follows[2] = hb.Outrun, hb.Outrun
+		}
+		if b.heard != 0 && (n.From.N != 0 || n.Refused.N != 0 || n.Outrun.N != 0 || hb.Epoch != b.epoch || hb.Generation != b.generation) {
+			b.epoch, b.generation = hb.Epoch, hb.Generation
 			news = append(news, n)
 		}
 	}
@@ -187,7 +189,7 @@ func (l *Liveness) noteAhead(ctx context.Context) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		if b := l.seen[host]; b != nil {
-			b.generation, b.follows, b.outrun = 0, [2]domain.Head{}, domain.Head{}
+			b.generation, b.follows = 0, [3]domain.Head{}
 		}
 	}
 	var ahead []domain.NoteHostAhead
