@@ -23,13 +23,14 @@ func holdingsKey(d *domain.Desired) string {
 	return fmt.Sprintf("holdings/%d/%d/", d.Epoch, d.Generation)
 }
 
-// accounting is what has to be remembered when an epoch asks for an account: what was
-// seen before it.
+// accounting is what has to be remembered when an epoch asks for an account: that it did,
+// and what was seen before it.
 func (a *Agent) accounting(d *domain.Desired, before journal.Seen) journal.Change {
-	if before.Epoch == d.Epoch {
-		return journal.Change{}
+	c := journal.Change{Set: map[string]string{askedKey: holdingsKey(d)}}
+	if before.Epoch != d.Epoch {
+		c.Set[beforeKey(d.Epoch)] = fmt.Sprintf("%d %d", before.Epoch, before.Generation)
 	}
-	return journal.Change{Set: map[string]string{beforeKey(d.Epoch): fmt.Sprintf("%d %d", before.Epoch, before.Generation)}}
+	return c
 }
 
 // changing reports whether a chain runs that changes what the host holds. A wipe may take
@@ -80,17 +81,15 @@ func (a *Agent) account(ctx context.Context) (time.Duration, error) {
 	for _, o := range state.VMs {
 		held[o.VM] = &domain.HeldVM{VM: o.VM, Slots: o.Slots, Boot: o.Boot, Running: o.Running}
 	}
-	change := journal.Change{Set: map[string]string{key: ""}, Drop: []string{"wipe/"}}
+	change := journal.Change{Set: map[string]string{key: ""}}
 	for id, v := range held {
 		if allocation, tenant, ok := strings.Cut(facts[vmKey(id)+"of"], " "); ok {
 			_ = v.Allocation.UnmarshalText([]byte(allocation)) // zero: not remembered
 			_ = v.Tenant.UnmarshalText([]byte(tenant))
 		}
 		r.VMs = append(r.VMs, *v)
-		change.Drop = append(change.Drop, vmKey(id)+"boot/", vmKey(id)+"failed")
 	}
 	slices.SortFunc(r.VMs, func(x, y domain.HeldVM) int { return bytes.Compare(x.VM[:], y.VM[:]) })
-	slices.Sort(change.Drop)
 	for i := range m.Slots {
 		index := m.Slots[i].Index
 		s := domain.HeldSlot{Index: index}
@@ -98,7 +97,11 @@ func (a *Agent) account(ctx context.Context) (time.Duration, error) {
 		s.Generation, _ = parseBoot(facts[slotGenerationKey(index)])
 		_ = s.Slot.UnmarshalText([]byte(facts[slotIDKey(index)])) // zero: never placed
 		r.Slots = append(r.Slots, s)
-		change.Drop = append(change.Drop, slotFaults(index))
+	}
+	for key := range facts {
+		if reported(key) {
+			change.Drop = append(change.Drop, key)
+		}
 	}
 	if err := a.report(domain.Report{Kind: domain.ReportInventory, Holdings: r}, change); err != nil {
 		return a.o.Limits.Replan, full(err)

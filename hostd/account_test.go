@@ -2,6 +2,7 @@ package hostd_test
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -98,6 +99,49 @@ func TestLogThatLostItsEnd(t *testing.T) {
 	})
 }
 
+// The site may have an account that the host does not remember: its disk lost what it had
+// made durable. What was reported before the epoch is said again all the same, once.
+func TestForgottenAccount(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRack(t, sim.Options{Slots: 1})
+		r.start()
+		r.approve()
+		r.site.place(func(d *domain.Desired) { d.VMs = []domain.PlacedVM{vm(1, 0)} })
+		r.awaitSaid("ready 1 boot 1")
+		time.Sleep(time.Minute)
+		before := len(r.site.said())
+
+		r.site.loseEnd(r.site.acked())
+		r.site.place(func(d *domain.Desired) { d.Epoch, d.Generation, d.Account, d.VMs = 2, 1, true, nil })
+		r.await("the account", func() bool { return r.site.holdings() != nil })
+		r.stop()
+		r.tearJournal()
+		r.site.place(func(d *domain.Desired) { d.Account, d.VMs = false, []domain.PlacedVM{vm(1, 0)} })
+		for range 2 {
+			r.start()
+			time.Sleep(time.Minute)
+			r.stop()
+		}
+		if said := r.site.said()[before:]; count(said, "ready 1 boot 1") != 1 {
+			t.Errorf("%q", said)
+		}
+	})
+}
+
+// tearJournal takes the newest record off the journal, and what is kept for the next life.
+func (r *rack) tearJournal() {
+	r.t.Helper()
+	file := filepath.Join(r.dir, "journal")
+	info, err := os.Stat(file)
+	if err == nil {
+		err = errors.Join(os.Truncate(file, info.Size()-1), os.Remove(filepath.Join(r.dir, "placement")))
+	}
+	if err != nil {
+		r.t.Fatal(err)
+	}
+}
+
 // A slot that is being wiped, or whose wipe failed, is said to be used: the log that is
 // left may call it free.
 func TestAccountOfAWipe(t *testing.T) {
@@ -130,6 +174,12 @@ func (s *site) loseEnd(n uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.mute, s.placed.Acked, s.placed.From = true, n, domain.Head{N: 77, Hash: domain.Digest{7}}
+}
+
+func (s *site) acked() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.placed.Acked
 }
 
 func (r *rack) running(n byte) bool {

@@ -28,6 +28,7 @@ import (
 //	inventory/<epoch>/<map>/    ""        proposed
 //	conflict/<epoch>/           ""        reported
 //	before/<epoch>/             numbers   epoch and generation seen before it
+//	asked                       key       of the account that was asked for last
 //	holdings/<epoch>/<n>/       ""        reported, as generation n asked
 //	map                         digest    of the slot map in force
 func vmKey(id domain.VMID) string    { return "vm/" + id.String() + "/" }
@@ -38,6 +39,7 @@ func bootKey(id domain.VMID, boot uint32, kind domain.ReportKind) string {
 
 const (
 	mapKey    = "map"
+	askedKey  = "asked"
 	lostFact  = "lost"    // since when it is
 	doubtFact = "doubted" // and why
 )
@@ -154,7 +156,33 @@ func acceptance(d *domain.Desired, facts map[string]string) journal.Change {
 			c.Drop = append(c.Drop, key)
 		}
 	}
+	if asked := facts[askedKey]; asked != "" {
+		if _, said := facts[asked]; !said {
+			c.Set[asked] = ""
+			for key := range facts {
+				if reported(key) {
+					c.Drop = append(c.Drop, key)
+				}
+			}
+		}
+	}
 	return c
+}
+
+// reported is whether key tells of something that was reported, and that an account lets
+// be reported again. A host may not remember an account that the site has: a disk that lied
+// lost it, or somebody brought an earlier journal back.
+func reported(key string) bool {
+	word := strings.Split(key, "/")
+	switch word[0] {
+	case "wipe":
+		return true
+	case "vm":
+		return len(word) > 2 && (word[2] == "boot" || word[2] == "failed")
+	case "slot":
+		return len(word) > 2 && word[2] == "fault"
+	}
+	return false
 }
 
 // adopt takes on the VMs that exist and that the journal does not know: it was

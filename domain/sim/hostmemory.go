@@ -26,7 +26,8 @@ type memory struct {
 	slotGeneration map[uint32]uint32 // the highest placed
 	inForce        domain.Digest     // the approved map
 	before         journal.Seen      // what was seen before the present epoch
-	accounted      [2]uint64         // the epoch and generation that it was last asked in, and said what it holds
+	asked          [2]uint64         // the epoch and generation in which it was last asked what it holds
+	accounted      [2]uint64         // and in which it last said so
 }
 
 // lostAt is the boot of which it was said that it was lost, and when.
@@ -51,6 +52,9 @@ func newMemory() memory {
 // accept remembers what has to be known before anything of d is done.
 func (m *memory) accept(d *domain.Desired) {
 	m.inForce = d.SlotMap
+	if m.accounted != m.asked {
+		m.forgetReported(m.asked)
+	}
 	placed := func(l *domain.Lease) {
 		m.slotID[l.Index] = l.Slot
 		m.slotGeneration[l.Index] = max(m.slotGeneration[l.Index], l.Generation)
