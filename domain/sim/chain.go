@@ -84,6 +84,14 @@ func (h *host) inChain(id domain.VMID) bool {
 	return slices.ContainsFunc(h.chains, func(c *chain) bool { return c.key == string(id[:]) })
 }
 
+// wipesUnder reports whether a drive of the VM is being wiped: again, by a host that did
+// not remember that it had reported it. Until that ends the VM is not touched.
+func (h *host) wipesUnder(id domain.VMID) bool {
+	return slices.ContainsFunc(h.chains, func(c *chain) bool {
+		return c.steps[0].Op == plan.Wipe && slices.Contains(h.mem.known[id], c.slots[0])
+	})
+}
+
 // begin starts the chains that are free to run.
 func (h *host) begin(steps []plan.Step) {
 	for _, c := range chainsOf(steps) {

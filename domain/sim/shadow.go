@@ -208,7 +208,7 @@ func (h *shadow) check(c *domain.Command, e domain.EventBody) {
 		}
 	case *domain.VMRemoved: // by a deadline: the host never said so
 		v := h.vms[e.VM]
-		if x := s.hostOf(v.host); c.Actor.Kind == domain.ActorSystem && h.known[v.id] && !x.forged && s.lost == nil && !h.fleet[v.host].accounts && x.beating() && x.well < v.releasing && s.log.away < v.releasing {
+		if x := s.hostOf(v.host); c.Actor.Kind == domain.ActorSystem && h.known[v.id] && !x.forged && s.lost == nil && !h.fleet[v.host].accounts && x.beating() && x.well < v.releasing && s.log.away < v.releasing && !x.wipesUnder(v.id) {
 			s.fail("host %s was asked to remove VM %s at %s and is well since %s, and never said that it did", x.name, v.id, v.releasing, x.well)
 		}
 	case *domain.VMOverdue:
