@@ -124,8 +124,7 @@ func decodeCommit(b []byte, skipCommands bool) (*Commit, error) {
 	if err != nil {
 		return nil, err
 	}
-	in := coder{b: rest}
-	in.next()
+	in := reading(rest, false)
 	c.Decisions = make([]Decision, 0, in.repeats())
 	for in.at(4, protowire.BytesType) {
 		c.Decisions = append(c.Decisions, Decision{Command: Command{skipBody: skipCommands}})

@@ -43,8 +43,7 @@ func (w *World) Hash() Digest { return sha256.Sum256(w.Encode()) }
 // DecodeWorld reads a snapshot.
 func DecodeWorld(b []byte) (*World, error) {
 	w := NewWorld()
-	c := coder{b: b, keep: true}
-	c.next()
+	c := reading(b, true)
 	w.wire(&c)
 	if err := c.finish(); err != nil {
 		return nil, fmt.Errorf("snapshot: %w", err)
@@ -59,8 +58,7 @@ func (w *World) wire(c *coder) {
 	schema := snapshotSchema
 	c.str(1, &schema)
 	if !c.enc && schema != snapshotSchema {
-		c.err = fmt.Errorf("%w: %q", ErrSnapshotSchema, clip(schema, 64))
-		c.num, c.b = 0, nil
+		c.failWith(fmt.Errorf("%w: %q", ErrSnapshotSchema, clip(schema, 64)))
 		return
 	}
 	c.str(2, &w.Site)
@@ -102,7 +100,7 @@ type rowCoder[V any, P interface {
 
 func (r *rowCoder[V, P]) wire(c *coder) {
 	uintField(c, 1, &r.row)
-	if !c.enc && c.num != 2 {
+	if !c.enc && c.number() != 2 {
 		return
 	}
 	c.sub(2, r.v)
@@ -144,9 +142,7 @@ func wireTable[K ~[16]byte, V any, P interface {
 		t.chunks = append(t.chunks, make([]V, tableChunk))
 	}
 	for c.at(n, protowire.BytesType) {
-		b := c.consumeBytes()
-		in := coder{b: b, keep: true}
-		in.next()
+		in := reading(c.consumeBytes(), true)
 		var row uint32
 		uintField(&in, 1, &row)
 		if in.err != nil || row >= t.next {
@@ -156,7 +152,7 @@ func wireTable[K ~[16]byte, V any, P interface {
 		v := P(t.row(row))
 		in.sub(2, v)
 		if err := in.finish(); err != nil {
-			c.err, c.num, c.b = fmt.Errorf("row %d of table %d: %w", row, n, err), 0, nil
+			c.failWith(fmt.Errorf("row %d of table %d: %w", row, n, err))
 			return
 		}
 		t.ids.add(idHash(v.key()), row, t.hashOf)

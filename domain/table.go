@@ -17,6 +17,10 @@ type table[K ~[16]byte, V any, P interface {
 	ids    index
 	free   []uint32
 	next   uint32
+
+	// What was found or made last: the events of a decision name the same rows.
+	lastID  K
+	lastRow uint32 // row + 1, 0: nothing is remembered
 }
 
 // tableChunk is small enough that a small world is small: there are many in tests.
@@ -35,9 +39,20 @@ func idHash[K ~[16]byte](id K) uint64 { return binary.LittleEndian.Uint64(id[8:]
 
 // find returns the number of id's row, or none.
 func (t *table[K, V, P]) find(id K) uint32 {
+	if id == t.lastID && t.lastRow != 0 {
+		return t.lastRow - 1
+	}
+	return t.search(id)
+}
+
+func (t *table[K, V, P]) search(id K) uint32 {
 	for p := t.ids.probe(idHash(id)); ; p.next() {
 		i := p.row()
-		if i == none || P(t.row(i)).key() == id {
+		if i == none {
+			return none
+		}
+		if P(t.row(i)).key() == id {
+			t.lastID, t.lastRow = id, i+1
 			return i
 		}
 	}
@@ -65,6 +80,7 @@ func (t *table[K, V, P]) add(id K) (uint32, *V) {
 		}
 	}
 	t.ids.add(idHash(id), i, t.hashOf)
+	t.lastID, t.lastRow = id, i+1
 	return i, t.row(i)
 }
 
@@ -75,6 +91,7 @@ func (t *table[K, V, P]) remove(id K) {
 	if i := t.find(id); i != none {
 		t.ids.remove(idHash(id), i, t.hashOf)
 		*t.row(i) = *new(V)
+		t.lastRow = 0
 		t.free = append(t.free, i)
 	}
 }
@@ -84,12 +101,19 @@ func (t *table[K, V, P]) remove(id K) {
 // It holds nothing that does not follow from the rows, and its inner order reaches
 // nothing: two folds may lay it out differently.
 type index struct {
-	slots  []uint32 // row + 1, 0: empty; a power of two
-	hashes []uint32 // of the rows in slots, unless lean
-	n      uint32
+	n    uint32
+	mask uint32      // of the places, a power of two; nothing is entered while it is 0
+	full []fullPlace // unless lean
+	rows []uint32    // lean: row + 1, 0: empty
 	// lean costs 4 bytes an entry: no hash is kept, so that growing and removing read
 	// the rows, each of them a cache miss. For what is many and seldom added.
 	lean bool
+}
+
+// fullPlace is a place that knows its row's mixed hash: both in one line of the cache.
+type fullPlace struct {
+	row  uint32 // row + 1, 0: empty
+	hash uint32
 }
 
 // mixed spreads a hash over the 32 bits that an index uses of it.
@@ -97,84 +121,101 @@ func mixed(h uint64) uint32 { return uint32(h * 0x9e3779b97f4a7c15 >> 32) }
 
 // probe walks the rows that may have hash h, and ends with none.
 func (x *index) probe(h uint64) probe {
-	if len(x.slots) == 0 {
-		return probe{slots: emptyIndex}
-	}
-	p := probe{slots: x.slots, hashes: x.hashes, hash: mixed(h)}
-	p.at = p.hash & uint32(len(x.slots)-1)
+	p := probe{x: x, hash: mixed(h)}
+	p.at = p.hash & x.mask
 	p.skip()
 	return p
 }
 
-var emptyIndex = []uint32{0}
-
 type probe struct {
-	slots, hashes []uint32
-	hash, at      uint32
+	x        *index
+	hash, at uint32
 }
 
-func (p *probe) row() uint32 { return p.slots[p.at] - 1 }
+// row is the row at which the walk is.
+func (p *probe) row() uint32 { return p.x.at(p.at) - 1 }
 
 func (p *probe) next() {
 	p.step()
 	p.skip()
 }
 
-func (p *probe) step() { p.at = (p.at + 1) & uint32(len(p.slots)-1) }
+func (p *probe) step() { p.at = (p.at + 1) & p.x.mask }
 
 // skip passes the rows whose hash is known to be another one.
 func (p *probe) skip() {
-	for p.hashes != nil && p.slots[p.at] != 0 && p.hashes[p.at] != p.hash {
+	if p.x.lean {
+		return
+	}
+	for len(p.x.full) > 0 && p.x.full[p.at].row != 0 && p.x.full[p.at].hash != p.hash {
 		p.step()
 	}
+}
+
+// at is the row + 1 at a place, 0 if it is empty.
+func (x *index) at(place uint32) uint32 {
+	switch {
+	case x.mask == 0:
+		return 0
+	case x.lean:
+		return x.rows[place]
+	}
+	return x.full[place].row
 }
 
 // add enters a row. hashOf tells the hash of rows that are entered already, for
 // when a lean index grows.
 func (x *index) add(h uint64, row uint32, hashOf func(uint32) uint64) {
-	if uint64(x.n+1)*4 > uint64(len(x.slots))*3 {
-		x.resize(max(16, 2*len(x.slots)), hashOf)
+	if places := uint64(x.mask) + 1; uint64(x.n+1)*4 > places*3 || x.mask == 0 {
+		x.resize(max(16, int(2*places)), hashOf)
 	}
 	x.put(mixed(h), row+1)
 	x.n++
 }
 
-// resize gives the index room for size slots, a power of two.
+// resize gives the index room for size rows, a power of two.
 func (x *index) resize(size int, hashOf func(uint32) uint64) {
 	old := *x
-	x.slots = make([]uint32, size)
-	if !x.lean {
-		x.hashes = make([]uint32, size)
+	x.mask = uint32(size - 1)
+	if x.lean {
+		x.rows = make([]uint32, size)
+		for _, r := range old.rows {
+			if r != 0 {
+				x.put(mixed(hashOf(r-1)), r)
+			}
+		}
+		return
 	}
-	for i, s := range old.slots {
-		if s != 0 {
-			x.put(old.hashAt(uint32(i), hashOf), s)
+	x.full = make([]fullPlace, size)
+	for _, f := range old.full {
+		if f.row != 0 {
+			x.put(f.hash, f.row)
 		}
 	}
 }
 
-// hashAt is the mixed hash of the row in a slot.
-func (x *index) hashAt(at uint32, hashOf func(uint32) uint64) uint32 {
+// hashAt is the mixed hash of the row at a place.
+func (x *index) hashAt(place uint32, hashOf func(uint32) uint64) uint32 {
 	if x.lean {
-		return mixed(hashOf(x.slots[at] - 1))
+		return mixed(hashOf(x.rows[place] - 1))
 	}
-	return x.hashes[at]
+	return x.full[place].hash
 }
 
-func (x *index) put(hash, s uint32) {
-	mask := uint32(len(x.slots) - 1)
-	at := hash & mask
-	for x.slots[at] != 0 {
-		at = (at + 1) & mask
+func (x *index) put(hash, row uint32) {
+	place := hash & x.mask
+	for x.at(place) != 0 {
+		place = (place + 1) & x.mask
 	}
-	x.set(at, hash, s)
+	x.set(place, hash, row)
 }
 
-func (x *index) set(at, hash, s uint32) {
-	x.slots[at] = s
-	if !x.lean {
-		x.hashes[at] = hash
+func (x *index) set(place, hash, row uint32) {
+	if x.lean {
+		x.rows[place] = row
+		return
 	}
+	x.full[place] = fullPlace{row, hash}
 }
 
 // remove takes a row out, and moves those behind it that could no longer be found.
@@ -187,15 +228,14 @@ func (x *index) remove(h uint64, row uint32, hashOf func(uint32) uint64) {
 		p.next()
 	}
 	hole := p.at
-	mask := uint32(len(x.slots) - 1)
-	for p.step(); x.slots[p.at] != 0; p.step() {
+	for p.step(); x.at(p.at) != 0; p.step() {
 		hash := x.hashAt(p.at, hashOf)
-		if (p.at-hash)&mask >= (p.at-hole)&mask {
-			x.set(hole, hash, x.slots[p.at])
+		if (p.at-hash)&x.mask >= (p.at-hole)&x.mask {
+			x.set(hole, hash, x.at(p.at))
 			hole = p.at
 		}
 	}
-	x.slots[hole] = 0
+	x.set(hole, 0, 0)
 	x.n--
 }
 

@@ -1,6 +1,10 @@
 package domain
 
-import "fmt"
+import (
+	"fmt"
+
+	"google.golang.org/protobuf/encoding/protowire"
+)
 
 // An event's form has a version. What only grows fields keeps it; another shape is the
 // next one. What was written in an older version is read for ever: its form is decoded
@@ -100,20 +104,24 @@ func (f *eventForms) wireEvent(c *coder, e *Event) {
 		wireBody(c, 4, e.Body)
 		return
 	}
-	var raw []byte
-	c.bytes(4, &raw)
+	var from, to int
+	if c.at(4, protowire.BytesType) {
+		if from, to = c.consumeSpan(); c.err == nil {
+			c.next()
+		}
+	}
 	if c.err != nil {
 		return
 	}
 	body, err := f.decode(typ, v, func(m message) error {
-		if c.within(raw, m); c.err != nil {
+		if c.within(from, to, m); c.err != nil {
 			return fmt.Errorf("%s: %w", typ, c.err)
 		}
 		return nil
 	})
 	if err != nil {
-		c.fail("") // what is left is not read
-		c.err = fmt.Errorf("event %d: %w", e.Number, err)
+		c.err = nil
+		c.failWith(fmt.Errorf("event %d: %w", e.Number, err))
 		return
 	}
 	e.Body = body

@@ -22,10 +22,19 @@ import (
 type coder struct {
 	enc  bool
 	keep bool   // decoding: the message outlives the bytes, so strings are copied
-	b    []byte // encoding: what was written; decoding: what is left
-	num  protowire.Number
-	typ  protowire.Type
-	err  error
+	b    []byte // encoding: what was written; decoding: all there is to read
+
+	// Decoding. A position is moved for every field: cheaper than to cut b anew.
+	pos, end int    // what is left of the message that is being read
+	field    uint32 // the tag of the field at pos: number << 3 | wire type; 0 behind the last
+	err      error
+}
+
+// reading is a coder that decodes all of b.
+func reading(b []byte, keep bool) coder {
+	c := coder{b: b, end: len(b), keep: keep}
+	c.next()
+	return c
 }
 
 // message is a type that lists its fields.
@@ -53,58 +62,70 @@ var digestScratch = sync.Pool{New: func() any { return &coder{enc: true} }}
 // decodeMessage reads m from all of b. The strings and byte slices of m may
 // share memory with b, which must not change afterwards.
 func decodeMessage(b []byte, m message) error {
-	c := coder{b: b}
-	c.next()
+	c := reading(b, false)
 	m.wire(&c)
 	return c.finish()
 }
 
 // decodeKept is decodeMessage for what outlives b.
 func decodeKept(b []byte, m message) error {
-	c := coder{b: b, keep: true}
-	c.next()
+	c := reading(b, true)
 	m.wire(&c)
 	return c.finish()
 }
 
 func (c *coder) finish() error {
-	if c.err == nil && c.num != 0 {
-		c.err = fmt.Errorf("unknown field %d, or a field out of order", c.num)
+	if c.err == nil && c.field != 0 {
+		c.err = fmt.Errorf("unknown field %d, or a field out of order", c.number())
 	}
 	return c.err
 }
 
+// number is that of the field which comes next.
+func (c *coder) number() protowire.Number { return protowire.Number(c.field >> 3) }
+
 // next reads the tag of the next field; 0 at the end.
 func (c *coder) next() {
-	if len(c.b) == 0 {
-		c.num = 0
+	if c.pos >= c.end {
+		c.field = 0
 		return
 	}
-	if t := c.b[0]; t < 0x80 && t>>3 != 0 { // the common one-byte tag
-		c.num, c.typ, c.b = protowire.Number(t>>3), protowire.Type(t&7), c.b[1:]
+	if t := c.b[c.pos]; t < 0x80 && t >= 1<<3 { // the common one-byte tag
+		c.field = uint32(t)
+		c.pos++
 		return
 	}
-	num, typ, n := protowire.ConsumeTag(c.b)
+	c.nextWide()
+}
+
+func (c *coder) nextWide() {
+	num, typ, n := protowire.ConsumeTag(c.b[c.pos:c.end])
 	if n < 0 {
 		c.fail("bad tag")
 		return
 	}
-	c.num, c.typ, c.b = num, typ, c.b[n:]
+	c.field = uint32(num)<<3 | uint32(typ)
+	c.pos += n
 }
 
 func (c *coder) fail(what string) {
+	c.failWith(fmt.Errorf("field %d: %s", c.number(), what))
+}
+
+// failWith keeps the first error. What is left is not read.
+func (c *coder) failWith(err error) {
 	if c.err == nil {
-		c.err = fmt.Errorf("field %d: %s", c.num, what)
+		c.err = err
 	}
-	c.num, c.b = 0, nil
+	c.field, c.pos = 0, c.end
 }
 
 // at reports whether field n comes next, with the wire type it must have.
 func (c *coder) at(n protowire.Number, t protowire.Type) bool {
-	if c.num != n {
+	if c.field>>3 != uint32(n) {
 		return false
 	}
-	if c.typ != t {
+	if c.field&7 != uint32(t) {
 		c.fail("wrong wire type")
 		return false
 	}
@@ -120,41 +141,49 @@ func (c *coder) tag(n protowire.Number, t protowire.Type) {
 }
 
 func (c *coder) consumeVarint() uint64 {
-	if len(c.b) > 0 && c.b[0] < 0x80 {
-		v := c.b[0]
-		c.b = c.b[1:]
-		return uint64(v)
+	if c.pos < c.end && c.b[c.pos] < 0x80 {
+		c.pos++
+		return uint64(c.b[c.pos-1])
 	}
-	v, k := protowire.ConsumeVarint(c.b)
+	v, k := protowire.ConsumeVarint(c.b[c.pos:c.end])
 	if k < 0 {
 		c.fail("bad varint")
 		return 0
 	}
-	c.b = c.b[k:]
+	c.pos += k
 	return v
 }
 
-func (c *coder) consumeBytes() []byte {
+// consumeSpan reads a length, and passes what it is the length of: from there, to there.
+func (c *coder) consumeSpan() (from, to int) {
 	k := c.consumeVarint()
-	if c.err != nil {
-		return nil
-	}
-	if k > uint64(len(c.b)) {
+	if c.err == nil && k > uint64(c.end-c.pos) {
 		c.fail("cut short")
-		return nil
 	}
-	v := c.b[:k:k]
-	c.b = c.b[k:]
-	return v
+	if c.err != nil {
+		return 0, 0
+	}
+	from, to = c.pos, c.pos+int(k)
+	c.pos = to
+	return from, to
+}
+
+func (c *coder) consumeBytes() []byte {
+	from, to := c.consumeSpan()
+	return c.b[from:to:to]
+}
+
+func (c *coder) writeUvar(n protowire.Number, v uint64) {
+	if v != 0 {
+		c.tag(n, protowire.VarintType)
+		c.b = protowire.AppendVarint(c.b, v)
+	}
 }
 
 // uvar is a varint.
 func (c *coder) uvar(n protowire.Number, v *uint64) {
 	if c.enc {
-		if *v != 0 {
-			c.tag(n, protowire.VarintType)
-			c.b = protowire.AppendVarint(c.b, *v)
-		}
+		c.writeUvar(n, *v)
 	} else if c.at(n, protowire.VarintType) {
 		if *v = c.consumeVarint(); c.err == nil {
 			c.next()
@@ -165,34 +194,43 @@ func (c *coder) uvar(n protowire.Number, v *uint64) {
 // uintField is a varint of a narrower Go type; a value that does not fit is an
 // error.
 func uintField[T ~uint8 | ~uint16 | ~uint32](c *coder, n protowire.Number, v *T) {
-	u := uint64(*v)
-	c.uvar(n, &u)
-	if !c.enc {
+	if c.enc {
+		c.writeUvar(n, uint64(*v))
+	} else if c.at(n, protowire.VarintType) {
+		u := c.consumeVarint()
 		if *v = T(u); uint64(*v) != u {
 			c.fail("number out of range")
+		}
+		if c.err == nil {
+			c.next()
 		}
 	}
 }
 
 // intField is a zigzag varint (sint64).
 func intField[T ~int64 | ~int32 | ~int](c *coder, n protowire.Number, v *T) {
-	u := protowire.EncodeZigZag(int64(*v))
-	c.uvar(n, &u)
-	if !c.enc {
-		*v = T(protowire.DecodeZigZag(u))
+	if c.enc {
+		c.writeUvar(n, protowire.EncodeZigZag(int64(*v)))
+	} else if c.at(n, protowire.VarintType) {
+		*v = T(protowire.DecodeZigZag(c.consumeVarint()))
+		if c.err == nil {
+			c.next()
+		}
 	}
 }
 
 func (c *coder) time(n protowire.Number, v *Time) { intField(c, n, v) }
 
 func (c *coder) bool(n protowire.Number, v *bool) {
-	var u uint64
-	if *v {
-		u = 1
-	}
-	c.uvar(n, &u)
-	if !c.enc {
-		*v = u != 0
+	if c.enc {
+		if *v {
+			c.writeUvar(n, 1)
+		}
+	} else if c.at(n, protowire.VarintType) {
+		*v = c.consumeVarint() != 0
+		if c.err == nil {
+			c.next()
+		}
 	}
 }
 
@@ -202,12 +240,12 @@ func (c *coder) fixed64(n protowire.Number, v *uint64) {
 		c.tag(n, protowire.Fixed64Type)
 		c.b = binary.LittleEndian.AppendUint64(c.b, *v)
 	} else if c.at(n, protowire.Fixed64Type) {
-		if len(c.b) < 8 {
+		if c.end-c.pos < 8 {
 			c.fail("cut short")
 			return
 		}
-		*v = binary.LittleEndian.Uint64(c.b)
-		c.b = c.b[8:]
+		*v = binary.LittleEndian.Uint64(c.b[c.pos:])
+		c.pos += 8
 		c.next()
 	}
 }
@@ -276,7 +314,16 @@ func (c *coder) fixedBytes(n protowire.Number, v []byte) {
 	}
 }
 
-func idField[K idKind](c *coder, n protowire.Number, v *ID[K]) { c.fixedBytes(n, v[:]) }
+func idField[K idKind](c *coder, n protowire.Number, v *ID[K]) {
+	const size = len(v)
+	if !c.enc && c.field == uint32(n)<<3|uint32(protowire.BytesType) && c.end-c.pos > size && c.b[c.pos] == byte(size) {
+		*v = ID[K](c.b[c.pos+1:]) // what nearly every field is, at the cost of a move
+		c.pos += 1 + size
+		c.next()
+		return
+	}
+	c.fixedBytes(n, v[:])
+}
 
 func (c *coder) digest(n protowire.Number, v *Digest) { c.fixedBytes(n, v[:]) }
 
@@ -307,28 +354,29 @@ func (c *coder) insertLength(at, size int) {
 }
 
 func (c *coder) consumeSub(m message) {
-	b := c.consumeBytes()
+	from, to := c.consumeSpan()
 	if c.err != nil {
 		return
 	}
-	c.within(b, m)
+	c.within(from, to, m)
 	if c.err == nil {
 		c.next()
 	}
 }
 
-// within decodes m from all of b, and then goes on behind it. One coder does it all:
-// a coder of its own for every embedded message would be half of all allocations.
-func (c *coder) within(b []byte, m message) {
-	num, typ, rest := c.num, c.typ, c.b
-	c.b = b
+// within decodes m from a part of the bytes, and then goes on where it was. One coder does
+// it all: a coder of its own for every embedded message would be half of all allocations.
+func (c *coder) within(from, to int, m message) {
+	field, pos, end := c.field, c.pos, c.end
+	c.pos, c.end = from, to
 	c.next()
 	m.wire(c)
-	if err := c.finish(); err != nil {
-		c.err, c.num, c.b = fmt.Errorf("field %d: %w", num, err), 0, nil
-		return
+	err := c.finish()
+	c.field, c.pos, c.end = field, pos, end
+	if err != nil {
+		c.err = nil
+		c.failWith(fmt.Errorf("field %d: %w", c.number(), err))
 	}
-	c.num, c.typ, c.b = num, typ, rest
 }
 
 // maxRepeated bounds every repeated field, so that a hostile message cannot ask
@@ -341,7 +389,7 @@ const maxReserved = 256
 // repeats counts how often the present field comes, up to maxReserved and as far as the
 // bytes make sense.
 func (c *coder) repeats() (k int) {
-	for b := c.b; k < maxReserved; {
+	for b := c.b[c.pos:c.end]; k < maxReserved; {
 		size, n := protowire.ConsumeVarint(b)
 		if n < 0 || size > uint64(len(b)-n) {
 			break
@@ -349,7 +397,7 @@ func (c *coder) repeats() (k int) {
 		k++
 		b = b[n+int(size):]
 		num, typ, n := protowire.ConsumeTag(b)
-		if n < 0 || num != c.num || typ != c.typ {
+		if n < 0 || uint32(num)<<3|uint32(typ) != c.field {
 			break
 		}
 		b = b[n:]
@@ -371,7 +419,7 @@ func msgs[T any, P interface {
 		}
 		return
 	}
-	if c.num == n && len(*v) == 0 {
+	if c.number() == n && len(*v) == 0 {
 		if k := c.repeats(); k > cap(*v) {
 			*v = make([]T, 0, k)
 		}
