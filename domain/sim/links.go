@@ -56,7 +56,12 @@ func (p *process) publish(id domain.HostID) {
 // send is a placement on its way to the host.
 func (h *host) send(x *domain.Placement) {
 	s := h.s
-	arrive := func() { h.deliver(x) }
+	life := s.log.life
+	arrive := func() {
+		if life == s.log.life { // a connection to a server that is gone delivers nothing
+			h.deliver(x)
+		}
+	}
 	switch {
 	case s.dice.happens(PlacementLost): // not acknowledged: it is delivered again
 		s.after(30*domain.Second, "placement again", h.n, arrive)

@@ -71,6 +71,13 @@ func (s *Sim) loseTail() {
 			}
 		}
 	}
+	for _, h := range s.hosts {
+		s.after(5*domain.Second, "host connects again", h.n, func() {
+			if h.beating() {
+				h.connect()
+			}
+		})
+	}
 	s.shadow = s.shadow.rewound()
 	s.projector.interrupt()
 	s.after(between(r, domain.Second, domain.Minute), "supervisor", 0, s.supervise)
