@@ -129,6 +129,51 @@ func TestForgottenAccount(t *testing.T) {
 	})
 }
 
+// A report of an earlier journal that came late has ended this one, which the host was not
+// told of before: it begins anew when the site has gone on for a while without it, not
+// before.
+func TestEndedJournal(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRack(t, sim.Options{Slots: 1})
+		r.site.acknowledgeOther(1)
+		r.start()
+		r.await("a proposal", func() bool { return len(r.site.journals()) == 1 })
+		r.site.place(func(*domain.Desired) {})
+		time.Sleep(time.Hour)
+		r.site.place(func(*domain.Desired) {}) // the site is where it was
+		time.Sleep(time.Minute)
+		if n := len(r.site.journals()); n != 1 {
+			t.Fatalf("%d journals", n)
+		}
+		r.site.acknowledgeOther(2)
+		r.site.place(func(*domain.Desired) {})
+		r.await("the proposal from another journal", func() bool { return len(r.site.journals()) == 2 })
+		time.Sleep(time.Hour)
+		if n := len(r.site.journals()); n != 2 {
+			t.Fatalf("%d journals", n)
+		}
+	})
+}
+
+// acknowledgeOther has the site follow another journal of the host, at commit n.
+func (s *site) acknowledgeOther(n uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mute, s.placed.Journal, s.placed.Acked, s.placed.From = true, domain.JournalID{9}, 1, domain.Head{N: n, Hash: domain.Digest{byte(n)}}
+}
+
+// journals are those that reports came from.
+func (s *site) journals() map[domain.JournalID]bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := map[domain.JournalID]bool{}
+	for _, r := range s.reports {
+		out[r.Journal] = true
+	}
+	return out
+}
+
 // tearJournal takes the newest record off the journal, and what is kept for the next life.
 func (r *rack) tearJournal() {
 	r.t.Helper()

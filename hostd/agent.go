@@ -49,6 +49,7 @@ type Agent struct {
 	began      time.Time
 	chains     map[*chain]struct{}
 	holdOff    map[string]time.Time // chains that failed and are not given up: when to try again
+	unheard    unheard
 	working    sync.WaitGroup
 
 	status  status                         // for heartbeats
@@ -282,7 +283,7 @@ func (a *Agent) accept(p *domain.Placement) error {
 	case journal.Execute:
 	}
 	if a.status.follow(p.From, before.Epoch != d.Epoch || before.Generation != d.Generation) {
-		if _, err := a.journal.Acknowledge(p.Journal, p.Acked); err != nil {
+		if err := a.acknowledge(p); err != nil {
 			return err
 		}
 	}

@@ -44,6 +44,40 @@ func (a *Agent) publish(ctx context.Context) {
 	}
 }
 
+// renewAfter is how long a host's reports may wait while the site goes on to acknowledge
+// another journal of the same host. By then they were sent six times.
+const renewAfter = 10 * time.Minute
+
+// unheard is a journal of which nothing was acknowledged, since when, and what commit the
+// site was at.
+type unheard struct {
+	journal domain.JournalID
+	since   time.Time
+	from    uint64
+}
+
+// acknowledge drops the reports that the log has. A report of an earlier journal that was on
+// its way for long may have ended this one, before the host heard that it was heard of: then
+// nobody will ever acknowledge it, and it begins anew.
+func (a *Agent) acknowledge(p *domain.Placement) error {
+	renewed, err := a.journal.Acknowledge(p.Journal, p.Acked)
+	if err != nil {
+		return err
+	}
+	id, acked := a.journal.Acked()
+	now := a.o.Clock()
+	switch {
+	case renewed, acked > 0, p.Journal.IsZero(), p.Journal == id, a.journal.Backlog() == 0:
+		a.unheard = unheard{}
+	case a.unheard.journal != id:
+		a.unheard = unheard{id, now, p.From.N}
+	case now.Sub(a.unheard.since) >= renewAfter && p.From.N > a.unheard.from:
+		a.o.Log.Warn("the site acknowledges another journal of this host, and nothing of this one: begun anew under another id", "journal", id, "acknowledged", p.Journal)
+		return a.journal.Renew()
+	}
+	return nil
+}
+
 // waitForReports reports whether something new came, or was acknowledged, before the
 // time was up.
 func (a *Agent) waitForReports(ctx context.Context, d time.Duration) bool {

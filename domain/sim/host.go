@@ -78,7 +78,7 @@ func (h *host) start() {
 	}
 	h.life++
 	h.up, h.outrun, h.desired, h.approved, h.chains, h.holdOff, h.lookAt = true, domain.Head{}, nil, nil, nil, map[string]domain.Time{}, 0
-	h.jr.sent, h.publishing = h.jr.acked, false
+	h.jr.sent, h.publishing, h.jr.unheard.since = h.jr.acked, false, 0
 	h.connect()
 	h.inventory()
 	h.publish()
@@ -175,7 +175,7 @@ func (h *host) deliver(x *domain.Placement) {
 		h.frozen, h.refused, h.publishing, h.jr.pause = false, domain.Head{}, false, 0
 	}
 	if news && !x.Journal.IsZero() { // a forger acknowledges nothing
-		h.acknowledge(x.Journal, x.Acked)
+		h.acknowledge(x)
 	}
 	if !s.log.holds(h.from) { // one that was under way when the log lost its end: its next heartbeat says so
 		s.noticed(h)

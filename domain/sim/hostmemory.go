@@ -121,6 +121,11 @@ type reports struct {
 	sent  uint64
 	queue []entry
 	pause domain.Duration
+
+	unheard struct { // since when another journal is acknowledged in this life, and at what commit
+		since domain.Time
+		from  uint64
+	}
 }
 
 type entry struct {
@@ -169,18 +174,32 @@ func (h *host) enter(r domain.Report, undo func()) {
 }
 
 // acknowledge drops what the log has.
-func (h *host) acknowledge(id domain.JournalID, n uint64) {
-	switch {
-	case id != h.jr.id && h.jr.acked == 0, id == h.jr.id && n <= h.jr.acked:
-	case id != h.jr.id, n > h.jr.last:
+func (h *host) acknowledge(x *domain.Placement) {
+	j, unheard := &h.jr, h.jr.unheard
+	j.unheard.since = 0
+	switch id, n := x.Journal, x.Acked; {
+	case id != j.id && j.acked == 0:
+		if len(j.queue) == 0 {
+			return
+		}
+		if j.unheard = unheard; unheard.since == 0 {
+			j.unheard.since, j.unheard.from = h.s.now, x.From.N
+		} else if h.s.now.Sub(unheard.since) >= renewAfter && x.From.N > unheard.from {
+			h.renew()
+		}
+	case id == j.id && n <= j.acked:
+	case id != j.id, n > j.last:
 		h.renew()
 	default:
-		for len(h.jr.queue) > 0 && h.jr.queue[0].n <= n {
-			h.jr.queue = h.jr.queue[1:]
+		for len(j.queue) > 0 && j.queue[0].n <= n {
+			j.queue = j.queue[1:]
 		}
-		h.jr.acked, h.jr.pause = n, 0
+		j.acked, j.pause = n, 0
 	}
 }
+
+// renewAfter is hostd's.
+const renewAfter = 10 * domain.Minute
 
 const (
 	resend    = 10 * domain.Second

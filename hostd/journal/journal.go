@@ -269,6 +269,21 @@ func (j *Journal) Acknowledge(id domain.JournalID, n uint64) (renewed bool, err 
 	return false, j.writeFrame(&record{acked: n}, false)
 }
 
+// Renew begins the journal anew under another id, with what waits: the log takes no more
+// of this one.
+func (j *Journal) Renew() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.closed {
+		return ErrClosed
+	}
+	if err := j.renew(); err != nil {
+		return err
+	}
+	j.wake()
+	return nil
+}
+
 // Pending returns at most max reports after number after.
 func (j *Journal) Pending(after uint64, max int) []Entry {
 	j.mu.Lock()
