@@ -24,7 +24,7 @@ type LogReader interface {
 }
 
 // foldAhead bounds the commits that are decoded and not yet applied.
-const foldAhead = 64
+const foldAhead = 32
 
 // Recover is the world as the log has it: the newest snapshot that the log
 // confirms, and the fold of everything after it.
@@ -76,18 +76,26 @@ func fold(ctx context.Context, log LogReader, w *domain.World, progress *FoldPro
 		})
 	})
 	type decoded struct {
-		c    *domain.Commit
-		hash domain.Digest
+		buffer *domain.Buffer
+		c      *domain.Commit
+		hash   domain.Digest
 	}
-	ahead := make(chan decoded, foldAhead)
+	ahead, free := make(chan decoded, foldAhead), make(chan *domain.Buffer, foldAhead)
+	for range foldAhead {
+		free <- new(domain.Buffer)
+	}
 	group.Go(func() error {
 		defer close(ahead)
 		for r := range hashed {
-			c, err := domain.DecodeCommitEvents(r.b)
+			buffer, err := receive(ctx, free)
+			if err != nil {
+				return err
+			}
+			c, err := buffer.Decode(r.b)
 			if err != nil {
 				return fmt.Errorf("message %d: %w", r.seq, err)
 			}
-			if err := send(ctx, ahead, decoded{c, r.hash}); err != nil {
+			if err := send(ctx, ahead, decoded{buffer, c, r.hash}); err != nil {
 				return err
 			}
 		}
@@ -103,10 +111,21 @@ func fold(ctx context.Context, log LogReader, w *domain.World, progress *FoldPro
 				events += len(d.c.Decisions[i].Events)
 			}
 			progress.reached(d.c.N, events)
+			free <- d.buffer // has room for all
 		}
 		return nil
 	})
 	return group.Wait()
+}
+
+// receive waits for the next value, unless the fold has ended.
+func receive[T any](ctx context.Context, from <-chan T) (v T, err error) {
+	select {
+	case v = <-from:
+		return v, nil
+	case <-ctx.Done():
+		return v, ctx.Err()
+	}
 }
 
 // send hands v on, unless the fold has ended.

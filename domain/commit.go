@@ -113,32 +113,48 @@ func (c *Commit) Documents() (out []Digest) {
 }
 
 // DecodeCommit reads a whole commit. The result shares memory with b.
-func DecodeCommit(b []byte) (*Commit, error) { return decodeCommit(b, false) }
+func DecodeCommit(b []byte) (*Commit, error) { return decodeNewCommit(b, false) }
 
 // DecodeCommitEvents is DecodeCommit without the commands' bodies: what a fold
 // needs, at less cost.
-func DecodeCommitEvents(b []byte) (*Commit, error) { return decodeCommit(b, true) }
+func DecodeCommitEvents(b []byte) (*Commit, error) { return decodeNewCommit(b, true) }
 
-func decodeCommit(b []byte, skipCommands bool) (*Commit, error) {
-	c, rest, err := DecodeCommitHeader(b)
-	if err != nil {
+func decodeNewCommit(b []byte, skipCommands bool) (*Commit, error) {
+	c := new(Commit)
+	if err := decodeCommit(b, c, skipCommands, nil); err != nil {
 		return nil, err
 	}
+	return c, nil
+}
+
+// decodeCommit reads a commit into c. What room c has for decisions is used, and where
+// there is memory for the rest, that is.
+func decodeCommit(b []byte, c *Commit, skipCommands bool, mem *Buffer) error {
+	head, rest, err := DecodeCommitHeader(b)
+	if err != nil {
+		return err
+	}
 	in := reading(rest, false)
-	c.Decisions = make([]Decision, 0, in.repeats())
+	in.mem = mem
+	decisions := c.Decisions[:0]
+	if decisions == nil {
+		decisions = make([]Decision, 0, in.repeats())
+	}
 	for in.at(4, protowire.BytesType) {
-		c.Decisions = append(c.Decisions, Decision{Command: Command{skipBody: skipCommands}})
-		in.consumeSub(&c.Decisions[len(c.Decisions)-1])
+		decisions = append(decisions, Decision{Command: Command{skipBody: skipCommands}})
+		in.consumeSub(&decisions[len(decisions)-1])
 	}
+	*c = head
+	c.Decisions = decisions
 	if err := in.finish(); err != nil {
-		return nil, fmt.Errorf("commit %d: %w", c.N, err)
+		return fmt.Errorf("commit %d: %w", c.N, err)
 	}
-	return &c, nil
+	return nil
 }
 
 func (d *Decision) wire(c *coder) {
 	c.sub(1, &d.Command)
-	if !c.enc {
+	if !c.enc && c.mem == nil {
 		d.Events = make([]Event, 0, 3) // most decisions have no more
 	}
 	if !c.enc && c.err == nil && d.Command.Body == nil && !d.Command.skipBody {

@@ -42,7 +42,9 @@ func FuzzCommit(f *testing.F) {
 	for _, b := range s.log {
 		f.Add(b)
 	}
+	var used Buffer
 	f.Fuzz(func(t *testing.T, b []byte) {
+		sameEvents(t, &used, b)
 		c, ok := reads(t, b, DecodeCommit, EncodeCommit)
 		if !ok {
 			return

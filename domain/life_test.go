@@ -54,7 +54,7 @@ func TestOneAllocationFromLaunchToWipe(t *testing.T) {
 }
 
 // replays folds the log again, from the beginning and from a snapshot in the
-// middle, and decides every command again.
+// middle, and decides every command again; then through memory that is used again.
 func (s *site) replays() {
 	s.t.Helper()
 	again, mid := NewWorld(), (*World)(nil)
@@ -102,4 +102,5 @@ func (s *site) replays() {
 	if again.Hash() != s.w.Hash() || mid.Hash() != s.w.Hash() {
 		s.t.Fatal("the same log folds into another world")
 	}
+	s.refolds()
 }

@@ -46,90 +46,107 @@ var commandTypes = registry(
 	func() CommandBody { return new(ApproveCorrection) },
 )
 
-// eventTypes lists the events, as structs of their present version (version.go).
-var eventTypes = registry(
-	func() EventBody { return new(WriterStarted) },
-	func() EventBody { return new(OperatorSet) },
-	func() EventBody { return new(TimerParked) },
-	func() EventBody { return new(TenantCreated) },
-	func() EventBody { return new(TenantMemberSet) },
-	func() EventBody { return new(TenantStateChanged) },
-	func() EventBody { return new(APIKeyCreated) },
-	func() EventBody { return new(APIKeyRevoked) },
-	func() EventBody { return new(ProjectCreated) },
-	func() EventBody { return new(ProjectMemberSet) },
-	func() EventBody { return new(PolicySet) },
-	func() EventBody { return new(SKUCreated) },
-	func() EventBody { return new(PricePublished) },
-	func() EventBody { return new(CalendarPublished) },
-	func() EventBody { return new(CreditGranted) },
-	func() EventBody { return new(RunwayPlanned) },
-	func() EventBody { return new(LedgerPosted) },
-	func() EventBody { return new(HostEnrolled) },
-	func() EventBody { return new(HostAdmitted) },
-	func() EventBody { return new(HostReported) },
-	func() EventBody { return new(HostCordoned) },
-	func() EventBody { return new(HostUncordoned) },
-	func() EventBody { return new(HostDraining) },
-	func() EventBody { return new(HostWentSilent) },
-	func() EventBody { return new(HostReturned) },
-	func() EventBody { return new(HostPowerOff) },
-	func() EventBody { return new(MapProposed) },
-	func() EventBody { return new(HostRemoved) },
-	func() EventBody { return new(MapApproved) },
-	func() EventBody { return new(MapAmended) },
-	func() EventBody { return new(SlotWipeStarted) },
-	func() EventBody { return new(SlotWiped) },
-	func() EventBody { return new(SlotQuarantined) },
-	func() EventBody { return new(SlotCondemned) },
-	func() EventBody { return new(SlotRetired) },
-	func() EventBody { return new(WipeOwed) },
-	func() EventBody { return new(WipeDischarged) },
-	func() EventBody { return new(DestructionReported) },
-	func() EventBody { return new(DeviceDestroyed) },
-	func() EventBody { return new(SlotReserved) },
-	func() EventBody { return new(SlotActivated) },
-	func() EventBody { return new(AllocationPlaced) },
-	func() EventBody { return new(AllocationStopRequested) },
-	func() EventBody { return new(AllocationStartRequested) },
-	func() EventBody { return new(AllocationRebootRequested) },
-	func() EventBody { return new(AllocationReleasing) },
-	func() EventBody { return new(AllocationReleased) },
-	func() EventBody { return new(VMStarted) },
-	func() EventBody { return new(VMBillable) },
-	func() EventBody { return new(VMAlive) },
-	func() EventBody { return new(VMRunning) },
-	func() EventBody { return new(VMStopped) },
-	func() EventBody { return new(VMLost) },
-	func() EventBody { return new(VMRemoved) },
-	func() EventBody { return new(VMOverdue) },
-	func() EventBody { return new(ImageRegistered) },
-	func() EventBody { return new(ImageRetired) },
-	func() EventBody { return new(EpochOpened) },
-	func() EventBody { return new(HostReconciled) },
-	func() EventBody { return new(HostAhead) },
-	func() EventBody { return new(UnknownVMDestroyed) },
-	func() EventBody { return new(CorrectionProposed) },
-	func() EventBody { return new(WorldCorrected) },
-	func() EventBody { return new(CorrectionWithdrawn) },
+// eventTypes lists the events, as structs of their present version (version.go), and
+// eventSlabs how a Buffer makes many of them.
+var eventTypes, eventSlabs = events(
+	event[WriterStarted],
+	event[OperatorSet],
+	event[TimerParked],
+	event[TenantCreated],
+	event[TenantMemberSet],
+	event[TenantStateChanged],
+	event[APIKeyCreated],
+	event[APIKeyRevoked],
+	event[ProjectCreated],
+	event[ProjectMemberSet],
+	event[PolicySet],
+	event[SKUCreated],
+	event[PricePublished],
+	event[CalendarPublished],
+	event[CreditGranted],
+	event[RunwayPlanned],
+	event[LedgerPosted],
+	event[HostEnrolled],
+	event[HostAdmitted],
+	event[HostReported],
+	event[HostCordoned],
+	event[HostUncordoned],
+	event[HostDraining],
+	event[HostWentSilent],
+	event[HostReturned],
+	event[HostPowerOff],
+	event[MapProposed],
+	event[HostRemoved],
+	event[MapApproved],
+	event[MapAmended],
+	event[SlotWipeStarted],
+	event[SlotWiped],
+	event[SlotQuarantined],
+	event[SlotCondemned],
+	event[SlotRetired],
+	event[WipeOwed],
+	event[WipeDischarged],
+	event[DestructionReported],
+	event[DeviceDestroyed],
+	event[SlotReserved],
+	event[SlotActivated],
+	event[AllocationPlaced],
+	event[AllocationStopRequested],
+	event[AllocationStartRequested],
+	event[AllocationRebootRequested],
+	event[AllocationReleasing],
+	event[AllocationReleased],
+	event[VMStarted],
+	event[VMBillable],
+	event[VMAlive],
+	event[VMRunning],
+	event[VMStopped],
+	event[VMLost],
+	event[VMRemoved],
+	event[VMOverdue],
+	event[ImageRegistered],
+	event[ImageRetired],
+	event[EpochOpened],
+	event[HostReconciled],
+	event[HostAhead],
+	event[UnknownVMDestroyed],
+	event[CorrectionProposed],
+	event[WorldCorrected],
+	event[CorrectionWithdrawn],
 )
 
-func registry[T any](news ...func() T) map[string]func() T {
-	m := make(map[string]func() T, len(news))
+func registry(news ...func() CommandBody) map[string]func() CommandBody {
+	m := make(map[string]func() CommandBody, len(news))
 	for _, f := range news {
-		name := ""
-		switch b := any(f()).(type) {
-		case CommandBody:
-			name = b.CommandType()
-		case EventBody:
-			name = b.EventType()
-		}
-		if _, twice := m[name]; twice {
-			panic("registered twice: " + name)
-		}
-		m[name] = f
+		enter(m, f().CommandType(), f)
 	}
 	return m
+}
+
+func events(types ...func() (func() EventBody, func() eventSlab)) (map[string]func() EventBody, map[string]func() eventSlab) {
+	news, slabs := map[string]func() EventBody{}, map[string]func() eventSlab{}
+	for _, t := range types {
+		one, many := t()
+		typ := one().EventType()
+		enter(news, typ, one)
+		slabs[typ] = many
+	}
+	return news, slabs
+}
+
+// event is one type of event: how to make one, and how to make many.
+func event[T any, P interface {
+	*T
+	EventBody
+}]() (func() EventBody, func() eventSlab) {
+	return func() EventBody { return P(new(T)) }, func() eventSlab { return new(slabOf[T, P]) }
+}
+
+func enter[T any](m map[string]T, name string, v T) {
+	if _, twice := m[name]; twice {
+		panic("registered twice: " + name)
+	}
+	m[name] = v
 }
 
 // wireBody writes m as a sub-message, also when it is empty.

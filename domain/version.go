@@ -113,12 +113,22 @@ func (f *eventForms) wireEvent(c *coder, e *Event) {
 	if c.err != nil {
 		return
 	}
-	body, err := f.decode(typ, v, func(m message) error {
+	read := func(m message) error {
 		if c.within(from, to, m); c.err != nil {
 			return fmt.Errorf("%s: %w", typ, c.err)
 		}
 		return nil
-	})
+	}
+	var body EventBody
+	if c.mem != nil {
+		body = c.mem.event(f, typ, v)
+	}
+	var err error
+	if body != nil {
+		err = read(body)
+	} else {
+		body, err = f.decode(typ, v, read)
+	}
 	if err != nil {
 		c.err = nil
 		c.failWith(fmt.Errorf("event %d: %w", e.Number, err))

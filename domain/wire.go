@@ -25,8 +25,9 @@ type coder struct {
 	b    []byte // encoding: what was written; decoding: all there is to read
 
 	// Decoding. A position is moved for every field: cheaper than to cut b anew.
-	pos, end int    // what is left of the message that is being read
-	field    uint32 // the tag of the field at pos: number << 3 | wire type; 0 behind the last
+	pos, end int     // what is left of the message that is being read
+	field    uint32  // the tag of the field at pos: number << 3 | wire type; 0 behind the last
+	mem      *Buffer // where what is decoded is made; nil: each for itself
 	err      error
 }
 
@@ -419,7 +420,11 @@ func msgs[T any, P interface {
 		}
 		return
 	}
-	if c.number() == n && len(*v) == 0 {
+	if c.number() != n {
+		return
+	}
+	many := slabFor[T](c.mem)
+	if many == nil && len(*v) == 0 {
 		if k := c.repeats(); k > cap(*v) {
 			*v = make([]T, 0, k)
 		}
@@ -429,7 +434,11 @@ func msgs[T any, P interface {
 			c.fail("too many")
 			return
 		}
-		*v = append(*v, *new(T))
+		if many != nil {
+			*v = many.push(*v)
+		} else {
+			*v = append(*v, *new(T))
+		}
 		c.consumeSub(P(&(*v)[len(*v)-1]))
 	}
 }
@@ -477,7 +486,7 @@ func ids[K idKind](c *coder, n protowire.Number, v *[]ID[K]) {
 		c.fail("not a whole number of ids")
 		return
 	}
-	*v = make([]ID[K], len(b)/16)
+	*v = idList[K](c.mem, len(b)/16)
 	for i := range *v {
 		copy((*v)[i][:], b[16*i:])
 	}
