@@ -174,6 +174,7 @@ type fanoutSession struct {
 	sent     atomic.Uint64
 	chain    Chain
 	first    bool
+	buffer   domain.Buffer
 	progress chan struct{} // an acknowledgement came
 }
 
@@ -194,7 +195,7 @@ func (s *fanoutSession) onAck(data []byte) error {
 
 // commit publishes the events of one commit that the feed does not have yet.
 func (s *fanoutSession) commit(ctx context.Context, data []byte) error {
-	c, err := domain.DecodeCommitEvents(data)
+	c, err := s.buffer.Decode(data)
 	if err != nil {
 		return &badCommitError{err}
 	}
