@@ -192,7 +192,8 @@ func (a *account) forgotten(row uint32) bool {
 }
 
 // gone reports whether the host has had the VM and has it no more. One that never
-// reached it is still to be started there.
+// reached it is still to be started there, if the host remembers the lease before: or what
+// it did on the slot after the end of the log is forgotten, and may be on the drive.
 func (a *account) gone(v *VM) bool {
 	if a.held[v.ID] {
 		return false
@@ -201,7 +202,12 @@ func (a *account) gone(v *VM) bool {
 		return true
 	}
 	for _, row := range v.slots[:v.n] {
-		if s, ok := a.seen[row]; a.unknown[row] || ok && s.Generation >= a.w.slots.row(row).Generation {
+		s, ok := a.seen[row]
+		now := a.w.slots.row(row).Generation
+		if a.unknown[row] || ok && s.Generation >= now {
+			return true
+		}
+		if a.w.LogicLevel >= 2 && (s.Slot.IsZero() || s.Generation+1 < now) {
 			return true
 		}
 	}

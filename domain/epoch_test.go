@@ -264,6 +264,41 @@ func TestAccountOfAnotherHistory(t *testing.T) {
 	s.replays()
 }
 
+// A VM that never reached its host is still to be started there, unless the host has lost
+// its memory: then nobody knows what it did on the slot after the end of the log.
+func TestAccountOfAHostThatForgot(t *testing.T) {
+	t.Parallel()
+	for name, remembers := range map[string]func(*HeldSlot){
+		"all":                  func(*HeldSlot) {},
+		"nothing":              func(held *HeldSlot) { held.Slot, held.Generation = SlotID{}, 0 },
+		"not the lease before": func(held *HeldSlot) { held.Generation = 0 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t)
+			second, _ := s.second()
+			h := s.host("h1", 1, "r")
+			s.sku("gpu-1x", 1, 3_600_000)
+			f := s.tenant("acme", 1e9)
+			s.release(f, s.launch(f, "first", "gpu-1x", 1), h)
+			ours := s.launch(f, "ours", "gpu-1x", 1)
+			vm := s.w.vms.row(s.w.allocations.get(ours).vms[0])
+			slot := s.w.slots.row(vm.slots[0])
+			s.must(System, s.openEpoch(second))
+			held := HeldSlot{Index: uint32(slot.Index), Slot: slot.ID, Generation: slot.Generation - 1}
+			remembers(&held)
+			h.report(Report{Kind: ReportInventory, Holdings: &HoldingsReport{Epoch: 1, Generation: 99, SlotMap: s.w.hosts.get(h.id).MapID, Slots: []HeldSlot{held}}})
+			switch have := s.w.allocations.get(ours); {
+			case name == "all" && (have == nil || slot.State != SlotIsReserved):
+				t.Errorf("%+v, the slot is %s", have, slot.State)
+			case name != "all" && (have != nil || slot.State != SlotIsWiping):
+				t.Errorf("%+v, the slot is %s", have, slot.State)
+			}
+			s.replays()
+		})
+	}
+}
+
 // A journal that had ended, when a late report of an earlier one came, is the newest again
 // by its account.
 func TestAccountOfAJournalThatHadEnded(t *testing.T) {
