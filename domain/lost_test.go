@@ -75,6 +75,20 @@ func TestLostAndNotBack(t *testing.T) {
 		if e, ok := events[1].(*VMStopped); !ok || e.Reason != "domain.start_failed" || s.w.allocations.get(id).State != Stopped {
 			t.Fatalf("%+v", events[1])
 		}
+		// Again, by a host that does not remember that it said so.
+		if events := h.said(ReportFailed, v, func(r *VMReport) { r.Reason = "domain.start_failed" }); len(events) != 1 || s.w.allocations.get(id).State != Stopped {
+			t.Fatalf("%+v", events[1])
+		}
+	})
+	t.Run("it was to be stopped, and cannot be started", func(t *testing.T) {
+		t.Parallel()
+		s, h, f, id, v := running(t)
+		lose(h, v)
+		s.must(f.key, &ActOnAllocation{Allocation: id, Action: ActionStop})
+		h.said(ReportFailed, v, func(r *VMReport) { r.Reason = "domain.start_failed" })
+		if a := s.w.allocations.get(id); a == nil || a.State != Stopped {
+			t.Fatalf("its disk is the tenant's: %+v", a)
+		}
 	})
 	t.Run("it was to be stopped", func(t *testing.T) {
 		t.Parallel()

@@ -270,8 +270,9 @@ func (w *World) judgeVM(x *Context, host uint32, kind ReportKind, r *VMReport) (
 
 // vmFailed is a boot that the host gave up. A VM that never ran is let go, for
 // nothing if that is the provider's failure. The disk of one that ran is the
-// tenant's and is not thrown away, unless a device of its slot is what fails: then it
-// will not run there again, and its bill ends. The slot is kept for the operator.
+// tenant's and is not thrown away, also while it is being stopped, unless a device of its
+// slot is what fails: then it will not run there again, and its bill ends. The slot is kept
+// for the operator.
 func (w *World) vmFailed(x *Context, v *VM, r *VMReport, at Time) ([]EventBody, *Error) {
 	a := w.allocations.row(v.alloc)
 	reason := wordOr(r.Reason, "machine.error")
@@ -291,7 +292,10 @@ func (w *World) vmFailed(x *Context, v *VM, r *VMReport, at Time) ([]EventBody, 
 		}
 	}
 	broken := r.Component != "" && w.LogicLevel >= 2
-	if ran && v.Power == PowerOn && !r.Theirs && !broken {
+	if ran && !r.Theirs && !broken && (v.Power == PowerOn || w.LogicLevel >= 2) {
+		if v.State == Stopped {
+			return nil, nil // said again, by a host that does not remember it
+		}
 		c := w.vmChange(v, at)
 		c.Reason = reason
 		return []EventBody{&VMStopped{c}}, nil

@@ -100,13 +100,23 @@ func (c *coder) next() {
 }
 
 func (c *coder) nextWide() {
-	num, typ, n := protowire.ConsumeTag(c.b[c.pos:c.end])
+	tag, n := consumeTag(c.b[c.pos:c.end])
 	if n < 0 {
 		c.fail("bad tag")
 		return
 	}
-	c.field = uint32(num)<<3 | uint32(typ)
+	c.field = tag
 	c.pos += n
+}
+
+// consumeTag reads number << 3 | wire type. protowire takes numbers that are too wide for
+// that, and of which the format knows nothing.
+func consumeTag(b []byte) (tag uint32, n int) {
+	num, typ, n := protowire.ConsumeTag(b)
+	if n < 0 || !num.IsValid() {
+		return 0, -1
+	}
+	return uint32(num)<<3 | uint32(typ), n
 }
 
 func (c *coder) fail(what string) {
@@ -397,8 +407,8 @@ func (c *coder) repeats() (k int) {
 		}
 		k++
 		b = b[n+int(size):]
-		num, typ, n := protowire.ConsumeTag(b)
-		if n < 0 || uint32(num)<<3|uint32(typ) != c.field {
+		tag, n := consumeTag(b)
+		if n < 0 || tag != c.field {
 			break
 		}
 		b = b[n:]

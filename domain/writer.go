@@ -26,7 +26,10 @@ package domain
 //	   a user whom the site knows; a slot that is retired before its host has said
 //	   what it holds leaves drives that are owed a wipe; an account that
 //	   cannot be believed leaves no gap in its host's reports; a first hour in two
-//	   billing periods that is reported late is followed by the next hour to come
+//	   billing periods that is reported late is followed by the next hour to come; a
+//	   VM that has not reached its host, which does not remember the lease before, is
+//	   not started there; one that ran, and whose host gives up its boot, keeps its
+//	   disk, also while it is being stopped, and when that is said again
 const LogicLevel = 2
 
 // StartWriter begins a writer's term, and raises the log to a level that its build

@@ -23,14 +23,13 @@ func holdingsKey(d *domain.Desired) string {
 	return fmt.Sprintf("holdings/%d/%d/", d.Epoch, d.Generation)
 }
 
-// accounting is what has to be remembered when an epoch asks for an account: that it did,
-// and what was seen before it.
+// accounting is what has to be remembered when an epoch asks for an account: what was
+// seen before it.
 func (a *Agent) accounting(d *domain.Desired, before journal.Seen) journal.Change {
-	c := journal.Change{Set: map[string]string{askedKey: holdingsKey(d)}}
-	if before.Epoch != d.Epoch {
-		c.Set[beforeKey(d.Epoch)] = fmt.Sprintf("%d %d", before.Epoch, before.Generation)
+	if before.Epoch == d.Epoch {
+		return journal.Change{}
 	}
-	return c
+	return journal.Change{Set: map[string]string{beforeKey(d.Epoch): fmt.Sprintf("%d %d", before.Epoch, before.Generation)}}
 }
 
 // changing reports whether a chain runs that changes what the host holds. A wipe may take

@@ -28,7 +28,7 @@ import (
 //	inventory/<epoch>/<map>/    ""        proposed
 //	conflict/<epoch>/           ""        reported
 //	before/<epoch>/             numbers   epoch and generation seen before it
-//	asked                       key       of the account that was asked for last
+//	accepted                    epoch     of the placement that was taken on last, accounts apart
 //	holdings/<epoch>/<n>/       ""        reported, as generation n asked
 //	map                         digest    of the slot map in force
 func vmKey(id domain.VMID) string    { return "vm/" + id.String() + "/" }
@@ -38,10 +38,10 @@ func bootKey(id domain.VMID, boot uint32, kind domain.ReportKind) string {
 }
 
 const (
-	mapKey    = "map"
-	askedKey  = "asked"
-	lostFact  = "lost"    // since when it is
-	doubtFact = "doubted" // and why
+	mapKey      = "map"
+	acceptedKey = "accepted"
+	lostFact    = "lost"    // since when it is
+	doubtFact   = "doubted" // and why
 )
 
 func wipeKey(k plan.WipeKey) string         { return fmt.Sprintf("wipe/%s/%d/", k.Lease, k.Attempt) }
@@ -156,22 +156,33 @@ func acceptance(d *domain.Desired, facts map[string]string) journal.Change {
 			c.Drop = append(c.Drop, key)
 		}
 	}
-	if asked := facts[askedKey]; asked != "" {
-		if _, said := facts[asked]; !said {
-			c.Set[asked] = ""
-			for key := range facts {
-				if reported(key) {
-					c.Drop = append(c.Drop, key)
-				}
+	epoch := fmt.Sprint(d.Epoch)
+	if before, ok := facts[acceptedKey]; ok && before != epoch && !accounted(d.Epoch, facts) {
+		for key := range facts {
+			if reported(key) {
+				c.Drop = append(c.Drop, key)
 			}
 		}
 	}
+	c.Set[acceptedKey] = epoch
 	return c
 }
 
+// accounted is whether this host remembers that it accounted for itself in an epoch. It may
+// not, and the site has what it said: a disk that lied lost it, or somebody brought an
+// earlier journal back.
+func accounted(epoch uint32, facts map[string]string) bool {
+	said := fmt.Sprintf("holdings/%d/", epoch)
+	for key := range facts {
+		if strings.HasPrefix(key, said) {
+			return true
+		}
+	}
+	return false
+}
+
 // reported is whether key tells of something that was reported, and that an account lets
-// be reported again. A host may not remember an account that the site has: a disk that lied
-// lost it, or somebody brought an earlier journal back.
+// be reported again.
 func reported(key string) bool {
 	word := strings.Split(key, "/")
 	switch word[0] {

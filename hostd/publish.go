@@ -69,7 +69,7 @@ func (a *Agent) acknowledge(p *domain.Placement) error {
 	switch {
 	case renewed, acked > 0, p.Journal.IsZero(), p.Journal == id, a.journal.Backlog() == 0:
 		a.unheard = unheard{}
-	case a.unheard.journal != id:
+	case a.unheard.journal != id, p.From.N < a.unheard.from: // the log may have lost its end
 		a.unheard = unheard{id, now, p.From.N}
 	case now.Sub(a.unheard.since) >= renewAfter && p.From.N > a.unheard.from:
 		a.o.Log.Warn("the site acknowledges another journal of this host, and nothing of this one: begun anew under another id", "journal", id, "acknowledged", p.Journal)

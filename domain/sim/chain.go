@@ -88,7 +88,8 @@ func (h *host) inChain(id domain.VMID) bool {
 // not remember that it had reported it. Until that ends the VM is not touched.
 func (h *host) wipesUnder(id domain.VMID) bool {
 	return slices.ContainsFunc(h.chains, func(c *chain) bool {
-		return c.steps[0].Op == plan.Wipe && slices.Contains(h.mem.known[id], c.slots[0])
+		w := c.steps[0].Wipe
+		return w != nil && slices.Contains(h.mem.known[id], c.slots[0]) && h.s.shadow.erased[wipeOf{w.Lease.Slot, w.Lease.Generation, w.Attempt, w.Lease.Nonce}]
 	})
 }
 

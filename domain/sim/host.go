@@ -184,7 +184,6 @@ func (h *host) deliver(x *domain.Placement) {
 		return
 	}
 	if d.Account {
-		h.mem.asked = [2]uint64{uint64(d.Epoch), d.Generation}
 		if before.Epoch != d.Epoch {
 			h.mem.before = before
 		}

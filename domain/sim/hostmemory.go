@@ -26,8 +26,8 @@ type memory struct {
 	slotGeneration map[uint32]uint32 // the highest placed
 	inForce        domain.Digest     // the approved map
 	before         journal.Seen      // what was seen before the present epoch
-	asked          [2]uint64         // the epoch and generation in which it was last asked what it holds
-	accounted      [2]uint64         // and in which it last said so
+	accepted       uint32            // the epoch of what it last took on, accounts apart
+	accounted      [2]uint64         // the epoch and generation that it was last asked in, and said what it holds
 }
 
 // lostAt is the boot of which it was said that it was lost, and when.
@@ -52,9 +52,10 @@ func newMemory() memory {
 // accept remembers what has to be known before anything of d is done.
 func (m *memory) accept(d *domain.Desired) {
 	m.inForce = d.SlotMap
-	if m.accounted != m.asked {
-		m.forgetReported(m.asked)
+	if m.accepted != 0 && m.accepted != d.Epoch && m.accounted[0] != uint64(d.Epoch) {
+		m.forgetReported(m.accounted)
 	}
+	m.accepted = d.Epoch
 	placed := func(l *domain.Lease) {
 		m.slotID[l.Index] = l.Slot
 		m.slotGeneration[l.Index] = max(m.slotGeneration[l.Index], l.Generation)
@@ -183,6 +184,8 @@ func (h *host) acknowledge(x *domain.Placement) {
 			return
 		}
 		if j.unheard = unheard; unheard.since == 0 {
+			j.unheard.since, j.unheard.from = h.s.now, x.From.N
+		} else if x.From.N < unheard.from {
 			j.unheard.since, j.unheard.from = h.s.now, x.From.N
 		} else if h.s.now.Sub(unheard.since) >= renewAfter && x.From.N > unheard.from {
 			h.renew()

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/gpuaas/gpuaas/domain"
 	"github.com/gpuaas/gpuaas/hostd/plan"
@@ -196,6 +197,9 @@ func (h *shadow) check(c *domain.Command, e domain.EventBody) {
 			s.fail("allocation %s is released twice", e.ID)
 		}
 		h.mine(c, e.Tenant)
+		if c.Actor.Kind == domain.ActorHost && !strings.HasPrefix(e.Reason, "epoch.") && !slices.ContainsFunc(h.allocs[e.ID].vms, func(v *vmView) bool { return v.state != domain.Stopped }) {
+			s.fail("allocation %s, which is stopped, is released for a report: %s", e.ID, e.Reason)
+		}
 		if e.BilledTo > h.at {
 			s.fail("allocation %s is billed to %s, in a commit of %s", e.ID, e.BilledTo, h.at)
 		}

@@ -60,9 +60,15 @@ func (j *Journal) writeFrame(r *record, sync bool) error {
 }
 
 // renew begins the journal anew: another id, facts and pending reports carried
-// over, the reports with new numbers and signatures.
-func (j *Journal) renew() error {
+// over, the reports with new numbers and signatures. On an error it is as it was.
+func (j *Journal) renew() (err error) {
 	pending := j.queue
+	id, last, acked, live := j.id, j.last, j.acked, j.live
+	defer func() {
+		if err != nil {
+			j.id, j.last, j.acked, j.live, j.queue = id, last, acked, live, pending
+		}
+	}()
 	if _, err := io.ReadFull(j.o.Rand, j.id[:]); err != nil {
 		return fmt.Errorf("make journal id: %w", err)
 	}

@@ -186,6 +186,35 @@ func TestAcknowledgedBeyondTheEnd(t *testing.T) {
 	}
 }
 
+// A journal that cannot begin anew is the one that it was, and can be read again.
+func TestRenewThatFails(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	j := open(t, dir)
+	id := j.ID()
+	appendReport(t, j, "a", journal.Change{})
+	inTheWay := filepath.Join(dir, "journal.tmp")
+	if err := os.Mkdir(inTheWay, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Renew(); err == nil {
+		t.Fatal("it began anew")
+	}
+	if err := os.Remove(inTheWay); err != nil {
+		t.Fatal(err)
+	}
+	appendReport(t, j, "e", journal.Change{})
+	if waits := j.Pending(0, 9); j.ID() != id || len(waits) != 2 || waits[1].Number != 2 {
+		t.Errorf("%s, want %s: %+v", j.ID(), id, waits)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if j := open(t, dir); j.ID() != id || j.Backlog() != 2 {
+		t.Errorf("%s, want %s: %d reports", j.ID(), id, j.Backlog())
+	}
+}
+
 func TestBounded(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
