@@ -24,7 +24,7 @@ type LogReader interface {
 }
 
 // foldAhead bounds the commits that are decoded and not yet applied.
-const foldAhead = 32
+const foldAhead = 16
 
 // Recover is the world as the log has it: the newest snapshot that the log
 // confirms, and the fold of everything after it.
