@@ -292,10 +292,10 @@ func (w *World) vmFailed(x *Context, v *VM, r *VMReport, at Time) ([]EventBody, 
 		}
 	}
 	broken := r.Component != "" && w.LogicLevel >= 2
+	if v.State == Stopped && !broken && w.LogicLevel >= 2 {
+		return nil, nil // said again by a host that does not remember it, or too late
+	}
 	if ran && !r.Theirs && !broken && (v.Power == PowerOn || w.LogicLevel >= 2) {
-		if v.State == Stopped {
-			return nil, nil // said again, by a host that does not remember it
-		}
 		c := w.vmChange(v, at)
 		c.Reason = reason
 		return []EventBody{&VMStopped{c}}, nil
