@@ -246,7 +246,12 @@ func (a *account) endAllocation(purses map[uint32]*purse, al *Allocation, gone [
 		if purses[al.tenant] == nil {
 			purses[al.tenant] = newPurse(w, w.tenants.row(al.tenant), a.x)
 		}
-		a.events = append(a.events, w.release(purses[al.tenant], al, reasonNotOnHost, a.h.Accounts, false)...)
+		// A launch that the site did not finish is for nothing, as at its deadline.
+		free := w.LogicLevel >= 2 && slices.ContainsFunc(al.vms, func(vi uint32) bool {
+			v := w.vms.row(vi)
+			return slices.Contains(gone, vi) && v.State == Provisioning && v.Boot == 1 && v.Started == 0
+		})
+		a.events = append(a.events, w.release(purses[al.tenant], al, reasonNotOnHost, a.h.Accounts, free)...)
 		for _, vi := range al.vms {
 			v := w.vms.row(vi)
 			for _, s := range v.slots[:v.n] {

@@ -406,3 +406,49 @@ func TestBootsGoOnAboveTheHosts(t *testing.T) {
 	}
 	s.replays()
 }
+
+// A VM that was booted again in the lost tail has run, though the log that is left does not
+// know it: when it is not heard of, its disk stays.
+func TestBootedInTheLostTailKeepsItsDisk(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	second, _ := s.second()
+	h := s.host("h1", 1, "r")
+	s.sku("gpu-1x", 1, 3_600_000)
+	id := s.launch(s.tenant("acme", 1e9), "a", "gpu-1x", 1)
+	before := h.placement()
+	s.must(System, s.openEpoch(second))
+	says := h.holdings(before)
+	says.VMs[0].Boot = 2
+	h.report(Report{Kind: ReportInventory, Holdings: says})
+	s.after(2 * Hour)
+	if a := s.w.allocations.get(id); a == nil || a.State != Stopped {
+		t.Fatalf("%+v", a)
+	}
+	s.replays()
+}
+
+// A gang of which a VM never reached its host, which forgot, is for nothing, as when it
+// could not be started in time.
+func TestGangThatAHostForgot(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	second, _ := s.second()
+	hosts := []*fakeHost{s.host("h1", 1, "r"), s.host("h2", 1, "r")}
+	s.sku("gpu-1x", 1, 3_600_000)
+	f := s.tenant("acme", 1e9)
+	id := s.launch(f, "a", "gpu-1x", 2)
+	hosts[0].boot()
+	s.after(10 * Minute)
+	before := hosts[0].placement()
+	s.must(System, s.openEpoch(second))
+	hosts[0].report(Report{Kind: ReportInventory, Holdings: hosts[0].holdings(before)})
+	e := hosts[1].report(Report{Kind: ReportInventory, Holdings: &HoldingsReport{Epoch: 1, Generation: 99}})
+	if r := ofType[*AllocationReleasing](e); len(r) != 1 || r[0].ID != id || !r[0].Free {
+		t.Fatalf("%+v", r)
+	}
+	if b := s.balance(f); b.Available != 1e9 {
+		t.Errorf("%+v", b)
+	}
+	s.replays()
+}

@@ -346,7 +346,12 @@ func (w *World) vmDue(k *tick, v *VM) []EventBody {
 			c.Reason, c.Address = "guest.ready_not_reported", v.Address
 			return []EventBody{&VMRunning{c}}
 		}
-		if v.State == Starting && (v.Boot > 1 || w.LogicLevel >= 2) { // its disk holds the tenant's data
+		// Its disk holds the tenant's data, also when it was booted again in what the log lost.
+		hasRun := v.State == Starting && v.Boot > 1
+		if w.LogicLevel >= 2 {
+			hasRun = v.State == Starting || v.Boot > 1
+		}
+		if hasRun {
 			c.Reason = "start.timeout"
 			return []EventBody{&VMStopped{c}}
 		}

@@ -291,7 +291,7 @@ func (w *World) vmFailed(x *Context, v *VM, r *VMReport, at Time) ([]EventBody, 
 			events = w.takeOut(row, r.Component, r.Scope, reason)
 		}
 	}
-	broken := r.Component != "" && w.LogicLevel >= 2
+	broken := r.Component != "" && !r.Theirs && w.LogicLevel >= 2
 	if v.State == Stopped && !broken && w.LogicLevel >= 2 {
 		return nil, nil // said again by a host that does not remember it, or too late
 	}

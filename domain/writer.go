@@ -29,7 +29,9 @@ package domain
 //	   billing periods that is reported late is followed by the next hour to come; a
 //	   VM that has not reached its host, which does not remember the lease before, is
 //	   not started there; one that ran, and whose host gives up its boot, keeps its
-//	   disk, also while it is being stopped, and when that is said again
+//	   disk, also while it is being stopped, and when that is said again, or when the log
+//	   has lost that it ran; a gang with a VM that never reached a host which forgot is
+//	   for nothing
 const LogicLevel = 2
 
 // StartWriter begins a writer's term, and raises the log to a level that its build
