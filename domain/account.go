@@ -116,7 +116,9 @@ func (w *World) judgeHoldings(x *Context, hi uint32, r *HoldingsReport) ([]Event
 		Host: h.ID, Epoch: w.Epoch, SeenEpoch: r.Epoch, SeenGeneration: r.Generation, SlotMap: r.SlotMap,
 	}, held: map[VMID]bool{}, seen: map[uint32]HeldSlot{}, unknown: map[uint32]bool{}, let: map[uint32]bool{}}
 	a.read(r)
-	a.endVMs()
+	if !a.endVMs() {
+		return a.events, nil // which change what is placed: the host is asked again
+	}
 	a.events = append(a.events, a.e)
 	a.slots(a.e.mapDiffers(h))
 	return a.events, nil
@@ -214,8 +216,12 @@ func (a *account) gone(v *VM) bool {
 	return false
 }
 
-// endVMs releases what is gone.
-func (a *account) endVMs() {
+// maxAccountEvents is after how many events the rest of what is gone waits for the host's
+// next account: a gang takes some hundred, and a decision may have 256.
+const maxAccountEvents = 96
+
+// endVMs releases what is gone, and reports whether that was all.
+func (a *account) endVMs() bool {
 	var rows []uint32
 	add := func(row uint32) {
 		if row != none && !slices.Contains(rows, row) && a.gone(a.w.vms.row(row)) {
@@ -234,9 +240,13 @@ func (a *account) endVMs() {
 		if done[al] {
 			continue
 		}
+		if len(a.events) >= maxAccountEvents && a.w.LogicLevel >= 2 {
+			return false
+		}
 		done[al] = true
 		a.endAllocation(purses, a.w.allocations.row(al), rows)
 	}
+	return true
 }
 
 // endAllocation releases an allocation of which VMs are gone, the whole of it, as ever.

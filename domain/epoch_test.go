@@ -428,6 +428,38 @@ func TestBootedInTheLostTailKeepsItsDisk(t *testing.T) {
 	s.replays()
 }
 
+// A host that has lost everything is asked until all that is gone has ended: at once it
+// would be more than a decision may have.
+func TestAccountOfAFullHostThatLostAll(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.check = false
+	second, _ := s.second()
+	h, _ := s.fullHost()
+	s.must(System, s.openEpoch(second))
+	accounts, generation, released := 0, uint64(0), 0
+	for s.w.hosts.get(h.id).Accounts != 0 {
+		if p := h.placement().Desired; !p.Account || p.Generation <= generation {
+			t.Fatalf("it is not asked again: %+v", p)
+		} else {
+			generation = p.Generation
+		}
+		accounts++
+		released += len(ofType[*AllocationReleasing](h.report(Report{Kind: ReportInventory, Holdings: &HoldingsReport{Epoch: 1, Generation: 99, SlotMap: s.w.hosts.get(h.id).MapID}})))
+	}
+	if accounts < 3 || released != maxSlotsOnMap {
+		t.Errorf("%d allocations released in %d accounts", released, accounts)
+	}
+	h.wipe()
+	if n := s.w.Count().SlotStates["available"]; n != maxSlotsOnMap {
+		t.Errorf("%d slots are available", n)
+	}
+	if err := s.w.CheckAll(); err != nil {
+		t.Error(err)
+	}
+	s.replays()
+}
+
 // A gang of which a VM never reached its host, which forgot, is for nothing, as when it
 // could not be started in time.
 func TestGangThatAHostForgot(t *testing.T) {

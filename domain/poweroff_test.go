@@ -11,19 +11,7 @@ func TestPowerOffOfAFullHost(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	s.check = false
-	m := testMap("h1", maxSlotsOnMap)
-	for i := range m.Slots {
-		sp := &m.Slots[i]
-		sp.Threads, sp.MemoryMiB = []uint16{uint16(sp.NUMANode)*64 + uint16(i%32)}, 1<<14
-		sp.GPU.Address, sp.NVMe.Address, sp.IBVF.Address = fmt.Sprintf("0001:%02x:00.0", i), fmt.Sprintf("0002:%02x:00.0", i), fmt.Sprintf("0003:%02x:00.0", i)
-	}
-	h := s.hostOf("h1", m, "r1")
-	s.sku("gpu-1x", 1, 3_600_000_000) // 1000 a millisecond
-	tenants := []tenantFixture{s.tenant("a", 1e15), s.tenant("b", 1e15)}
-	for i := range maxSlotsOnMap {
-		s.launch(tenants[i%2], "", "gpu-1x", 1)
-	}
-	h.boot()
+	h, tenants := s.fullHost()
 	s.check = true
 	s.after(2 * Hour)
 	since := s.now.Add(-Minute)
@@ -65,4 +53,24 @@ func TestPowerOffOfAFullHost(t *testing.T) {
 	s.seen = nil
 	s.after(Hour)
 	s.replays()
+}
+
+// fullHost is a host with as many VMs as a map has slots, of two tenants, at 1000 micros a
+// millisecond.
+func (s *site) fullHost() (*fakeHost, []tenantFixture) {
+	s.t.Helper()
+	m := testMap("h1", maxSlotsOnMap)
+	for i := range m.Slots {
+		sp := &m.Slots[i]
+		sp.Threads, sp.MemoryMiB = []uint16{uint16(sp.NUMANode)*64 + uint16(i%32)}, 1<<14
+		sp.GPU.Address, sp.NVMe.Address, sp.IBVF.Address = fmt.Sprintf("0001:%02x:00.0", i), fmt.Sprintf("0002:%02x:00.0", i), fmt.Sprintf("0003:%02x:00.0", i)
+	}
+	h := s.hostOf("h1", m, "r1")
+	s.sku("gpu-1x", 1, 3_600_000_000)
+	tenants := []tenantFixture{s.tenant("a", 1e15), s.tenant("b", 1e15)}
+	for i := range maxSlotsOnMap {
+		s.launch(tenants[i%2], "", "gpu-1x", 1)
+	}
+	h.boot()
+	return h, tenants
 }

@@ -31,7 +31,8 @@ package domain
 //	   not started there; one that ran, and whose host gives up its boot, keeps its
 //	   disk, also while it is being stopped, and when that is said again, or when the log
 //	   has lost that it ran; a gang with a VM that never reached a host which forgot is
-//	   for nothing
+//	   for nothing; of an account that ends more than a decision may have, the host is
+//	   asked again
 const LogicLevel = 2
 
 // StartWriter begins a writer's term, and raises the log to a level that its build
