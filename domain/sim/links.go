@@ -58,7 +58,8 @@ func (h *host) send(x *domain.Placement) {
 	s := h.s
 	life := s.log.life
 	arrive := func() {
-		if life == s.log.life { // a connection to a server that is gone delivers nothing
+		// A connection to a server that is gone delivers what is on the line, and no more.
+		if life == s.log.life || s.lost != nil && s.now.Sub(s.lost.at) < domain.Second {
 			h.deliver(x)
 		}
 	}

@@ -15,6 +15,7 @@ import (
 
 // lostTail is a loss of which no epoch was opened yet.
 type lostTail struct {
+	at      domain.Time
 	left    uint64 // commits
 	alarmed bool   // somebody has noticed: operators are on their way
 }
@@ -39,7 +40,7 @@ func (s *Sim) loseTail() {
 		tail = min(tail, 1+r.Uint64N(24))
 	}
 	left := n - tail
-	s.lost = &lostTail{left: left}
+	s.lost = &lostTail{at: s.now, left: left}
 	s.say("log lost its end", 0, left)
 	survivor := s.log.truncate(left)
 	for _, p := range s.processes {
