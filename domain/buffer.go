@@ -41,18 +41,18 @@ func (b *Buffer) event(f *eventForms, typ string, v uint8) EventBody {
 	if typ == "" {
 		return nil
 	}
-	k := &b.seen[(len(typ)*7+int(typ[0])*3+int(typ[len(typ)-1]))%len(b.seen)]
-	if *k == nil || (*k).name != typ {
-		found := b.kind(f, typ)
-		if found == nil {
+	place := &b.seen[(len(typ)*7+int(typ[0])*3+int(typ[len(typ)-1]))%len(b.seen)]
+	k := *place
+	if k == nil || k.name != typ {
+		if k = b.kind(f, typ); k == nil {
 			return nil
 		}
-		*k = found
+		*place = k
 	}
-	if (*k).version != v {
+	if k.version != v {
 		return nil
 	}
-	return (*k).slab.take()
+	return k.slab.take()
 }
 
 func (b *Buffer) kind(f *eventForms, typ string) *eventKind {

@@ -24,7 +24,7 @@ type coder struct {
 	keep bool   // decoding: the message outlives the bytes, so strings are copied
 	b    []byte // encoding: what was written; decoding: all there is to read
 
-	// Decoding. A position is moved for every field: cheaper than to cut b anew.
+	// Decoding.
 	pos, end int     // what is left of the message that is being read
 	field    uint32  // the tag of the field at pos: number << 3 | wire type; 0 behind the last
 	mem      *Buffer // where what is decoded is made; nil: each for itself

@@ -80,7 +80,7 @@ func (a *Agent) account(ctx context.Context) (time.Duration, error) {
 	for _, o := range state.VMs {
 		held[o.VM] = &domain.HeldVM{VM: o.VM, Slots: o.Slots, Boot: o.Boot, Running: o.Running}
 	}
-	change := journal.Change{Set: map[string]string{key: ""}}
+	change := journal.Change{Set: map[string]string{key: ""}, Drop: reported(facts)}
 	for id, v := range held {
 		if allocation, tenant, ok := strings.Cut(facts[vmKey(id)+"of"], " "); ok {
 			_ = v.Allocation.UnmarshalText([]byte(allocation)) // zero: not remembered
@@ -96,11 +96,6 @@ func (a *Agent) account(ctx context.Context) (time.Duration, error) {
 		s.Generation, _ = parseBoot(facts[slotGenerationKey(index)])
 		_ = s.Slot.UnmarshalText([]byte(facts[slotIDKey(index)])) // zero: never placed
 		r.Slots = append(r.Slots, s)
-	}
-	for key := range facts {
-		if reported(key) {
-			change.Drop = append(change.Drop, key)
-		}
 	}
 	if err := a.report(domain.Report{Kind: domain.ReportInventory, Holdings: r}, change); err != nil {
 		return a.o.Limits.Replan, full(err)

@@ -158,11 +158,7 @@ func acceptance(d *domain.Desired, facts map[string]string) journal.Change {
 	}
 	epoch := fmt.Sprint(d.Epoch)
 	if before, ok := facts[acceptedKey]; ok && before != epoch && !accounted(d.Epoch, facts) {
-		for key := range facts {
-			if reported(key) {
-				c.Drop = append(c.Drop, key)
-			}
-		}
+		c.Drop = append(c.Drop, reported(facts)...)
 	}
 	c.Set[acceptedKey] = epoch
 	return c
@@ -181,19 +177,19 @@ func accounted(epoch uint32, facts map[string]string) bool {
 	return false
 }
 
-// reported is whether key tells of something that was reported, and that an account lets
-// be reported again.
-func reported(key string) bool {
-	word := strings.Split(key, "/")
-	switch word[0] {
-	case "wipe":
-		return true
-	case "vm":
-		return len(word) > 2 && (word[2] == "boot" || word[2] == "failed")
-	case "slot":
-		return len(word) > 2 && word[2] == "fault"
+// reported are the facts that tell of something that was reported, and that an account
+// lets be reported again.
+func reported(facts map[string]string) (keys []string) {
+	for key := range facts {
+		word := strings.Split(key, "/")
+		switch {
+		case word[0] == "wipe",
+			word[0] == "vm" && len(word) > 2 && (word[2] == "boot" || word[2] == "failed"),
+			word[0] == "slot" && len(word) > 2 && word[2] == "fault":
+			keys = append(keys, key)
+		}
 	}
-	return false
+	return keys
 }
 
 // adopt takes on the VMs that exist and that the journal does not know: it was

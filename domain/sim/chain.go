@@ -89,7 +89,7 @@ func (h *host) inChain(id domain.VMID) bool {
 func (h *host) wipesUnder(id domain.VMID) bool {
 	return slices.ContainsFunc(h.chains, func(c *chain) bool {
 		w := c.steps[0].Wipe
-		return w != nil && slices.Contains(h.mem.known[id], c.slots[0]) && h.s.shadow.erased[wipeOf{w.Lease.Slot, w.Lease.Generation, w.Attempt, w.Lease.Nonce}]
+		return w != nil && slices.Contains(h.mem.known[id], c.slots[0]) && h.s.shadow.erased[placedWipe(w)]
 	})
 }
 

@@ -183,9 +183,7 @@ func (h *host) acknowledge(x *domain.Placement) {
 		if len(j.queue) == 0 {
 			return
 		}
-		if j.unheard = unheard; unheard.since == 0 {
-			j.unheard.since, j.unheard.from = h.s.now, x.From.N
-		} else if x.From.N < unheard.from {
+		if j.unheard = unheard; unheard.since == 0 || x.From.N < unheard.from {
 			j.unheard.since, j.unheard.from = h.s.now, x.From.N
 		} else if h.s.now.Sub(unheard.since) >= renewAfter && x.From.N > unheard.from {
 			h.renew()

@@ -25,6 +25,10 @@ type wipeOf struct {
 	nonce      domain.Digest // generations come again when the log has lost its end
 }
 
+func placedWipe(w *domain.PlacedWipe) wipeOf {
+	return wipeOf{w.Lease.Slot, w.Lease.Generation, w.Attempt, w.Lease.Nonce}
+}
+
 type machineState struct {
 	hardware *domain.SlotMap
 	vms      []*vm

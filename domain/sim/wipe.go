@@ -45,7 +45,7 @@ func (h *host) wipe(c *chain, w *domain.PlacedWipe) stepResult {
 	}
 	h.driveAt(slot).data = domain.VMID{}
 	good[1].Detail = done
-	s.shadow.erased[wipeOf{w.Lease.Slot, w.Lease.Generation, w.Attempt, w.Lease.Nonce}] = true
+	s.shadow.erased[placedWipe(w)] = true
 	return stepResult{evidence: good, whole: true}
 }
 
