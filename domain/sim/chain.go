@@ -18,6 +18,7 @@ type chain struct {
 	slow      bool             // a wipe that is later than its deadline
 	spec      *domain.SlotSpec // of a wipe
 	epoch     uint32           // in which it was asked for
+	passed    bool             // by a log that had lost its end, and that the host followed
 }
 
 // parallel is how many chains a host runs at once.
@@ -102,7 +103,7 @@ func (h *host) begin(steps []plan.Step) {
 		if h.s.now < h.holdOff[c.key] || h.busy(c) {
 			continue
 		}
-		c.h, c.epoch = h, h.desired.Epoch
+		c.h, c.epoch, c.passed = h, h.desired.Epoch, h.passed
 		switch first := c.steps[0]; first.Op {
 		case plan.Wipe:
 			c.spec = &h.approved.Slots[c.slots[0]]
@@ -194,7 +195,9 @@ func (h *host) finish(c *chain, step plan.Step, r stepResult) {
 	case r.code == "" && step.Op == plan.Remove:
 		known, had := h.mem.known[step.VM]
 		h.mem.forget(step.VM)
-		h.report(&domain.Report{Kind: domain.ReportRemoved, VM: &domain.VMReport{VM: step.VM, At: h.clock()}}, func() {
+		h.removed[step.VM] = true
+		h.report(&domain.Report{Kind: domain.ReportRemoved, VM: &domain.VMReport{VM: step.VM, At: h.clock(), Slots: step.Slots}}, func() {
+			delete(h.removed, step.VM)
 			if had {
 				h.mem.known[step.VM] = known
 			}

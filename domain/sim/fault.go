@@ -71,6 +71,9 @@ var rates = [faultCount]uint32{
 	WipeFails: 60, WipeLies: 60, WipeSlow: 20, DeviceFault: 100, DriveSwap: 100, Rogue: 40, TwoDigests: 20, ProjectorDie: 200, LostTail: 60,
 }
 
+// often is the strength of a kind that happens nearly whenever it is asked for.
+const often = 800
+
 // Faults is a set of kinds.
 type Faults uint64
 
@@ -130,7 +133,10 @@ func newDice(c Config, fired *[faultCount]uint64) *dice {
 		case how < 9:
 			d.strength[f] = rates[f]
 		default:
-			d.strength[f] = min(800, rates[f]*3)
+			d.strength[f] = min(often, rates[f]*3)
+		}
+		if c.Often.has(f) {
+			d.strength[f] = often
 		}
 		if c.Off.has(f) {
 			d.strength[f] = 0

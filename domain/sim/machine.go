@@ -134,7 +134,7 @@ func (h *host) do(c *chain, step plan.Step) stepResult {
 // ordered objects to anything done to a VM that the log did not ask for: losing the
 // control plane, or believing a forger, stops no VM.
 func (h *host) ordered(c *chain, step plan.Step, what string) {
-	if why := h.s.shadow.mayDo(h, c, step); why != "" && !h.forged && !(h.passed && step.Op == plan.Remove) {
+	if why := h.s.shadow.mayDo(h, c, step); why != "" && !h.forged && !(c.passed && step.Op == plan.Remove) {
 		h.s.fail("host %s: %s is %s, asked for in epoch %d of %d: %s; %s", h.name, step.VM, what, c.epoch, h.s.epoch, why, h.s.whereIs(h))
 	}
 }
@@ -144,7 +144,7 @@ func (h *host) prepareDisk(step plan.Step) {
 	h.alone(step)
 	for _, slot := range step.Slots {
 		d := h.driveAt(slot)
-		if !d.data.IsZero() && d.data != step.VM && !h.blind() {
+		if !d.data.IsZero() && d.data != step.VM && !h.blind {
 			h.s.fail("host %s, slot %d: %s gets drive %s with the data of %s", h.name, slot, step.VM, d.serial, d.data)
 		}
 		d.data = step.VM

@@ -157,6 +157,5 @@ var mutants = []mutant{
 	{"rewiped-under-an-unknown-vm", "domain/wipe.go", "	if w.unknownOn(w.slots.find(m.Slot), VMID{}) {", "	if w.unknownOn(w.slots.find(m.Slot), VMID{}) && s.Condemned {"},
 	{"kept-vm-is-removed", "hostd/plan/plan.go", "		if !p.kept[id] {", "		if !p.kept[id] || len(slots) > 1 {"},
 	{"epoch-is-not-followed", "hostd/journal/fence.go", "	case d.Epoch > s.Epoch:\n		s = Seen{Epoch: d.Epoch, Generation: d.Generation, Digest: digest, Account: d.Account}", "	case d.Epoch > s.Epoch && d.Generation > s.Generation:\n		s = Seen{Epoch: d.Epoch, Generation: d.Generation, Digest: digest, Account: d.Account}"},
-	{"new-epoch-outruns", "hostd/journal/fence.go", "	if d.Account && (s.Account || s.Digest == d.Digest()) {", "	if !d.Account && s.Account {"},
 	{"epoch-keeps-the-conflict", "hostd/journal/fence.go", "		s = Seen{Epoch: d.Epoch, Generation: d.Generation, Digest: digest, Account: d.Account}", "		s = Seen{Epoch: d.Epoch, Generation: d.Generation, Digest: digest, Account: d.Account, Conflict: s.Conflict}"},
 }

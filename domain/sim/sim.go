@@ -13,6 +13,7 @@ type Config struct {
 	Seed  uint64
 	Steps int       // with faults; what comes after them has an end of its own
 	Off   Faults    // kinds that never happen
+	Often Faults    // kinds that happen again and again
 	Story io.Writer // optional: what hosts are told, what they report and what is committed, in words
 }
 
@@ -21,6 +22,9 @@ func (c Config) Replay() string {
 	out := fmt.Sprintf("go test ./domain/sim -run TestReplay -v -sim.seed=%d -sim.steps=%d", c.Seed, c.Steps)
 	if c.Off != 0 {
 		out += " -sim.off=" + c.Off.String()
+	}
+	if c.Often != 0 {
+		out += " -sim.often=" + c.Often.String()
 	}
 	return out
 }
