@@ -173,7 +173,7 @@ func (h *host) deliver(x *domain.Placement) {
 		h.from = x.From
 	}
 	if before.Epoch != d.Epoch {
-		h.forgot, h.passed, h.blind = domain.Head{}, false, false // what it does not remember is wiped
+		h.forgot, h.passed = domain.Head{}, false // what it does not remember is wiped
 	}
 	if before.Epoch != d.Epoch && h.frozen { // an epoch that operators have opened ends every conflict
 		h.frozen, h.refused, h.publishing, h.jr.pause = false, domain.Head{}, false, 0
