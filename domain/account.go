@@ -98,7 +98,6 @@ const (
 	reasonMapDiffers = "epoch.map_differs" // of a quarantine: the host has another map than the log
 	reasonNotOnHost  = "epoch.not_on_host" // of a release: the host has had the VM, and has it no more
 	causeEpoch       = "epoch"             // of a wipe: the slot was used after the end of the log
-	causeUnknownVM   = "unknown_vm"        // of a wipe: a VM that the log does not know held the slot
 )
 
 // judgeHoldings compares a host's account with the log. What both know goes on. A VM
@@ -141,27 +140,6 @@ type account struct {
 
 // slotAt finds a slot of the host by its index on the map; none if there is none, or
 // it is retired.
-// usedByUnknown wipes the slots that a VM held which the log does not know, and which it
-// takes for clean: the log has lost its end, and went on before anybody noticed. The host
-// remembers what is on the drives as long as it has its journal, and no longer. Returns nil
-// if there are none: the VM was one that the log has forgotten, and its slots were wiped.
-func (w *World) usedByUnknown(x *Context, host uint32, indices []uint32) *SlotWipeStarted {
-	h := w.hosts.row(host)
-	wipe := &SlotWipeStarted{Host: h.ID, Cause: causeUnknownVM}
-	for _, row := range h.slots {
-		s := w.slots.row(row)
-		if s.State == SlotIsAvailable && slices.Contains(indices, uint32(s.Index)) && w.LogicLevel >= 2 {
-			wipe.Slots = append(wipe.Slots, WipingSlot{Slot: s.ID, Generation: s.Generation, Attempt: s.Attempt + 1, Deadline: x.At.Add(wipeDeadline(s.Policy))})
-		}
-	}
-	if len(wipe.Slots) == 0 {
-		return nil
-	}
-	seed := x.Entropy.derive("wipe-seed", 0)
-	copy(wipe.Seed[:], seed[:])
-	return wipe
-}
-
 func (w *World) slotAt(h *Host, index uint32) uint32 {
 	for _, row := range h.slots {
 		if s := w.slots.row(row); uint32(s.Index) == index && s.State != SlotIsRetired {

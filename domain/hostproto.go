@@ -289,8 +289,6 @@ type VMReport struct {
 	Slot      SlotID // failed: the slot of which a component is to blame
 	Component string // "gpu", "nvme", "ib_vf"; "": no component is
 	Scope     string // repair scope
-
-	Slots []uint32 // removed: the indices of the slots that it held
 }
 
 func (v *VMReport) wire(c *coder) {
@@ -305,7 +303,6 @@ func (v *VMReport) wire(c *coder) {
 	idField(c, 9, &v.Slot)
 	c.str(10, &v.Component)
 	c.str(11, &v.Scope)
-	uints(c, 12, &v.Slots)
 }
 
 // WipeResult is how a wipe ended. Only WipeVerified ever frees a slot.

@@ -239,38 +239,3 @@ func TestWordOfAStoppedGuest(t *testing.T) {
 	}
 	s.replays()
 }
-
-// A VM that the log does not know, removed from slots that it takes for clean: it has lost
-// its end. Nobody gets what is on the drives.
-func TestUnknownVMRemoved(t *testing.T) {
-	t.Parallel()
-	s, h, f, id, v := running(t)
-	held, free := h.slot(0), h.slot(1)
-	if held.State != SlotIsActive {
-		held, free = free, held
-	}
-	unknown := PlacedVM{VM: VMID{9}, Boot: 1}
-	removed := func(v PlacedVM) []EventBody {
-		return h.said(ReportRemoved, v, func(r *VMReport) { r.Slots = []uint32{0, 1, 7} })
-	}
-	events := removed(unknown)
-	wipe, ok := events[1].(*SlotWipeStarted)
-	if !ok || wipe.Cause != causeUnknownVM || len(wipe.Slots) != 1 || wipe.Slots[0].Slot != free.ID || wipe.Seed == [16]byte{} {
-		t.Fatalf("%+v", events[1:])
-	}
-	if free.State != SlotIsWiping || held.State != SlotIsActive || s.w.vms.get(v.VM) == nil {
-		t.Fatalf("the free slot is %s, the one that is let %s", free.State, held.State)
-	}
-	if again := removed(unknown); again[0].(*HostReported).Refused != "report.late" {
-		t.Fatalf("%+v", again)
-	}
-	h.wipe()
-	if free.State != SlotIsAvailable {
-		t.Fatalf("the wiped slot is %s", free.State)
-	}
-	s.release(f, id, h)
-	if after := h.said(ReportRemoved, v, func(*VMReport) {}); after[0].(*HostReported).Refused != "report.late" {
-		t.Fatalf("one that the log has forgotten: %+v", after)
-	}
-	s.replays()
-}

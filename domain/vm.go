@@ -230,9 +230,6 @@ func (w *World) vmChange(v *VM, at Time) VMChange {
 func (w *World) judgeVM(x *Context, host uint32, kind ReportKind, r *VMReport) ([]EventBody, *Error) {
 	row := w.vms.find(r.VM)
 	if row == none {
-		if wipe := w.usedByUnknown(x, host, r.Slots); kind == ReportRemoved && wipe != nil {
-			return []EventBody{wipe}, nil
-		}
 		return nil, Errorf(Conflict, "report.late", "no such VM: it was released")
 	}
 	v := w.vms.row(row)

@@ -41,7 +41,7 @@ func (s *WipingSlot) wire(c *coder) {
 // lease had none (the first wipe).
 type SlotWipeStarted struct {
 	Host  HostID       `json:"host_id"`
-	Cause string       `json:"cause"` // "approved", "released", "rewipe", "amended", "epoch", "unknown_vm"
+	Cause string       `json:"cause"` // "approved", "released", "rewipe", "epoch"
 	Slots []WipingSlot `json:"slots"`
 	Seed  [16]byte     `json:"-"`
 }

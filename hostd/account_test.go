@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/hostd/journal"
 	"github.com/gpuaas/gpuaas/hostd/machine"
 	"github.com/gpuaas/gpuaas/hostd/machine/sim"
 )
@@ -203,8 +204,9 @@ func accountOfAWipe(t *testing.T, fault string) {
 		m := r.proposed()
 		r.site.place(func(d *domain.Desired) {
 			d.SlotMap = m.Digest()
-			d.Wipes = []domain.PlacedWipe{{Lease: lease(1, 9), Attempt: 1, Policy: domain.WipeAuto}}
+			d.Wipes = []domain.PlacedWipe{{Lease: lease(0, 0), Attempt: 1, Policy: domain.WipeAuto}, {Lease: lease(1, 9), Attempt: 1, Policy: domain.WipeAuto}}
 		})
+		r.awaitSaid("wiped 0 gen 0 attempt 1 verified")
 		time.Sleep(time.Minute)
 		r.site.place(func(d *domain.Desired) { d.Epoch, d.Generation, d.Account, d.Wipes = 2, 1, true, nil })
 		r.await("the account", func() bool { return r.site.holdings() != nil })
@@ -255,4 +257,52 @@ func count(lines []string, want string) (n int) {
 		}
 	}
 	return n
+}
+
+// A host that has lost its journal does not know what is on its drives: whatever the site
+// takes for clean is wiped here before a VM comes there. A journal of a hostd before that
+// rule has met every drive that it has.
+func TestForgottenDrives(t *testing.T) {
+	t.Parallel()
+	for name, older := range map[string]bool{"a lost journal": false, "an older journal": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) { forgottenDrives(t, older) })
+		})
+	}
+}
+
+func forgottenDrives(t *testing.T, older bool) {
+	r := newRack(t, sim.Options{Slots: 2})
+	r.start()
+	r.approve()
+	r.site.place(func(d *domain.Desired) { d.VMs = append(d.VMs, vm(1, 0)) })
+	r.awaitSaid("ready 1 boot 1")
+	r.stop()
+	if err := os.Remove(filepath.Join(r.dir, "journal")); err != nil {
+		t.Fatal(err)
+	}
+	if older {
+		j, err := journal.Open(journal.Options{Dir: r.dir, Sign: func([]byte) ([]byte, error) { return nil, nil }})
+		if err == nil {
+			err = errors.Join(j.Note(journal.Change{Set: map[string]string{"map": r.site.proposal().Digest().String()}}), j.Close())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.start()
+	r.site.place(func(d *domain.Desired) { d.VMs = append(d.VMs, vm(2, 1)) })
+	if older {
+		r.awaitSaid("ready 2 boot 1")
+		return
+	}
+	r.awaitSaid("failed 2 boot 1 slot.not_wiped")
+	r.site.place(func(d *domain.Desired) { release(d, 2) })
+	r.awaitSaid("wiped 1 gen 2 attempt 1 verified")
+	r.site.place(func(d *domain.Desired) { d.Wipes = nil; d.VMs = append(d.VMs, vm(3, 1)) })
+	r.awaitSaid("ready 3 boot 1")
+	if o, _ := r.machine.Observe(t.Context()); len(o) != 2 || !o[0].Running || !o[1].Running {
+		t.Errorf("what ran does not run on: %+v", o)
+	}
 }

@@ -81,7 +81,7 @@ func New(o Options) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := a.restore(); err != nil {
+	if err := errors.Join(a.markNew(), a.restore()); err != nil {
 		return nil, errors.Join(err, a.journal.Close())
 	}
 	return a, nil

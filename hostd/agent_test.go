@@ -43,7 +43,7 @@ func aLifeOfASlot(r *rack) {
 	r.awaitSaid("ready 1 boot 3")
 
 	r.site.place(func(d *domain.Desired) { release(d, 1) })
-	r.awaitSaid("removed 1 boot 0 of [0 1]", "wiped 0 gen 1 attempt 1 verified", "wiped 1 gen 1 attempt 1 verified")
+	r.awaitSaid("removed 1 boot 0", "wiped 0 gen 1 attempt 1 verified", "wiped 1 gen 1 attempt 1 verified")
 	r.awaitWiped()
 	r.site.place(func(d *domain.Desired) { d.VMs = append(d.VMs, vm(2, 0)) })
 	r.awaitSaid("ready 2 boot 1")
@@ -67,7 +67,7 @@ func TestLifeOfASlot(t *testing.T) {
 			"started 1 boot 1", "alive 1 boot 1", "ready 1 boot 1", "stopped 1 boot 1",
 			"started 1 boot 2", "alive 1 boot 2", "ready 1 boot 2",
 			"started 1 boot 3", "alive 1 boot 3", "ready 1 boot 3",
-			"removed 1 boot 0 of [0 1]", "wiped 0 gen 1 attempt 1 verified", "wiped 1 gen 1 attempt 1 verified",
+			"removed 1 boot 0", "wiped 0 gen 1 attempt 1 verified", "wiped 1 gen 1 attempt 1 verified",
 			"started 2 boot 1", "alive 2 boot 1", "ready 2 boot 1",
 		}
 		got := r.site.said()
@@ -92,7 +92,7 @@ func TestKilledAnywhere(t *testing.T) {
 				r.start()
 				aLifeOfASlot(r)
 				killed = r.kills > 0
-				for _, line := range []string{"started 1 boot 1", "stopped 1 boot 1", "started 1 boot 2", "started 1 boot 3", "removed 1 boot 0 of [0 1]", "started 2 boot 1"} {
+				for _, line := range []string{"started 1 boot 1", "stopped 1 boot 1", "started 1 boot 2", "started 1 boot 3", "removed 1 boot 0", "started 2 boot 1"} {
 					if n := r.site.count(line); n < 1 || n > 2 {
 						t.Errorf("%q was said %d times", line, n)
 					}
@@ -276,7 +276,7 @@ func TestFailures(t *testing.T) {
 				}
 				// Whatever happened, the slot can be given back.
 				r.site.place(func(d *domain.Desired) { release(d, 1) })
-				r.awaitSaid("removed 1 boot 0 of [0]", "wiped 0 gen 1 attempt 1 verified")
+				r.awaitSaid("removed 1 boot 0", "wiped 0 gen 1 attempt 1 verified")
 			})
 		})
 	}
@@ -374,14 +374,15 @@ func TestALieIsReportedAsItIs(t *testing.T) {
 		r := newRack(t, sim.Options{Slots: 1, Faults: faults(t, "wipe slot=0 component=nvme serial=SOMEBODY-ELSES")})
 		r.start()
 		m := r.proposed()
-		r.site.place(func(d *domain.Desired) { d.SlotMap = m.Digest(); d.VMs = append(d.VMs, vm(1, 0)) })
-		r.awaitSaid("ready 1 boot 1")
-		r.site.place(func(d *domain.Desired) { release(d, 1) })
-		r.awaitSaid("wiped 0 gen 1 attempt 1 verified")
+		r.site.place(func(d *domain.Desired) {
+			d.SlotMap = m.Digest()
+			d.Wipes = []domain.PlacedWipe{{Lease: lease(0, 0), Attempt: 1, Policy: domain.WipeAuto}}
+		})
+		r.awaitSaid("wiped 0 gen 0 attempt 1 verified")
 		r.site.mu.Lock()
 		w := r.site.reports[len(r.site.reports)-1].Wipe
 		r.site.mu.Unlock()
-		if w == nil || w.Devices[0].Serial != "SOMEBODY-ELSES" || w.Nonce != lease(0, 1).Nonce {
+		if w == nil || w.Devices[0].Serial != "SOMEBODY-ELSES" || w.Nonce != lease(0, 0).Nonce {
 			t.Errorf("evidence %+v", w)
 		}
 		// A site that believes it, or another hand in the placements, gets no start.

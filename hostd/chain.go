@@ -283,7 +283,7 @@ func (a *Agent) finish(ctx context.Context, r result) error {
 		err = a.reportWipe(r)
 	case plan.Remove:
 		if r.err == nil {
-			err = a.reportRemoved(r.step.VM, r.step.Slots)
+			err = a.reportRemoved(r.step.VM)
 		}
 	case plan.Stop:
 	case plan.Reboot:

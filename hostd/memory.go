@@ -22,6 +22,8 @@ import (
 //	vm/<vm>/boot/<n>/lost       time      reported that it was lost then
 //	wipe/<lease>/<attempt>/     ""        evidence reported
 //	dirty/<drive serial>/       vm        wrote the drive; no verified wipe since; "": somebody, says who asked for its wipe
+//	met/<drive serial>/         ""        whatever was on the drive before, this journal remembers what came after
+//	meets                       ""        this journal began with met; an older one has met every drive of its first map
 //	slot/<index>/id             slot id
 //	slot/<index>/generation     number    the highest placed
 //	slot/<index>/fault/<what>/  ""        reported since the last verified wipe
@@ -40,6 +42,7 @@ func bootKey(id domain.VMID, boot uint32, kind domain.ReportKind) string {
 const (
 	mapKey      = "map"
 	acceptedKey = "accepted"
+	meetsKey    = "meets"
 	lostFact    = "lost"    // since when it is
 	doubtFact   = "doubted" // and why
 )
@@ -58,11 +61,14 @@ func parseBoot(s string) (uint32, bool) {
 }
 
 // dirtyKey follows the drive, not the slot: a drive that moves stays dirty.
-func dirtyKey(spec *domain.SlotSpec) string {
+func dirtyKey(spec *domain.SlotSpec) string { return "dirty/" + driveKey(spec) }
+func metKey(spec *domain.SlotSpec) string   { return "met/" + driveKey(spec) }
+
+func driveKey(spec *domain.SlotSpec) string {
 	if spec.NVMe.Serial == "" {
-		return fmt.Sprintf("dirty/slot-%d/", spec.Index)
+		return fmt.Sprintf("slot-%d/", spec.Index)
 	}
-	return "dirty/" + strings.ReplaceAll(spec.NVMe.Serial, "/", "_") + "/"
+	return strings.ReplaceAll(spec.NVMe.Serial, "/", "_") + "/"
 }
 
 func parseSlots(s string) []uint32 {
@@ -192,12 +198,24 @@ func reported(facts map[string]string) (keys []string) {
 	return keys
 }
 
+// markNew marks a journal that is new.
+func (a *Agent) markNew() error {
+	if len(a.journal.Facts("")) > 0 {
+		return nil
+	}
+	return a.journal.Note(journal.Change{Set: map[string]string{meetsKey: ""}})
+}
+
 // adopt takes on the VMs that exist and that the journal does not know: it was
-// lost, or somebody else made them. Their drives count as written by them.
+// lost, or somebody else made them. Their drives count as written by them, and every
+// other drive that the journal has not met as written by somebody: whatever the site
+// says of it, no VM comes there before it was wiped here. The site may not know what
+// this host forgot: see "A lost tail" in docs/reliability.md.
 func (a *Agent) adopt(observed []machine.Observed) error {
 	c := journal.Change{Set: map[string]string{}}
+	facts := a.journal.Facts("")
 	for _, v := range observed {
-		if _, known := a.journal.Fact(knownKey(v.VM)); known {
+		if _, known := facts[knownKey(v.VM)]; known {
 			continue
 		}
 		a.o.Log.Warn("adopted a VM that the journal does not know", "vm", v.VM, "slots", v.Slots)
@@ -208,8 +226,26 @@ func (a *Agent) adopt(observed []machine.Observed) error {
 			}
 		}
 	}
+	_, meets := facts[meetsKey]
+	var unknown []uint32
+	for i := range a.approved.Slots {
+		spec := &a.approved.Slots[i]
+		if _, met := facts[metKey(spec)]; met {
+			continue
+		}
+		c.Set[metKey(spec)], c.Set[meetsKey] = "", ""
+		_, dirty := facts[dirtyKey(spec)]
+		if _, now := c.Set[dirtyKey(spec)]; dirty || now || !meets {
+			continue
+		}
+		c.Set[dirtyKey(spec)] = ""
+		unknown = append(unknown, spec.Index)
+	}
 	if len(c.Set) == 0 {
 		return nil
+	}
+	if len(unknown) > 0 {
+		a.o.Log.Warn("drives that the journal does not know: no VM comes there before they are wiped", "slots", unknown)
 	}
 	return a.journal.Note(c)
 }

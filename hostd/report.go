@@ -193,8 +193,8 @@ func (a *Agent) blame(v *domain.VMReport, slots []uint32, fault *machine.Fault) 
 }
 
 // reportRemoved ends what is remembered of a VM; whose data is on the drives stays.
-func (a *Agent) reportRemoved(id domain.VMID, slots []uint32) error {
-	v := &domain.VMReport{VM: id, At: a.now(), Slots: slots}
+func (a *Agent) reportRemoved(id domain.VMID) error {
+	v := &domain.VMReport{VM: id, At: a.now()}
 	return a.report(domain.Report{Kind: domain.ReportRemoved, VM: v}, journal.Change{Drop: []string{vmKey(id)}})
 }
 

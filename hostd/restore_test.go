@@ -184,7 +184,7 @@ func TestTheSiteHasTheFirstWord(t *testing.T) {
 		r.site.away = false
 		r.site.tell()
 		r.site.mu.Unlock()
-		r.awaitSaid("removed 1 boot 0 of [0]", "wiped 0 gen 1 attempt 1 verified")
+		r.awaitSaid("removed 1 boot 0", "wiped 0 gen 1 attempt 1 verified")
 		if n := r.site.count("started"); n != 1 {
 			t.Errorf("started %d times", n)
 		}

@@ -242,9 +242,6 @@ func (s *site) said() []string {
 			if r.VM.Lost {
 				line += " lost"
 			}
-			if len(r.VM.Slots) > 0 {
-				line += fmt.Sprintf(" of %d", r.VM.Slots)
-			}
 			if r.VM.Component != "" {
 				line += fmt.Sprintf(" by the %s of slot %d", r.VM.Component, r.VM.Slot[0]-1)
 			}

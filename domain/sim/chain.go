@@ -107,12 +107,13 @@ func (h *host) begin(steps []plan.Step) {
 		switch first := c.steps[0]; first.Op {
 		case plan.Wipe:
 			c.spec = &h.approved.Slots[c.slots[0]]
+			by, dirty := h.mem.dirty[c.spec.NVMe.Serial]
 			for i := range h.desired.VMs {
-				if v, d := &h.desired.VMs[i], h.driveAt(c.slots[0]); v.VM == d.data && d.serial == c.spec.NVMe.Serial { // another drive is not touched
+				if v, d := &h.desired.VMs[i], h.driveAt(c.slots[0]); v.VM == d.data && d.serial == c.spec.NVMe.Serial && !(dirty && by.IsZero()) { // another drive is not touched, and it may not know whose data it is
 					h.s.fail("host %s: a wipe of slot %d is begun, with the data of %s, which is placed", h.name, c.slots[0], v.VM)
 				}
 			}
-			if _, known := h.mem.dirty[c.spec.NVMe.Serial]; !known { // who asks for a wipe knows of data
+			if !dirty { // who asks for a wipe knows of data
 				h.mem.dirty[c.spec.NVMe.Serial] = domain.VMID{}
 			}
 		case plan.Disk:
@@ -195,9 +196,7 @@ func (h *host) finish(c *chain, step plan.Step, r stepResult) {
 	case r.code == "" && step.Op == plan.Remove:
 		known, had := h.mem.known[step.VM]
 		h.mem.forget(step.VM)
-		h.removed[step.VM] = true
-		h.report(&domain.Report{Kind: domain.ReportRemoved, VM: &domain.VMReport{VM: step.VM, At: h.clock(), Slots: step.Slots}}, func() {
-			delete(h.removed, step.VM)
+		h.report(&domain.Report{Kind: domain.ReportRemoved, VM: &domain.VMReport{VM: step.VM, At: h.clock()}}, func() {
 			if had {
 				h.mem.known[step.VM] = known
 			}

@@ -43,18 +43,15 @@ type host struct {
 	line       domain.Time // when the newest report on the line arrives
 
 	// Known to nobody but the simulation.
-	well    domain.Time          // since when nothing was in its way
-	highest [2]uint64            // epoch and generation that it ever acted on
-	frozen  bool                 // it was shown two contents of one generation
-	passed  bool                 // it follows a log that had lost its end, and gone on further than what it had seen, before anybody noticed
-	forgot  domain.Head          // the commit that it followed when it lost its journal
-	removed map[domain.VMID]bool // said to be gone
-	blind   bool                 // it passed a lost tail and lost its journal: of what the tail put on its drives nobody knows
-	forged  bool                 // it was shown an order that nobody gave: no check may blame it for following
+	well    domain.Time // since when nothing was in its way
+	highest [2]uint64   // epoch and generation that it ever acted on
+	frozen  bool        // it was shown two contents of one generation
+	passed  bool        // it follows a log that had lost its end, and gone on further than what it had seen, before anybody noticed
+	forged  bool        // it was shown an order that nobody gave: no check may blame it for following
 }
 
 func newHost(s *Sim, n int, name string, h *domaintest.Host) *host {
-	out := &host{s: s, n: n, name: name, id: h.ID, maps: map[domain.Digest]*domain.SlotMap{h.Map.Digest(): h.Map}, mem: newMemory(), removed: map[domain.VMID]bool{}}
+	out := &host{s: s, n: n, name: name, id: h.ID, maps: map[domain.Digest]*domain.SlotMap{h.Map.Digest(): h.Map}, mem: newMemory()}
 	out.machine.hardware = h.Map
 	for i := range h.Map.Slots {
 		serial := h.Map.Slots[i].NVMe.Serial
@@ -163,9 +160,6 @@ func (h *host) deliver(x *domain.Placement) {
 	if before.Epoch == d.Epoch && !s.log.holds(h.from) && s.log.holds(x.From) && !h.forged {
 		s.seen.mark(Passed)
 		h.passed = true
-		if h.forgot.N > 0 && !s.log.holds(h.forgot) {
-			h.loseSight()
-		}
 	}
 	h.outrun = domain.Head{}
 	news := x.From.N >= h.from.N || before.Epoch != d.Epoch || before.Generation != d.Generation
@@ -173,7 +167,7 @@ func (h *host) deliver(x *domain.Placement) {
 		h.from = x.From
 	}
 	if before.Epoch != d.Epoch {
-		h.forgot, h.passed = domain.Head{}, false // what it does not remember is wiped
+		h.passed = false
 	}
 	if before.Epoch != d.Epoch && h.frozen { // an epoch that operators have opened ends every conflict
 		h.frozen, h.refused, h.publishing, h.jr.pause = false, domain.Head{}, false, 0
@@ -265,6 +259,19 @@ func (h *host) adopt(observed []machine.Observed) {
 				h.mem.dirty[h.approved.Slots[i].NVMe.Serial] = v.VM
 			}
 		}
+	}
+	h.meet()
+}
+
+// meet takes drives that the journal does not know for used by somebody.
+func (h *host) meet() {
+	for i := range h.approved.Slots {
+		serial := h.approved.Slots[i].NVMe.Serial
+		if _, dirty := h.mem.dirty[serial]; !dirty && !h.mem.met[serial] {
+			h.s.seen.mark(UnknownDrive)
+			h.mem.dirty[serial] = domain.VMID{}
+		}
+		h.mem.met[serial] = true
 	}
 }
 
@@ -421,26 +428,6 @@ func (h *host) trouble() {
 	h.forgeries()
 }
 
-// loseSight: neither the log nor the host knows any more what is on its drives; see "A lost
-// tail" in docs/reliability.md.
-func (h *host) loseSight() { h.blind, h.forged = true, true }
-
-// aloneKnows: a drive has the data of a VM that is gone, and the log has not heard so, or
-// asks this host for nothing any more.
-func (h *host) aloneKnows() bool {
-	for i := range h.machine.hardware.Slots {
-		id := h.driveAt(uint32(i)).data
-		if id.IsZero() || h.machine.vm(id) != nil {
-			continue
-		}
-		waits := slices.ContainsFunc(h.jr.queue, func(e entry) bool { return e.report.Kind == domain.ReportRemoved && e.report.VM.VM == id })
-		if !h.removed[id] || waits || h.s.shadow.fleet[h.id].ahead {
-			return true
-		}
-	}
-	return false
-}
-
 // heard ends a cut.
 func (h *host) heard() {
 	if h.cut {
@@ -455,12 +442,6 @@ func (h *host) crash() {
 	h.stop()
 	switch d := h.s.dice; {
 	case !h.forged && d.happens(JournalLost): // what it remembers is all that a forger meets
-		if h.passed && h.aloneKnows() {
-			h.loseSight()
-		}
-		if h.forgot.N == 0 || h.s.log.holds(h.forgot) {
-			h.forgot = h.from
-		}
 		h.jr = reports{id: h.newJournal()}
 		proposed, in := h.mem.proposed, h.mem.proposedIn
 		h.mem = newMemory()

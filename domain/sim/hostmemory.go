@@ -18,6 +18,7 @@ type memory struct {
 	lost     map[domain.VMID]lostAt
 	wiped    map[plan.WipeKey]bool
 	dirty    map[string]domain.VMID // by drive serial
+	met      map[string]bool        // by drive serial: whatever was on it before, what came after is remembered
 	slotID   map[uint32]domain.SlotID
 	faults   []string
 	proposed domain.Digest
@@ -45,7 +46,7 @@ type saidKey struct {
 func newMemory() memory {
 	return memory{
 		known: map[domain.VMID][]uint32{}, failed: map[domain.VMID]uint32{}, rebooted: map[domain.VMID]uint32{}, said: map[saidKey]bool{}, lost: map[domain.VMID]lostAt{},
-		wiped: map[plan.WipeKey]bool{}, dirty: map[string]domain.VMID{}, slotID: map[uint32]domain.SlotID{}, slotGeneration: map[uint32]uint32{},
+		wiped: map[plan.WipeKey]bool{}, dirty: map[string]domain.VMID{}, met: map[string]bool{}, slotID: map[uint32]domain.SlotID{}, slotGeneration: map[uint32]uint32{},
 	}
 }
 

@@ -144,7 +144,7 @@ func (h *host) prepareDisk(step plan.Step) {
 	h.alone(step)
 	for _, slot := range step.Slots {
 		d := h.driveAt(slot)
-		if !d.data.IsZero() && d.data != step.VM && !h.blind {
+		if !d.data.IsZero() && d.data != step.VM {
 			h.s.fail("host %s, slot %d: %s gets drive %s with the data of %s", h.name, slot, step.VM, d.serial, d.data)
 		}
 		d.data = step.VM

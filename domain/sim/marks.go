@@ -44,6 +44,7 @@ const (
 	ConflictPlacement
 	RefusedByHost // a VM that a host would not start
 	Adopted
+	UnknownDrive // a host with a new journal takes a drive for used
 	RenewedJournal
 	RepeatedReport
 	RefusedReport
@@ -73,7 +74,7 @@ var markNames = [markCount]string{
 	"append-unknown", "landed-after-death", "deposed", "settled", "from-snapshot", "snapshot-refused", "full-group", "repeated", "repeated-key", "expired",
 	"gang", "whole-host", "refused", "no-capacity", "no-funds", "past-due", "suspended", "stopped", "restarted", "rebooted", "unreachable", "lost-vm", "powered-off",
 	"wiped", "quarantined", "condemned", "rewiped", "late-wipe", "retired", "amended-map", "owed", "discharged", "stale-placement", "conflict-placement", "refused-by-host",
-	"adopted", "renewed-journal", "repeated-report", "refused-report", "late-price", "captured", "accrued", "key-revoked", "quota-hit", "stale",
+	"adopted", "unknown-drive", "renewed-journal", "repeated-report", "refused-report", "late-price", "captured", "accrued", "key-revoked", "quota-hit", "stale",
 	"start-refused", "noted-ahead", "forked-commit", "outrun", "passed", "epoch-opened", "epoch-finished", "reconciled", "unknown-vm", "not-on-host", "used-since", "map-differs", "destroyed",
 }
 

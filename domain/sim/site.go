@@ -116,7 +116,11 @@ func (s *Sim) begin() {
 	s.shadow.checking, s.feed = true, s.site.head
 	s.projector = newProjector(s)
 	for i, h := range s.site.hosts {
-		s.hosts = append(s.hosts, newHost(s, i, s.site.names[i], h))
+		known := newHost(s, i, s.site.names[i], h)
+		for k := range h.Map.Slots {
+			known.mem.met[h.Map.Slots[k].NVMe.Serial] = true // they were wiped as the site began
+		}
+		s.hosts = append(s.hosts, known)
 	}
 	for i := range 2 {
 		p := &process{s: s, id: i, snapshots: []file{{head: s.site.head, bytes: s.site.snapshot}}}

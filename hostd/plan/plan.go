@@ -31,7 +31,7 @@ const (
 	ReasonNoSlots   = "placement.no_slots"      // a VM without a lease
 	ReasonTwice     = "placement.vm_twice"      // one VM placed twice
 	ReasonConflict  = "placement.slot_conflict" // two VMs placed on one slot
-	ReasonNotWiped  = "slot.not_wiped"          // another VM wrote the drive and no verified wipe followed
+	ReasonNotWiped  = "slot.not_wiped"          // another VM wrote the drive, or nobody here knows who did, and no verified wipe followed
 	ReasonSlotsGone = "vm.slots_differ"         // the VM exists, but on other slots
 )
 
