@@ -14,6 +14,7 @@ import (
 
 	fastjson "github.com/goccy/go-json"
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/encoding/protowire"
 )
 
 var update = flag.Bool("update", false, "write golden files of types that have none")
@@ -226,6 +227,30 @@ func TestUnknownTypesStopTheReader(t *testing.T) {
 	}
 	if _, err := decodeEvent("tenant.created", 1, b[:len(b)-1]); err == nil {
 		t.Error("a message that is cut short was read")
+	}
+}
+
+// A heartbeat of a newer hostd is read as far as it is known; nothing that is folded is.
+func TestHeartbeatOfANewerHost(t *testing.T) {
+	t.Parallel()
+	want := Heartbeat{Host: HostID{1}, Epoch: 2, Version: "newer", Outrun: Head{N: 3, Hash: Digest{4}}}
+	b := EncodeHeartbeat(&want)
+	newer := protowire.AppendTag(bytes.Clone(b), 17, protowire.VarintType)
+	newer = protowire.AppendVarint(newer, 5)
+	newer = protowire.AppendTag(newer, 1000, protowire.BytesType)
+	newer = protowire.AppendBytes(newer, []byte("something"))
+	for name, c := range map[string]struct {
+		b  []byte
+		ok bool
+	}{
+		"its own": {b, true}, "newer": {newer, true}, "cut short": {newer[:len(newer)-1], false},
+		"a tag and no more": {protowire.AppendTag(bytes.Clone(b), 17, protowire.BytesType), false},
+		"a known field":     {protowire.AppendVarint(protowire.AppendTag(bytes.Clone(newer), 4, protowire.VarintType), 9), false},
+	} {
+		have, err := DecodeHeartbeat(c.b)
+		if c.ok != (err == nil) || c.ok && *have != want {
+			t.Errorf("%s: %+v, %v", name, have, err)
+		}
 	}
 }
 

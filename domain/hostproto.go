@@ -509,16 +509,22 @@ func (h *Heartbeat) wire(c *coder) {
 	c.uvar(13, &h.Refused.N)
 	c.digest(14, &h.Refused.Hash)
 	c.uvar(15, &h.Outrun.N)
-	c.digest(16, &h.Outrun.Hash)
+	c.digest(lastHeartbeatField, &h.Outrun.Hash)
 }
+
+const lastHeartbeatField = 16
 
 // EncodeHeartbeat is the message on heartbeat.<site>.<host>.
 func EncodeHeartbeat(h *Heartbeat) []byte { return encodeMessage(h) }
 
-// DecodeHeartbeat reads a heartbeat.
+// DecodeHeartbeat reads a heartbeat. Nothing is folded from one, so what a newer hostd has
+// put behind the fields that are known here is skipped.
 func DecodeHeartbeat(b []byte) (*Heartbeat, error) {
 	h := new(Heartbeat)
-	return h, decodeMessage(b, h)
+	c := reading(b, false)
+	h.wire(&c)
+	c.skipAbove(lastHeartbeatField)
+	return h, c.finish()
 }
 
 // optional is a sub-message behind a pointer: present, even if empty, or nil.

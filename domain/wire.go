@@ -82,6 +82,19 @@ func (c *coder) finish() error {
 	return c.err
 }
 
+// skipAbove leaves out what comes next, if its fields have higher numbers than known.
+func (c *coder) skipAbove(known protowire.Number) {
+	for c.err == nil && c.number() > known {
+		n := protowire.ConsumeFieldValue(c.number(), protowire.Type(c.field&7), c.b[c.pos:c.end])
+		if n < 0 {
+			c.fail("cut short")
+			return
+		}
+		c.pos += n
+		c.next()
+	}
+}
+
 // number is that of the field which comes next.
 func (c *coder) number() protowire.Number { return protowire.Number(c.field >> 3) }
 
