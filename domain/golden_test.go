@@ -254,7 +254,7 @@ func TestHeartbeatOfANewerHost(t *testing.T) {
 	}
 }
 
-// Whatever bytes come: an error or a value, never a panic; and what is read is
+// Whatever bytes come: an error or a value, never a panic; and a commit that is read is
 // written as it was.
 func FuzzDecode(f *testing.F) {
 	s := newSite(f)

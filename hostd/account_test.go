@@ -1,6 +1,7 @@
 package hostd_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -302,7 +303,42 @@ func forgottenDrives(t *testing.T, older bool) {
 	r.awaitSaid("wiped 1 gen 2 attempt 1 verified")
 	r.site.place(func(d *domain.Desired) { d.Wipes = nil; d.VMs = append(d.VMs, vm(3, 1)) })
 	r.awaitSaid("ready 3 boot 1")
-	if o, _ := r.machine.Observe(t.Context()); len(o) != 2 || !o[0].Running || !o[1].Running {
-		t.Errorf("what ran does not run on: %+v", o)
+	r.site.place(onVM(1, func(v *domain.PlacedVM) { v.Boot = 2 })) // it is still its own drive
+	r.awaitSaid("ready 1 boot 2")
+	if err := r.machine.Lose(domain.VMID{1}, "host.rebooted"); err != nil {
+		t.Fatal(err)
 	}
+	r.await("it is back", func() bool { return r.site.count("ready 1 boot 2") == 2 })
+	if n := r.site.count("failed"); n != 1 {
+		t.Errorf("%d failures", n)
+	}
+}
+
+// A journal that has lost some of what it had, by damage or since the site knows more, no
+// longer knows which drives are clean.
+func TestDamagedJournalDoubts(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRack(t, sim.Options{Slots: 2})
+		r.start()
+		r.approve()
+		r.site.place(func(d *domain.Desired) { d.VMs = append(d.VMs, vm(1, 0)) })
+		r.awaitSaid("ready 1 boot 1")
+		r.stop()
+		file := filepath.Join(r.dir, "journal")
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := bytes.Index(b, []byte("vm/"))
+		b[at] ^= 1
+		if err := os.WriteFile(file, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r.start()
+		r.site.place(func(d *domain.Desired) { d.VMs = append(d.VMs, vm(2, 1)) })
+		r.awaitSaid("failed 2 boot 1 slot.not_wiped")
+		r.site.place(onVM(1, func(v *domain.PlacedVM) { v.Boot = 2 }))
+		r.awaitSaid("ready 1 boot 2")
+	})
 }

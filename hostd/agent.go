@@ -77,7 +77,7 @@ func New(o Options) (*Agent, error) {
 		again:  make(chan struct{}, 1),
 		chains: map[*chain]struct{}{}, holdOff: map[string]time.Time{}, broken: map[uint32]time.Time{},
 	}
-	a.journal, err = journal.Open(journal.Options{Dir: o.Dir, Sign: a.sign, MaxBytes: o.Limits.Journal, NoSync: o.NoSync, Log: o.Log})
+	a.journal, err = journal.Open(journal.Options{Dir: o.Dir, Sign: a.sign, MaxBytes: o.Limits.Journal, NoSync: o.NoSync, Log: o.Log, Doubt: []string{metPrefix}})
 	if err != nil {
 		return nil, err
 	}

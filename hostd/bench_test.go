@@ -57,6 +57,14 @@ func BenchmarkFleet(b *testing.B) {
 			s.place(func(d *domain.Desired) {
 				d.SlotMap = m.Digest()
 				for i := range uint32(slots) {
+					d.Wipes = append(d.Wipes, domain.PlacedWipe{Lease: lease(i, 0), Attempt: 1, Policy: domain.WipeAuto})
+				}
+			})
+		}, func(s *site) bool { return s.count("wiped") == slots })
+		each(b, sites, func(s *site) {
+			s.place(func(d *domain.Desired) {
+				d.Wipes = nil
+				for i := range uint32(slots) {
 					d.VMs = append(d.VMs, vm(byte(i+1), i))
 				}
 			})

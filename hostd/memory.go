@@ -21,7 +21,7 @@ import (
 //	vm/<vm>/boot/<n>/<kind>     ""        reported of that boot
 //	vm/<vm>/boot/<n>/lost       time      reported that it was lost then
 //	wipe/<lease>/<attempt>/     ""        evidence reported
-//	dirty/<drive serial>/       vm        wrote the drive; no verified wipe since; "": somebody, says who asked for its wipe
+//	dirty/<drive serial>/       vm        wrote the drive; no verified wipe since; "": somebody, says who asked for its wipe, or a journal that has not met it
 //	met/<drive serial>/         ""        whatever was on the drive before, this journal remembers what came after
 //	meets                       ""        this journal began with met; an older one has met every drive of its first map
 //	slot/<index>/id             slot id
@@ -43,6 +43,7 @@ const (
 	mapKey      = "map"
 	acceptedKey = "accepted"
 	meetsKey    = "meets"
+	metPrefix   = "met/"
 	lostFact    = "lost"    // since when it is
 	doubtFact   = "doubted" // and why
 )
@@ -62,7 +63,7 @@ func parseBoot(s string) (uint32, bool) {
 
 // dirtyKey follows the drive, not the slot: a drive that moves stays dirty.
 func dirtyKey(spec *domain.SlotSpec) string { return "dirty/" + driveKey(spec) }
-func metKey(spec *domain.SlotSpec) string   { return "met/" + driveKey(spec) }
+func metKey(spec *domain.SlotSpec) string   { return metPrefix + driveKey(spec) }
 
 func driveKey(spec *domain.SlotSpec) string {
 	if spec.NVMe.Serial == "" {
@@ -214,7 +215,11 @@ func (a *Agent) markNew() error {
 func (a *Agent) adopt(observed []machine.Observed) error {
 	c := journal.Change{Set: map[string]string{}}
 	facts := a.journal.Facts("")
+	stands := map[uint32]domain.VMID{}
 	for _, v := range observed {
+		for _, index := range v.Slots {
+			stands[index] = v.VM
+		}
 		if _, known := facts[knownKey(v.VM)]; known {
 			continue
 		}
@@ -228,8 +233,10 @@ func (a *Agent) adopt(observed []machine.Observed) error {
 	}
 	_, meets := facts[meetsKey]
 	var unknown []uint32
+	here := map[string]bool{}
 	for i := range a.approved.Slots {
 		spec := &a.approved.Slots[i]
+		here[metKey(spec)] = true
 		if _, met := facts[metKey(spec)]; met {
 			continue
 		}
@@ -238,10 +245,20 @@ func (a *Agent) adopt(observed []machine.Observed) error {
 		if _, now := c.Set[dirtyKey(spec)]; dirty || now || !meets {
 			continue
 		}
-		c.Set[dirtyKey(spec)] = ""
-		unknown = append(unknown, spec.Index)
+		by := ""
+		if id, ok := stands[spec.Index]; ok { // also one that the newest placement names
+			by = id.String()
+		} else {
+			unknown = append(unknown, spec.Index)
+		}
+		c.Set[dirtyKey(spec)] = by
 	}
-	if len(c.Set) == 0 {
+	for key := range facts {
+		if strings.HasPrefix(key, metPrefix) && !here[key] { // if the drive comes back it may have been anywhere
+			c.Drop = append(c.Drop, key)
+		}
+	}
+	if len(c.Set)+len(c.Drop) == 0 {
 		return nil
 	}
 	if len(unknown) > 0 {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -257,6 +258,11 @@ func TestFleetSurvivesKill(t *testing.T) {
 	f.await("slot maps", func(id domain.HostID) bool { return f.maps[id] != nil })
 	f.placeAll(func(d *domain.Desired) {
 		d.SlotMap = f.maps[d.Host].Digest()
+		d.Wipes = []domain.PlacedWipe{{Lease: domain.Lease{Slot: domain.SlotID{1}, Index: 0, Nonce: domain.Digest{2}}, Attempt: 1, Policy: domain.WipeAuto}}
+	})
+	f.await("first wipes", func(id domain.HostID) bool { return slices.Contains(f.said[id], "wiped") })
+	f.placeAll(func(d *domain.Desired) {
+		d.Wipes = nil
 		d.VMs = []domain.PlacedVM{{
 			VM: domain.VMID{d.Host[1]}, Hostname: "trainer", Power: domain.PowerOn, Boot: 1, MAC: "52:54:00:00:00:01",
 			Leases: []domain.Lease{{Slot: domain.SlotID{1}, Index: 0, Generation: 1, Nonce: domain.Digest{1}}},
@@ -280,7 +286,7 @@ func TestFleetSurvivesKill(t *testing.T) {
 	})
 	f.mu.Lock()
 	for id, said := range f.said {
-		if got := strings.Join(said, ","); got != "started 1,alive 1,ready 1,started 2,alive 2,ready 2,removed 0,wiped" {
+		if got := strings.Join(said, ","); got != "wiped,started 1,alive 1,ready 1,started 2,alive 2,ready 2,removed 0,wiped" {
 			t.Errorf("%s said %s", id, got)
 		}
 	}

@@ -107,9 +107,9 @@ func (h *host) begin(steps []plan.Step) {
 		switch first := c.steps[0]; first.Op {
 		case plan.Wipe:
 			c.spec = &h.approved.Slots[c.slots[0]]
-			by, dirty := h.mem.dirty[c.spec.NVMe.Serial]
+			_, dirty := h.mem.dirty[c.spec.NVMe.Serial]
 			for i := range h.desired.VMs {
-				if v, d := &h.desired.VMs[i], h.driveAt(c.slots[0]); v.VM == d.data && d.serial == c.spec.NVMe.Serial && !(dirty && by.IsZero()) { // another drive is not touched, and it may not know whose data it is
+				if v, d := &h.desired.VMs[i], h.driveAt(c.slots[0]); v.VM == d.data && d.serial == c.spec.NVMe.Serial && h.machine.vm(v.VM) != nil { // another drive is not touched
 					h.s.fail("host %s: a wipe of slot %d is begun, with the data of %s, which is placed", h.name, c.slots[0], v.VM)
 				}
 			}

@@ -62,7 +62,7 @@ func (h *host) forgeWipe() {
 func (h *host) remembers() bool {
 	for i := range h.machine.hardware.Slots {
 		serial := h.machine.hardware.Slots[i].NVMe.Serial
-		if _, knows := h.mem.dirty[serial]; !knows && !h.s.drives[serial].data.IsZero() {
+		if by, knows := h.mem.dirty[serial]; (!knows || by.IsZero()) && !h.s.drives[serial].data.IsZero() {
 			return false
 		}
 	}

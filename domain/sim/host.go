@@ -260,19 +260,28 @@ func (h *host) adopt(observed []machine.Observed) {
 			}
 		}
 	}
-	h.meet()
+	h.meet(observed)
 }
 
-// meet takes drives that the journal does not know for used by somebody.
-func (h *host) meet() {
+// meet takes drives that the journal does not know for used by what stands there, or by
+// somebody.
+func (h *host) meet(observed []machine.Observed) {
+	met := map[string]bool{}
 	for i := range h.approved.Slots {
 		serial := h.approved.Slots[i].NVMe.Serial
-		if _, dirty := h.mem.dirty[serial]; !dirty && !h.mem.met[serial] {
-			h.s.seen.mark(UnknownDrive)
-			h.mem.dirty[serial] = domain.VMID{}
+		met[serial] = true
+		if _, dirty := h.mem.dirty[serial]; dirty || h.mem.met[serial] {
+			continue
 		}
-		h.mem.met[serial] = true
+		h.s.seen.mark(UnknownDrive)
+		h.mem.dirty[serial] = domain.VMID{}
+		for _, v := range observed {
+			if slices.Contains(v.Slots, uint32(i)) {
+				h.mem.dirty[serial] = v.VM
+			}
+		}
 	}
+	h.mem.met = met
 }
 
 // inventory proposes the slot map that was found, once.

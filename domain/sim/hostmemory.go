@@ -190,8 +190,9 @@ func (h *host) acknowledge(x *domain.Placement) {
 			h.renew()
 		}
 	case id == j.id && n <= j.acked:
-	case id != j.id, n > j.last:
+	case id != j.id, n > j.last: // something is lost
 		h.renew()
+		h.mem.met = map[string]bool{}
 	default:
 		for len(j.queue) > 0 && j.queue[0].n <= n {
 			j.queue = j.queue[1:]

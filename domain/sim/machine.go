@@ -96,6 +96,9 @@ func (h *host) takes(c *chain, step plan.Step) domain.Duration {
 func (h *host) do(c *chain, step plan.Step) stepResult {
 	switch step.Op {
 	case plan.Refuse:
+		if step.Reason == plan.ReasonNotWiped && h.wrote(step) && h.machine.vm(step.VM) != nil && !h.forged {
+			h.s.fail("host %s: %s is not started on its own drives: %v", h.name, step.VM, h.mem.dirty)
+		}
 		return stepResult{code: step.Reason}
 	case plan.Wipe:
 		return h.wipe(c, step.Wipe)
@@ -129,6 +132,11 @@ func (h *host) do(c *chain, step plan.Step) stepResult {
 		}
 	}
 	return stepResult{}
+}
+
+// wrote reports whether the data on all the drives is the VM's.
+func (h *host) wrote(step plan.Step) bool {
+	return !slices.ContainsFunc(step.Slots, func(slot uint32) bool { return h.driveAt(slot).data != step.VM })
 }
 
 // ordered objects to anything done to a VM that the log did not ask for: losing the

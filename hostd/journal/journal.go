@@ -32,6 +32,9 @@ type Options struct {
 	NoSync   bool                                // for simulated hosts only: survives kill -9, not power loss
 	Log      *slog.Logger
 	Rand     io.Reader // source of journal ids; nil: crypto/rand
+	// Doubt are prefixes of facts that hold only as long as nothing after them is lost. They
+	// go when the file is damaged before its end, or the log knows more than the file.
+	Doubt []string
 }
 
 // Entry is a report that the log has not acknowledged.
@@ -120,11 +123,21 @@ func (j *Journal) open() (err error) {
 	if whole < int64(len(b)) || j.id.IsZero() {
 		j.o.Log.Warn("journal has a torn tail: cut, and begun anew under another id",
 			"journal", j.id, "kept_bytes", whole, "cut_bytes", int64(len(b))-whole, "last_report", j.last)
+		if !torn(b[whole:]) {
+			j.doubt()
+		}
 		return j.renew()
 	}
 	j.file, err = os.OpenFile(j.path(), os.O_WRONLY|os.O_APPEND, fileMode)
 	j.size = whole
 	return err
+}
+
+// doubt forgets what may not hold any more, since something after it is lost.
+func (j *Journal) doubt() {
+	for _, prefix := range j.o.Doubt {
+		maps.DeleteFunc(j.facts, func(k, _ string) bool { return strings.HasPrefix(k, prefix) })
+	}
 }
 
 func (j *Journal) path() string { return filepath.Join(j.o.Dir, journalFile) }
@@ -253,6 +266,7 @@ func (j *Journal) Acknowledge(id domain.JournalID, n uint64) (renewed bool, err 
 		return false, nil
 	case id != j.id, n > j.last:
 		j.o.Log.Warn("the log knows reports that the journal does not have: begun anew under another id", "journal", j.id, "acknowledged", n, "of", id, "last_report", j.last)
+		j.doubt()
 		if err := j.renew(); err != nil {
 			return false, err
 		}

@@ -1,6 +1,7 @@
 package journal_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"maps"
@@ -162,6 +163,64 @@ func TestFlippedBitBeginsAnew(t *testing.T) {
 	j = open(t, dir)
 	if got := details(t, j); got != "1:a" || j.ID() == id {
 		t.Errorf("pending %q, same id %v", got, j.ID() == id)
+	}
+}
+
+// Facts that hold only as long as nothing after them is lost go with what is lost, and not
+// with a write that was interrupted.
+func TestDoubt(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		change func(b []byte) []byte
+		stays  bool
+	}{
+		"whole":       {func(b []byte) []byte { return b }, true},
+		"interrupted": {func(b []byte) []byte { return b[:len(b)-1] }, true},
+		"its header":  {func(b []byte) []byte { return append(b, 9, 0, 0) }, true},
+		"zeros":       {func(b []byte) []byte { return append(b, make([]byte, 100)...) }, true},
+		"the last":    {func(b []byte) []byte { b[len(b)-1] ^= 1; return b }, false},
+		"before it":   {func(b []byte) []byte { b[bytes.Index(b, []byte("second"))] ^= 1; return b }, false},
+		"garbage":     {func(b []byte) []byte { return append(b, bytes.Repeat([]byte{0xff}, 100)...) }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			begin := func() *journal.Journal {
+				j, err := journal.Open(journal.Options{Dir: dir, Sign: sign, Doubt: []string{"clean/"}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { _ = j.Close() })
+				return j
+			}
+			j := begin()
+			for _, key := range []string{"clean/1", "first", "second", "third"} {
+				if err := j.Note(journal.Change{Set: map[string]string{key: "it holds"}}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			_ = j.Close()
+			path := filepath.Join(dir, "journal")
+			b, err := os.ReadFile(path)
+			if err == nil {
+				err = os.WriteFile(path, c.change(b), 0o600)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			j = begin()
+			_, clean := j.Fact("clean/1")
+			_, first := j.Fact("first")
+			if clean != c.stays || !first {
+				t.Errorf("doubtful fact kept: %v, want %v; another: %v", clean, c.stays, first)
+			}
+			if _, err := j.Acknowledge(j.ID(), 7); err != nil {
+				t.Fatal(err)
+			}
+			if _, clean := j.Fact("clean/1"); clean {
+				t.Error("the log knows of reports that the journal does not have, and it is believed")
+			}
+		})
 	}
 }
 

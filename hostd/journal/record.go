@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -133,6 +134,17 @@ func frame(payload []byte) []byte {
 	binary.LittleEndian.PutUint32(b, uint32(len(payload)))
 	binary.LittleEndian.PutUint32(b[4:], crc32.Checksum(payload, castagnoli))
 	return append(b, payload...)
+}
+
+// torn reports whether rest, which does not begin with a whole frame, is what a write leaves
+// that was interrupted: a frame that goes on beyond the end, or nothing. Otherwise what was
+// durable is damaged.
+func torn(rest []byte) bool {
+	if len(rest) < frameHeaderBytes || len(bytes.Trim(rest, "\x00")) == 0 {
+		return true
+	}
+	size := binary.LittleEndian.Uint32(rest)
+	return size <= recordMaxBytes && int(size) > len(rest)-frameHeaderBytes
 }
 
 // nextFrame returns the first payload of b and the frame's length; 0 if b does not
