@@ -107,13 +107,12 @@ func (h *host) begin(steps []plan.Step) {
 		switch first := c.steps[0]; first.Op {
 		case plan.Wipe:
 			c.spec = &h.approved.Slots[c.slots[0]]
-			_, dirty := h.mem.dirty[c.spec.NVMe.Serial]
 			for i := range h.desired.VMs {
 				if v, d := &h.desired.VMs[i], h.driveAt(c.slots[0]); v.VM == d.data && d.serial == c.spec.NVMe.Serial && h.machine.vm(v.VM) != nil { // another drive is not touched
 					h.s.fail("host %s: a wipe of slot %d is begun, with the data of %s, which is placed", h.name, c.slots[0], v.VM)
 				}
 			}
-			if !dirty { // who asks for a wipe knows of data
+			if _, known := h.mem.dirty[c.spec.NVMe.Serial]; !known { // who asks for a wipe knows of data
 				h.mem.dirty[c.spec.NVMe.Serial] = domain.VMID{}
 			}
 		case plan.Disk:
