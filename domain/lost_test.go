@@ -239,3 +239,18 @@ func TestWordOfAStoppedGuest(t *testing.T) {
 	}
 	s.replays()
 }
+
+// A boot that the log never asked for: it has lost its end, and went on before anybody
+// noticed. The host is known to be ahead, and is told nothing until an epoch.
+func TestLaterBootThanTheLogs(t *testing.T) {
+	t.Parallel()
+	s, h, _, _, v := running(t)
+	events := h.said(ReportStopped, v, func(r *VMReport) { r.Boot, r.Reason = 2, "requested" })
+	if e, ok := events[1].(*HostAhead); !ok || e.Host != h.id || e.SeenEpoch != s.w.Epoch || events[0].(*HostReported).Refused != "" {
+		t.Fatalf("%+v", events)
+	}
+	if _, told := s.w.PlacementOf(h.id); told || s.w.vms.get(v.VM).State != Running {
+		t.Fatalf("told %v, the VM is %s", told, s.w.vms.get(v.VM).State)
+	}
+	s.replays()
+}

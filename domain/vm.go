@@ -242,6 +242,11 @@ func (w *World) judgeVM(x *Context, host uint32, kind ReportKind, r *VMReport) (
 	if v.State >= Releasing {
 		return nil, Errorf(Conflict, "report.late", "the VM is %s", v.State)
 	}
+	if r.Boot > v.Boot && w.LogicLevel >= 2 && w.mayBeAhead(w.hosts.row(host).ID, w.Epoch) {
+		// Nobody but a log that has lost its end asked for that boot: an epoch has to compare.
+		h := w.hosts.row(host)
+		return []EventBody{&HostAhead{Host: h.ID, SeenEpoch: w.Epoch, SeenGeneration: h.Generation, Epoch: w.Epoch, Generation: h.Generation}}, nil
+	}
 	if r.Boot != v.Boot {
 		return nil, Errorf(Conflict, "report.stale", "the report is about boot %d, the present one is %d", r.Boot, v.Boot)
 	}
