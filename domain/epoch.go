@@ -226,10 +226,15 @@ func (m *NoteHostAhead) decide(w *World, x *Context) ([]EventBody, *Error) {
 	if x.Actor.Kind != ActorSystem {
 		return nil, notFound("host")
 	}
+	return w.noteAhead(m), nil
+}
+
+// noteAhead is the fact, unless it is known already.
+func (w *World) noteAhead(m *NoteHostAhead) []EventBody {
 	if !w.AheadOf(m.Host, m.Epoch, m.Generation) && !(m.Forked && w.mayBeAhead(m.Host, m.Epoch)) {
-		return nil, nil
+		return nil
 	}
-	return []EventBody{&HostAhead{Host: m.Host, SeenEpoch: m.Epoch, SeenGeneration: m.Generation, Epoch: w.Epoch, Generation: w.hosts.get(m.Host).Generation}}, nil
+	return []EventBody{&HostAhead{Host: m.Host, SeenEpoch: m.Epoch, SeenGeneration: m.Generation, Epoch: w.Epoch, Generation: w.hosts.get(m.Host).Generation}}
 }
 
 func (e *HostAhead) apply(w *World, _ *Applied) {

@@ -242,10 +242,12 @@ func (w *World) judgeVM(x *Context, host uint32, kind ReportKind, r *VMReport) (
 	if v.State >= Releasing {
 		return nil, Errorf(Conflict, "report.late", "the VM is %s", v.State)
 	}
-	if r.Boot > v.Boot && w.LogicLevel >= 2 && w.mayBeAhead(w.hosts.row(host).ID, w.Epoch) {
+	if r.Boot > v.Boot && w.LogicLevel >= 2 {
 		// Nobody but a log that has lost its end asked for that boot: an epoch has to compare.
 		h := w.hosts.row(host)
-		return []EventBody{&HostAhead{Host: h.ID, SeenEpoch: w.Epoch, SeenGeneration: h.Generation, Epoch: w.Epoch, Generation: h.Generation}}, nil
+		if ahead := w.noteAhead(&NoteHostAhead{Host: h.ID, Epoch: w.Epoch, Generation: h.Generation, Forked: true}); ahead != nil {
+			return ahead, nil
+		}
 	}
 	if r.Boot != v.Boot {
 		return nil, Errorf(Conflict, "report.stale", "the report is about boot %d, the present one is %d", r.Boot, v.Boot)

@@ -61,12 +61,12 @@ func (a *Agent) account(ctx context.Context) (time.Duration, error) {
 		return a.o.Limits.Backoff, nil
 	}
 	m := a.approved
+	var facts map[string]string
 	if m == nil {
-		m = &domain.SlotMap{}
-	} else if err := a.adopt(observed); err != nil {
+		m, facts = &domain.SlotMap{}, a.journal.Facts("")
+	} else if facts, err = a.adopt(observed); err != nil {
 		return a.o.Limits.Replan, full(err)
 	}
-	facts := a.journal.Facts("")
 	state := remember(facts, m, observed)
 	r := &domain.HoldingsReport{}
 	_, _ = fmt.Sscan(facts[beforeKey(a.desired.Epoch)], &r.Epoch, &r.Generation)

@@ -275,10 +275,7 @@ func TestForgottenDrives(t *testing.T) {
 
 func forgottenDrives(t *testing.T, older bool) {
 	r := newRack(t, sim.Options{Slots: 2})
-	r.start()
-	r.approve()
-	r.site.place(func(d *domain.Desired) { d.VMs = append(d.VMs, vm(1, 0)) })
-	r.awaitSaid("ready 1 boot 1")
+	r.firstVM()
 	r.stop()
 	if err := os.Remove(filepath.Join(r.dir, "journal")); err != nil {
 		t.Fatal(err)
@@ -320,10 +317,7 @@ func TestDamagedJournalDoubts(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newRack(t, sim.Options{Slots: 2})
-		r.start()
-		r.approve()
-		r.site.place(func(d *domain.Desired) { d.VMs = append(d.VMs, vm(1, 0)) })
-		r.awaitSaid("ready 1 boot 1")
+		r.firstVM()
 		r.stop()
 		file := filepath.Join(r.dir, "journal")
 		b, err := os.ReadFile(file)

@@ -175,10 +175,11 @@ func (a *Agent) reconcile(ctx context.Context) (time.Duration, error) {
 		a.status.rest("cannot observe the machine: " + err.Error())
 		return a.o.Limits.Backoff, nil
 	}
-	if err := a.adopt(observed); err != nil {
+	facts, err := a.adopt(observed)
+	if err != nil {
 		return a.o.Limits.Replan, full(err)
 	}
-	state := remember(a.journal.Facts(""), a.approved, observed)
+	state := remember(facts, a.approved, observed)
 	if err := a.reportVMs(state); err != nil {
 		return a.o.Limits.Replan, full(err)
 	}

@@ -146,6 +146,15 @@ func (r *rack) approve() {
 	r.awaitWiped()
 }
 
+// firstVM brings the host to where VM 1 is ready in slot 0.
+func (r *rack) firstVM() {
+	r.t.Helper()
+	r.start()
+	r.approve()
+	r.site.place(func(d *domain.Desired) { d.VMs = append(d.VMs, vm(1, 0)) })
+	r.awaitSaid("ready 1 boot 1")
+}
+
 func (r *rack) awaitWiped() {
 	r.t.Helper()
 	r.await("all wiped", func() bool {

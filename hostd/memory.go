@@ -208,18 +208,11 @@ func (a *Agent) markNew() error {
 }
 
 // adopt takes on the VMs that exist and that the journal does not know: it was
-// lost, or somebody else made them. Their drives count as written by them, and every
-// other drive that the journal has not met as written by somebody: whatever the site
-// says of it, no VM comes there before it was wiped here. The site may not know what
-// this host forgot: see "A lost tail" in docs/reliability.md.
-func (a *Agent) adopt(observed []machine.Observed) error {
-	c := journal.Change{Set: map[string]string{}}
-	facts := a.journal.Facts("")
-	stands := map[uint32]domain.VMID{}
+// lost, or somebody else made them. Their drives count as written by them. It returns
+// all facts as they are then.
+func (a *Agent) adopt(observed []machine.Observed) (map[string]string, error) {
+	facts, c := a.journal.Facts(""), journal.Change{Set: map[string]string{}}
 	for _, v := range observed {
-		for _, index := range v.Slots {
-			stands[index] = v.VM
-		}
 		if _, known := facts[knownKey(v.VM)]; known {
 			continue
 		}
@@ -231,11 +224,33 @@ func (a *Agent) adopt(observed []machine.Observed) error {
 			}
 		}
 	}
+	if unknown := meet(&c, facts, a.approved, observed); len(unknown) > 0 {
+		a.o.Log.Warn("drives that the journal does not know: no VM comes there before they are wiped", "slots", unknown)
+	}
+	if len(c.Set)+len(c.Drop) == 0 {
+		return facts, nil
+	}
+	if err := a.journal.Note(c); err != nil {
+		return nil, err
+	}
+	return a.journal.Facts(""), nil
+}
+
+// meet takes drives that the journal has not met for written by what stands on them, or by
+// somebody: whatever the site says of them, no VM comes there before they were wiped here.
+// The site may not know what this host forgot: see "A lost tail" in docs/reliability.md. It
+// returns the slots of which nobody knows.
+func meet(c *journal.Change, facts map[string]string, m *domain.SlotMap, observed []machine.Observed) (unknown []uint32) {
+	stands := map[uint32]domain.VMID{}
+	for _, v := range observed {
+		for _, index := range v.Slots {
+			stands[index] = v.VM
+		}
+	}
 	_, meets := facts[meetsKey]
-	var unknown []uint32
 	here := map[string]bool{}
-	for i := range a.approved.Slots {
-		spec := &a.approved.Slots[i]
+	for i := range m.Slots {
+		spec := &m.Slots[i]
 		here[metKey(spec)] = true
 		if _, met := facts[metKey(spec)]; met {
 			continue
@@ -258,13 +273,7 @@ func (a *Agent) adopt(observed []machine.Observed) error {
 			c.Drop = append(c.Drop, key)
 		}
 	}
-	if len(c.Set)+len(c.Drop) == 0 {
-		return nil
-	}
-	if len(unknown) > 0 {
-		a.o.Log.Warn("drives that the journal does not know: no VM comes there before they are wiped", "slots", unknown)
-	}
-	return a.journal.Note(c)
+	return unknown
 }
 
 func specAt(m *domain.SlotMap, index uint32) *domain.SlotSpec {

@@ -16,10 +16,7 @@ func TestReplacedDriveIsAnotherSlot(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newRack(t, sim.Options{Slots: 2})
-		r.start()
-		r.approve()
-		r.site.place(func(d *domain.Desired) { d.VMs = append(d.VMs, vm(1, 0)) })
-		r.awaitSaid("ready 1 boot 1")
+		r.firstVM()
 		before := r.site.proposal().Digest()
 		r.stop()
 		r.rewire = func(m *domain.SlotMap) { m.Slots[1].NVMe.Serial = "REPLACED" }
@@ -74,10 +71,7 @@ func TestDirtMovesWithTheDrive(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newRack(t, sim.Options{Slots: 2})
-		r.start()
-		r.approve()
-		r.site.place(func(d *domain.Desired) { d.VMs = append(d.VMs, vm(1, 0)) })
-		r.awaitSaid("ready 1 boot 1")
+		r.firstVM()
 		r.site.place(func(d *domain.Desired) { d.VMs = nil }) // a site that forgets the wipe
 		r.awaitSaid("removed 1 boot 0")
 		r.stop()
