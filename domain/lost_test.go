@@ -254,3 +254,25 @@ func TestLaterBootThanTheLogs(t *testing.T) {
 	}
 	s.replays()
 }
+
+// A report that follows a placement which this log never made, as an account does that
+// was given just before the tail was lost: it is refused, and acknowledged, so the host
+// does not say it again. Only an epoch asks for another one.
+func TestReportFromTheFuture(t *testing.T) {
+	t.Parallel()
+	s, h, _, _, _ := running(t)
+	g := h.placement().Desired.Generation
+	h.n++
+	r := Report{Host: h.id, Journal: h.journal, Number: h.n, At: s.now, Epoch: s.w.Epoch, Generation: g + 1, Kind: ReportInventory, Inventory: h.m}
+	events := s.must(Actor{Kind: ActorHost, Host: h.id}, &RecordReport{Host: h.id, Report: EncodeReport(&r)})
+	if len(events) != 2 || events[0].(*HostReported).Refused != "report.from_the_future" {
+		t.Fatalf("%+v", events)
+	}
+	if e := events[1].(*HostAhead); e.Host != h.id || e.SeenGeneration != g+1 || e.Generation != g {
+		t.Fatalf("%+v", e)
+	}
+	if _, told := s.w.PlacementOf(h.id); told {
+		t.Fatal("the host is told something")
+	}
+	s.replays()
+}

@@ -121,7 +121,11 @@ func (w *World) placed(h *Host, r *Report) bool {
 func (w *World) judge(x *Context, hi uint32, r *Report) ([]EventBody, *Error) {
 	h := w.hosts.row(hi)
 	if !w.placed(h, r) {
-		return nil, Errorf(Invalid, "report.from_the_future", "generation %d.%d was never placed", r.Epoch, r.Generation)
+		var ahead []EventBody
+		if w.LogicLevel >= 2 {
+			ahead = w.noteAhead(&NoteHostAhead{Host: h.ID, Epoch: r.Epoch, Generation: r.Generation})
+		}
+		return ahead, Errorf(Invalid, "report.from_the_future", "generation %d.%d was never placed", r.Epoch, r.Generation)
 	}
 	if r.Epoch < w.Epoch && (r.Kind != ReportInventory || r.Holdings != nil) {
 		return nil, Errorf(Conflict, "report.old_epoch", "epoch %d is over", r.Epoch)

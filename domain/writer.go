@@ -32,8 +32,8 @@ package domain
 //	   disk, also while it is being stopped, and when that is said again, or when the log
 //	   has lost that it ran; a gang with a VM that never reached a host which forgot is
 //	   for nothing; of an account that ends more than a decision may have, the host is
-//	   asked again; a host that reports a boot which the log never asked for is ahead
-//	   of it
+//	   asked again; a host that reports a boot which the log never asked for, or
+//	   follows a placement that it never made, is ahead of it
 const LogicLevel = 2
 
 // StartWriter begins a writer's term, and raises the log to a level that its build
