@@ -63,14 +63,14 @@ var mutants = []mutant{
 	{"two-wipes-of-one-slot", "domain/report.go", "s.State == SlotIsWiping {\n			p.Desired.Wipes", "s.State == SlotIsWiping && s.Attempt == 0 {\n			p.Desired.Wipes"},
 
 	// Reports.
-	{"failed-again", "domain/vm.go", "\tif v.State == Stopped && !broken && w.LogicLevel >= 2 {\n\t\treturn nil, nil // said again by a host that does not remember it, or too late\n\t}\n\tif ran && !r.Theirs && !broken && (v.Power == PowerOn || w.LogicLevel >= 2) {\n", "\tif ran && v.Power == PowerOn && !r.Theirs && !broken {\n"},
+	{"failed-again", "domain/vmreport.go", "\tif v.State == Stopped && !broken && w.LogicLevel >= 2 {\n\t\treturn nil, nil // said again by a host that does not remember it, or too late\n\t}\n\tif ran && !r.Theirs && !broken && (v.Power == PowerOn || w.LogicLevel >= 2) {\n", "\tif ran && v.Power == PowerOn && !r.Theirs && !broken {\n"},
 	{"report-again", "domain/report.go", "r.Number <= h.Acked:\n\t\treturn nil, nil // a repeat\n\tcase r.Journal != h.Journal && slices.Contains(h.ended, r.Journal): // one that had ended may be the newest again, by its account\n\t\treturn nil, Errorf(Conflict, \"report.old_journal\", \"the journal has ended: another one of this host was heard of since\")\n\tcase r.Journal == h.Journal && r.Number != h.Acked+1, ", "r.Number < h.Acked:\n\t\treturn nil, nil // a repeat\n\tcase r.Journal != h.Journal && slices.Contains(h.ended, r.Journal): // one that had ended may be the newest again, by its account\n\t\treturn nil, Errorf(Conflict, \"report.old_journal\", \"the journal has ended: another one of this host was heard of since\")\n\tcase r.Journal == h.Journal && r.Number > h.Acked+1, "},
 	{"ended-journal-goes-on", "domain/report.go", "	case r.Journal != h.Journal && slices.Contains(h.ended, r.Journal):", "	case r.Journal != h.Journal && slices.Contains(h.ended, r.Journal) && r.Number > 1:"},
 	{"report-skipped", "domain/report.go", "r.Number != h.Acked+1, ", "r.Number < h.Acked, "},
-	{"vm-of-another-boot", "domain/vm.go", "	if r.Boot != v.Boot {", "	if r.Boot > v.Boot {"},
+	{"vm-of-another-boot", "domain/vmreport.go", "	if r.Boot != v.Boot {", "	if r.Boot > v.Boot {"},
 	{"billed-from-the-future", "domain/claim.go", "	at = min(max(at, v.Placed), now)", "	at = max(at, v.Placed)"},
-	{"removed-while-it-runs", "domain/vm.go", "	if v.State < Releasing {\n		return nil, Errorf(Conflict, \"report.not_releasing\"", "	if v.State < Starting {\n		return nil, Errorf(Conflict, \"report.not_releasing\""},
-	{"ended-with-the-first-vm", "domain/vm.go", "		if other != row && w.vms.row(other).State != Released {", "		if other != row && w.vms.row(other).State < Releasing {"},
+	{"removed-while-it-runs", "domain/vmreport.go", "	if v.State < Releasing {\n		return nil, Errorf(Conflict, \"report.not_releasing\"", "	if v.State < Starting {\n		return nil, Errorf(Conflict, \"report.not_releasing\""},
+	{"ended-with-the-first-vm", "domain/vmreport.go", "		if other != row && w.vms.row(other).State != Released {", "		if other != row && w.vms.row(other).State < Releasing {"},
 
 	// Apply.
 	{"generation-stays", "domain/allocation.go", "			s.Generation++\n", "			s.Generation = max(s.Generation, 1)\n"},
