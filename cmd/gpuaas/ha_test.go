@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -508,46 +506,3 @@ func TestRollingUpgrade(t *testing.T) {
 	old.prog = next
 	old.start()
 }
-
-// nextRelease is gpuaas as it will be when its logic level has risen.
-func nextRelease(t *testing.T) (name string) {
-	t.Helper()
-	name, err := buildNext()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return name
-}
-
-var buildNext = sync.OnceValues(func() (name string, err error) {
-	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
-	if err != nil {
-		return "", err
-	}
-	dir, err := os.MkdirTemp("", "gpuaas-next-")
-	if err != nil {
-		return "", err
-	}
-	defer os.RemoveAll(dir)
-	source := filepath.Join(strings.TrimSpace(string(out)), "domain", "writer.go")
-	text, err := os.ReadFile(source)
-	if err != nil {
-		return "", err
-	}
-	const line = "const LogicLevel = "
-	if !bytes.Contains(text, []byte(line)) {
-		return "", errors.New("there is no line to change")
-	}
-	text = bytes.Replace(text, []byte(line), []byte(line+"1 + "), 1)
-	changed, overlay := filepath.Join(dir, "writer.go"), filepath.Join(dir, "overlay.json")
-	mapping, _ := json.Marshal(map[string]any{"Replace": map[string]string{source: changed}})
-	if err := errors.Join(os.WriteFile(changed, text, 0o600), os.WriteFile(overlay, mapping, 0o600)); err != nil {
-		return "", err
-	}
-	name = "gpuaas-next"
-	build := exec.Command("go", "build", "-overlay", overlay, "-o", filepath.Join(bin, name), "github.com/gpuaas/gpuaas/cmd/gpuaas")
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w: %s", err, out)
-	}
-	return name, nil
-})

@@ -233,7 +233,7 @@ func openUpgrade(t *testing.T, l *line) stage {
 	old := newSite(t, "serve", "--log-level", "warn", "--database-url", s.models.url)
 	old.newTenant("kept", 5)
 	old.interrupt()
-	s.from, s.name, s.prog = old.dir, "models", nextRelease(t)
+	s.from, s.name, s.prog = old.dir, "models", hastyRelease(t)
 	var beside *site // the other process: of the old build, then of the new
 	dir := ""        // of the one whose steps count
 	return stage{
