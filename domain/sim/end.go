@@ -21,15 +21,7 @@ func (s *Sim) end() {
 		}
 	}
 	s.until(s.now.Add(2 * domain.Hour))
-	for _, a := range s.shadow.order {
-		for _, v := range a.vms {
-			h := s.hostOf(v.host)
-			lately := s.now.Sub(v.asked) < 30*domain.Minute // a tenant's credit may have just ended
-			if !h.forged && !lately && (v.state == domain.Provisioning || v.state == domain.Starting || v.state == domain.Stopping) {
-				s.fail("two hours after the faults ceased VM %s on host %s is %s, boot %d power %s: %+v %+v", v.id, h.name, v.state, v.boot, v.power, h.machine.vm(v.id), h.mem)
-			}
-		}
-	}
+	s.allAsAsked()
 	s.releaseAll()
 	s.until(s.now.Add(25 * domain.Minute)) // within the deadline: by what hosts report
 	for _, a := range s.shadow.order {
@@ -62,7 +54,47 @@ func (s *Sim) end() {
 			}
 		}
 	}
+	s.nobodyWaits()
 	s.audit()
+}
+
+// allAsAsked: two hours after the faults ceased each VM is where its tenant wants it, or
+// where its tenant's credit or its own end allows it to be.
+func (s *Sim) allAsAsked() {
+	for _, a := range s.shadow.order {
+		since, suspended := s.shadow.suspended[a.tenant]
+		suspended = suspended && s.now.Sub(since) > domain.Hour
+		if a.expires != 0 && s.now.Sub(a.expires) > domain.Hour && a.state < domain.Releasing {
+			s.fail("allocation %s was to end at %s, and is %s", a.id, a.expires, a.state)
+		}
+		for _, v := range a.vms {
+			h := s.hostOf(v.host)
+			if lately := s.now.Sub(v.asked) < 30*domain.Minute; h.forged || lately { // a tenant's credit may have just ended
+				continue
+			}
+			there := h.machine.vm(v.id)
+			switch v.state {
+			case domain.Provisioning, domain.Starting, domain.Stopping:
+				s.fail("two hours after the faults ceased VM %s on host %s is %s, boot %d power %s: %+v %+v", v.id, h.name, v.state, v.boot, v.power, there, h.mem)
+			case domain.Running:
+				if suspended {
+					s.fail("VM %s of tenant %s runs, which is suspended since %s", v.id, a.tenant, since)
+				}
+				if there == nil || !there.Running {
+					s.fail("VM %s is running, and does not run on host %s: %+v", v.id, h.name, there)
+				}
+			}
+		}
+	}
+}
+
+// nobodyWaits: what hosts have said is acknowledged.
+func (s *Sim) nobodyWaits() {
+	for _, h := range s.hosts {
+		if n := len(h.jr.queue); n > 0 && h.up && !h.forged && !h.frozen {
+			s.fail("%d reports of host %s are never acknowledged, the first is %d of %s: %s", n, h.name, h.jr.queue[0].n, h.jr.id, s.whereIs(h))
+		}
+	}
 }
 
 func (s *Sim) releaseAll() {

@@ -157,6 +157,9 @@ func (h *host) deliver(x *domain.Placement) {
 		s.noticed(h) // by its next heartbeat
 		return
 	}
+	if (d.Epoch < before.Epoch || d.Epoch == before.Epoch && d.Generation < before.Generation) && !h.forged {
+		s.fail("host %s takes generation %d.%d, and has seen %d.%d", h.name, d.Epoch, d.Generation, before.Epoch, before.Generation)
+	}
 	if before.Epoch == d.Epoch && !s.log.holds(h.from) && s.log.holds(x.From) && !h.forged {
 		s.seen.mark(Passed)
 		h.passed = true

@@ -171,6 +171,9 @@ func (h *host) report(r *domain.Report, undo func()) {
 func (h *host) enter(r domain.Report, undo func()) {
 	h.jr.last++
 	r.Journal, r.Number = h.jr.id, h.jr.last
+	if r.VM != nil || r.Fault != nil {
+		h.s.shadow.said[recorded{r.Journal, r.Number}] = &r
+	}
 	h.s.tell("%s reports %d of %s: %s, in %d.%d", h.name, r.Number, r.Journal, r.Kind, r.Epoch, r.Generation)
 	h.jr.queue = append(h.jr.queue, entry{h.jr.last, r, domain.EncodeReport(&r), undo})
 }

@@ -240,7 +240,7 @@ func (h *shadow) rewound() *shadow {
 	s := h.s
 	out := newShadow(s)
 	out.past = append(slices.Clone(h.past), pastView{h.view, s.epoch})
-	out.states, out.erased, out.told, out.known = h.states, h.erased, h.told, h.known
+	out.states, out.erased, out.told, out.said, out.known = h.states, h.erased, h.told, h.said, h.known
 	for _, c := range s.log.decoded {
 		out.commit(c)
 	}

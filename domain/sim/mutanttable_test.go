@@ -158,4 +158,19 @@ var mutants = []mutant{
 	{"kept-vm-is-removed", "hostd/plan/plan.go", "		if !p.kept[id] {", "		if !p.kept[id] || len(slots) > 1 {"},
 	{"epoch-is-not-followed", "hostd/journal/fence.go", "	case d.Epoch > s.Epoch:\n		s = Seen{Epoch: d.Epoch, Generation: d.Generation, Digest: digest, Account: d.Account}", "	case d.Epoch > s.Epoch && d.Generation > s.Generation:\n		s = Seen{Epoch: d.Epoch, Generation: d.Generation, Digest: digest, Account: d.Account}"},
 	{"epoch-keeps-the-conflict", "hostd/journal/fence.go", "		s = Seen{Epoch: d.Epoch, Generation: d.Generation, Digest: digest, Account: d.Account}", "		s = Seen{Epoch: d.Epoch, Generation: d.Generation, Digest: digest, Account: d.Account, Conflict: s.Conflict}"},
+
+	// What hosts say and what time does, found by a reader of docs/reliability.md.
+	{"older-epoch", "hostd/journal/fence.go", "	case d.Epoch < s.Epoch:\n		return s, Stale", "	case d.Epoch+1 < s.Epoch:\n		return s, Stale"},
+	{"outruns-by-more", "hostd/journal/fence.go", "p.Acked < acked", "p.Acked+1 < acked"},
+	{"outrun-by-one-that-knows-nothing", "hostd/journal/fence.go", " || p.Journal.IsZero() && acked > 0", ""},
+	{"ack-is-not-published", "domain/report.go", "	h.Journal, h.Acked = e.Journal, e.Number\n	w.markDirty(h)\n", "	h.Journal, h.Acked = e.Journal, e.Number\n"},
+	{"never-expires", "domain/timer.go", "a.Expires == t.at && a.State != 0 && a.State < Releasing", "a.Expires == t.at && a.State < 0"},
+	{"first-boot-lost-times-out", "domain/timer.go", "			hasRun = v.State == Starting || v.Boot > 1", "			hasRun = v.State == Starting && v.Boot > 1"},
+	{"first-boot-lost-fails", "domain/vmreport.go", "		ran = ran || v.State != Provisioning // lost", "		ran = ran || v.State == Stopping // lost"},
+	{"unpaid-runs-on", "domain/timer.go", "if a := w.allocations.row(v.alloc); a.State == Running || a.State == Starting {\n			events", "if a := w.allocations.row(v.alloc); a.State == Starting {\n			events"},
+	{"host-fault-takes-one-slot", "domain/report.go", "			events = append(events, w.takeOut(row, \"host\", \"host\", reason)...)\n", "			events = append(events, w.takeOut(row, \"host\", \"host\", reason)...)\n			break\n"},
+	{"fault-of-a-used-slot", "domain/report.go", "	return w.takeOut(row, component, scope, reason), nil\n", "	if w.slots.row(row).vm != none {\n		return nil, nil\n	}\n	return w.takeOut(row, component, scope, reason), nil\n"},
+	{"lost-placement-accounts", "domain/report.go", "r.Holdings != nil && (w.placed(h, r) || w.LogicLevel < 2)", "r.Holdings != nil"},
+	{"snapshot-without-ahead-epoch", "domain/snapshotrows.go", "	uintField(c, 30, &h.AheadEpoch)\n", ""},
+	{"two-unknown-on-a-slot", "domain/epoch.go", " || w.unknownOn(row, m.VM) {", " {"},
 }

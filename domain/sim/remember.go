@@ -51,6 +51,11 @@ func (h *shadow) remember(e domain.EventBody) {
 		h.tenants[e.ID] = domain.TenantActive
 	case *domain.TenantStateChanged:
 		h.tenants[e.Tenant] = e.State
+		if e.State != domain.TenantSuspended {
+			delete(h.suspended, e.Tenant)
+		} else if h.suspended[e.Tenant] == 0 {
+			h.suspended[e.Tenant] = h.at
+		}
 		switch e.State {
 		case domain.TenantPastDue:
 			seen.mark(PastDue)

@@ -19,28 +19,31 @@ type shadow struct {
 	hash     domain.Digest
 	at       domain.Time
 
-	commands map[domain.CommandID]uint64 // accepted, and by which commit
-	keys     map[idemKey]idemSeen
-	states   map[domain.Digest]uint64 // stateOf by head, as whoever was there first had it
-	scratch  []byte                   // of worlds that are encoded
-	erased   map[wipeOf]bool          // wipes that were really done
-	accounts map[domain.Account]domain.Micros
-	fleet    map[domain.HostID]*hostView
-	owners   map[domain.APIKeyID]domain.TenantID
-	revoked  map[domain.APIKeyID]bool
-	projects map[domain.ProjectID]domain.TenantID
-	tenants  map[domain.TenantID]domain.TenantState
-	skus     []domain.SKUID
-	quotas   map[domain.PolicyScope]int64
-	owed     map[string]bool           // drives whose wipe is owed
-	journals map[domain.JournalID]bool // that reports were recorded of
-	known    map[domain.VMID]bool      // VMs that their host was told of
-	told     map[saidKey]bool          // what hosts said of their VMs
-	money    money
-	past     []pastView                      // what the log said before it lost its end, each time
-	unknown  map[domain.HostID][]domain.VMID // VMs that the log does not know: kept until an operator has decided
-	compared uint64
-	checked  uint64
+	commands  map[domain.CommandID]uint64 // accepted, and by which commit
+	keys      map[idemKey]idemSeen
+	states    map[domain.Digest]uint64 // stateOf by head, as whoever was there first had it
+	scratch   []byte                   // of worlds that are encoded
+	erased    map[wipeOf]bool          // wipes that were really done
+	accounts  map[domain.Account]domain.Micros
+	fleet     map[domain.HostID]*hostView
+	owners    map[domain.APIKeyID]domain.TenantID
+	revoked   map[domain.APIKeyID]bool
+	projects  map[domain.ProjectID]domain.TenantID
+	tenants   map[domain.TenantID]domain.TenantState
+	suspended map[domain.TenantID]domain.Time // since when
+	skus      []domain.SKUID
+	quotas    map[domain.PolicyScope]int64
+	owed      map[string]bool             // drives whose wipe is owed
+	journals  map[domain.JournalID]bool   // that reports were recorded of
+	known     map[domain.VMID]bool        // VMs that their host was told of
+	told      map[saidKey]bool            // what hosts said of their VMs
+	said      map[recorded]*domain.Report // of VMs and faults
+	word      *domain.Report              // what the decision follows from, if a host said it
+	money     money
+	past      []pastView                      // what the log said before it lost its end, each time
+	unknown   map[domain.HostID][]domain.VMID // VMs that the log does not know: kept until an operator has decided
+	compared  uint64
+	checked   uint64
 }
 
 type idemKey struct {
@@ -74,7 +77,7 @@ func newShadow(s *Sim) *shadow {
 		view: newView(), s: s, commands: map[domain.CommandID]uint64{}, keys: map[idemKey]idemSeen{}, states: map[domain.Digest]uint64{},
 		erased: map[wipeOf]bool{}, accounts: map[domain.Account]domain.Micros{}, fleet: map[domain.HostID]*hostView{},
 		owners: map[domain.APIKeyID]domain.TenantID{}, revoked: map[domain.APIKeyID]bool{}, projects: map[domain.ProjectID]domain.TenantID{},
-		tenants: map[domain.TenantID]domain.TenantState{}, quotas: map[domain.PolicyScope]int64{}, owed: map[string]bool{}, told: map[saidKey]bool{}, known: map[domain.VMID]bool{}, unknown: map[domain.HostID][]domain.VMID{}, journals: map[domain.JournalID]bool{}, money: newMoney(),
+		tenants: map[domain.TenantID]domain.TenantState{}, suspended: map[domain.TenantID]domain.Time{}, quotas: map[domain.PolicyScope]int64{}, owed: map[string]bool{}, told: map[saidKey]bool{}, said: map[recorded]*domain.Report{}, known: map[domain.VMID]bool{}, unknown: map[domain.HostID][]domain.VMID{}, journals: map[domain.JournalID]bool{}, money: newMoney(),
 	}
 }
 
@@ -88,6 +91,7 @@ func (h *shadow) commit(c *domain.Commit) {
 	for i := range c.Decisions {
 		d := &c.Decisions[i]
 		h.accepted(&d.Command)
+		h.word = nil
 		h.account = slices.ContainsFunc(d.Events, func(e domain.Event) bool { _, is := e.Body.(*domain.HostReconciled); return is })
 		for k := range d.Events {
 			e := &d.Events[k]
@@ -100,6 +104,9 @@ func (h *shadow) commit(c *domain.Commit) {
 			}
 			h.apply(e.Body)
 			h.remember(e.Body)
+		}
+		if h.checking {
+			h.checkFault()
 		}
 	}
 }
@@ -201,6 +208,7 @@ func (h *shadow) check(c *domain.Command, e domain.EventBody) {
 		if c.Actor.Kind == domain.ActorHost && !strings.HasPrefix(e.Reason, "epoch.") && !slices.ContainsFunc(h.allocs[e.ID].vms, func(v *vmView) bool { return v.state != domain.Stopped }) {
 			s.fail("allocation %s, which is stopped, is released for a report: %s", e.ID, e.Reason)
 		}
+		h.checkRelease(e)
 		if e.BilledTo > h.at {
 			s.fail("allocation %s is billed to %s, in a commit of %s", e.ID, e.BilledTo, h.at)
 		}
@@ -245,6 +253,7 @@ func (h *shadow) here(c *domain.Command, e domain.EventBody) {
 	}
 	switch e := e.(type) {
 	case *domain.HostReported:
+		h.heard(e)
 		last := h.fleet[e.Host].report
 		if h.fleet[e.Host].accounts && h.account { // it may leave a gap
 			break

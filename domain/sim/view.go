@@ -65,6 +65,7 @@ type vmView struct {
 	state     domain.AllocationState
 	power     domain.Power
 	boot      uint32
+	ran       bool        // its disk is the tenant's
 	stops     int         // times it was to be off
 	started   domain.Time // billed from
 	ended     domain.Time
@@ -80,6 +81,7 @@ type allocView struct {
 	sku     domain.SKUID
 	shape   uint32
 	locked  domain.Micros
+	expires domain.Time // 0: never
 	state   domain.AllocationState
 	vms     []*vmView
 }
@@ -173,7 +175,7 @@ func (v *view) apply(e domain.EventBody) {
 }
 
 func (v *view) place(e *domain.AllocationPlaced) {
-	a := &allocView{id: e.ID, tenant: e.Tenant, project: e.Project, sku: e.SKU, shape: e.Shape, locked: e.LockedRate, state: domain.Provisioning}
+	a := &allocView{id: e.ID, tenant: e.Tenant, project: e.Project, sku: e.SKU, shape: e.Shape, locked: e.LockedRate, expires: e.Expires, state: domain.Provisioning}
 	for _, p := range e.VMs {
 		m := &vmView{id: p.VM, alloc: a, host: p.Host, slots: p.Slots, state: domain.Provisioning, power: domain.PowerOn, boot: 1}
 		for _, id := range p.Slots {
@@ -196,7 +198,8 @@ func (v *view) applyVM(e domain.EventBody) {
 			v.slots[id].state = domain.SlotIsActive
 		}
 	case *domain.VMRunning:
-		v.vms[e.VM].state, a = domain.Running, v.allocs[e.Allocation]
+		m := v.vms[e.VM]
+		m.state, m.ran, a = domain.Running, true, m.alloc
 	case *domain.VMStopped:
 		m := v.vms[e.VM]
 		m.state, m.power, a = domain.Stopped, domain.PowerOff, m.alloc

@@ -112,7 +112,8 @@ func (s Seen) Outruns(p *domain.Placement, from domain.Head, id domain.JournalID
 		return false
 	}
 	later := d.Epoch == s.Epoch && (d.Generation > s.Generation || d.Generation == s.Generation && p.From.N > from.N)
-	return later && p.Journal == id && p.Acked < acked
+	less := p.Journal == id && p.Acked < acked || p.Journal.IsZero() && acked > 0 // lost all that this host ever said
+	return later && less
 }
 
 // Seen is what the fence remembers.

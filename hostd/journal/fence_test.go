@@ -101,7 +101,9 @@ func TestOutruns(t *testing.T) {
 		{2, 8, mine, 4, 5, true},
 		{2, 8, other, 9, 5, false}, // a late report of a journal before: this one begins anew
 		{2, 8, other, 9, 0, false}, // it has not heard of it yet
-		{2, 7, mine, 4, 5, false},  // an earlier commit
+		{2, 8, domain.JournalID{}, 0, 1, true},
+		{2, 8, domain.JournalID{}, 0, 0, false}, // nothing of it was ever acknowledged
+		{2, 7, mine, 4, 5, false},               // an earlier commit
 		{2, 6, mine, 4, 5, false},
 		{3, 1, mine, 4, 5, false}, // operators have opened another epoch
 		{1, 9, mine, 4, 5, false},
