@@ -264,6 +264,116 @@ func TestAccountOfAnotherHistory(t *testing.T) {
 	s.replays()
 }
 
+// What a host said before the epoch, and what arrives after its account, is refused: the
+// account is newer. Only its inventory is what it was.
+func TestReportOfAnOldEpochAfterTheAccount(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	second, _ := s.second()
+	h := s.host("h1", 3, "r")
+	s.sku("gpu-1x", 1, 3_600_000)
+	f := s.tenant("acme", 1e9)
+	runs, leaves := s.launch(f, "runs", "gpu-1x", 1), s.launch(f, "leaves", "gpu-1x", 1)
+	h.boot()
+	before := h.placement()
+	vm := func(id AllocationID) VMID { return s.w.vms.row(s.w.allocations.get(id).vms[0]).ID }
+	running, leaving := vm(runs), vm(leaves)
+	s.release(f, leaves)
+	s.must(System, s.openEpoch(second))
+	says, free := h.holdings(before), SlotID{}
+	for _, row := range s.w.hosts.get(h.id).slots {
+		sl := s.w.slots.row(row)
+		says.Slots = append(says.Slots, HeldSlot{Index: uint32(sl.Index), Slot: sl.ID, Generation: sl.Generation})
+		if sl.State == SlotIsAvailable {
+			free = sl.ID
+		}
+	}
+	h.report(Report{Kind: ReportInventory, Holdings: says})
+	now := h.placement().Desired
+	if now.Account || len(now.VMs) != 1 || len(now.Wipes) != 1 || free.IsZero() {
+		t.Fatalf("%+v", now)
+	}
+	late := func(r Report) []EventBody {
+		t.Helper()
+		h.n++
+		r.Host, r.Journal, r.Number, r.At, r.Epoch, r.Generation = h.id, h.journal, h.n, s.now, 1, before.Desired.Generation
+		return s.must(Actor{Kind: ActorHost, Host: h.id}, &RecordReport{Host: h.id, Report: EncodeReport(&r)})
+	}
+	for _, r := range []Report{
+		{Kind: ReportStopped, VM: &VMReport{VM: running, Boot: 1, At: s.now}},
+		{Kind: ReportFailed, VM: &VMReport{VM: running, Boot: 1, At: s.now}},
+		{Kind: ReportRemoved, VM: &VMReport{VM: leaving, Boot: 1, At: s.now}},
+		{Kind: ReportWiped, Wipe: h.evidence(now.Wipes[0])},
+		{Kind: ReportFaulted, Fault: &FaultReport{Slot: free, Component: "gpu", Scope: "device"}},
+		{Kind: ReportInventory, Holdings: says},
+	} {
+		if e := late(r); len(e) != 1 || e[0].(*HostReported).Refused != "report.old_epoch" {
+			t.Errorf("%s: %+v", r.Kind, e)
+		}
+	}
+	if e := late(Report{Kind: ReportInventory, Inventory: testMap("h1", 2)}); len(e) != 2 || e[0].(*HostReported).Refused != "" {
+		t.Errorf("another map: %+v", e)
+	}
+	s.replays()
+}
+
+// Nobody wrote between the end of the log and the epoch: what was to happen in that time
+// may have, unheard, so a launch and a wipe have as long as they had left.
+func TestEpochExtendsDeadlines(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	second, _ := s.second()
+	h := s.host("h1", 2, "r")
+	s.sku("gpu-1x", 1, 3_600_000)
+	f := s.tenant("acme", 1e9)
+	s.release(f, s.launch(f, "ends", "gpu-1x", 1))
+	v := s.w.vms.row(s.w.allocations.get(s.launch(f, "begins", "gpu-1x", 1)).vms[0])
+	slot := s.w.slots.get(h.placement().Desired.Wipes[0].Lease.Slot)
+	launch, wipe := v.Deadline, slot.Deadline
+	m := s.openEpoch(second)
+	s.now = s.now.Add(2 * Day) // both are over by the clock
+	s.must(System, m)
+	s.to(s.now)
+	if v.State != Provisioning || v.Deadline != launch.Add(2*Day) {
+		t.Errorf("the VM is %s until %s, it was until %s", v.State, v.Deadline, launch)
+	}
+	if slot.State != SlotIsWiping || slot.Deadline != wipe.Add(2*Day) {
+		t.Errorf("the slot is %s until %s, it was until %s", slot.State, slot.Deadline, wipe)
+	}
+	s.replays()
+}
+
+// Two VMs that the log does not know hold one slot: it is wiped when an operator has
+// decided on both, and not under the one that is left.
+func TestTwoUnknownVMsOnOneSlot(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	second, _ := s.second()
+	h := s.host("h1", 2, "r")
+	s.must(System, s.openEpoch(second))
+	one, two := HeldVM{VM: VMID{8}, Slots: []uint32{0, 1}}, HeldVM{VM: VMID{9}, Slots: []uint32{1}, Running: true}
+	h.report(Report{Kind: ReportInventory, Holdings: &HoldingsReport{
+		Epoch: 1, Generation: 99, SlotMap: s.w.hosts.get(h.id).MapID, VMs: []HeldVM{one, two},
+	}})
+	free, shared := s.w.slots.row(s.w.hosts.get(h.id).slots[0]), s.w.slots.row(s.w.hosts.get(h.id).slots[1])
+	s.must(s.admin, &DestroyUnknownVM{Host: h.id, VM: one.VM, Reason: "tenant-agreed"})
+	if free.State != SlotIsWiping || shared.State != SlotIsQuarantined {
+		t.Errorf("with one left: the slot of its own is %s, the shared one %s", free.State, shared.State)
+	}
+	if p := h.placement().Desired; !slices.Equal(p.Keep, []VMID{two.VM}) || len(p.Wipes) != 1 || p.Wipes[0].Lease.Slot != free.ID {
+		t.Errorf("%+v", p)
+	}
+	s.must(s.admin, &DestroyUnknownVM{Host: h.id, VM: two.VM, Reason: "tenant-agreed"})
+	if shared.State != SlotIsWiping {
+		t.Errorf("with none left: the slot is %s", shared.State)
+	}
+	h.wipe()
+	if free.State != SlotIsAvailable || shared.State != SlotIsAvailable {
+		t.Errorf("wiped: %s, %s", free.State, shared.State)
+	}
+	s.replays()
+}
+
 // A VM that never reached its host is still to be started there, unless the host has lost
 // its memory: then nobody knows what it did on the slot after the end of the log.
 func TestAccountOfAHostThatForgot(t *testing.T) {

@@ -38,6 +38,38 @@ func TestChangedDeviceTakesItsSlotOut(t *testing.T) {
 	}
 }
 
+// A fault of the whole host takes all its slots out, by whichever word it says so.
+func TestFaultOfAHostTakesAllItsSlotsOut(t *testing.T) {
+	t.Parallel()
+	for name, f := range map[string]FaultReport{
+		"component": {Component: "host", Scope: "device", Reason: "host.hot"},
+		"scope":     {Component: "gpu", Scope: "host", Reason: "host.hot"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t)
+			h := s.host("h1", 4, "r1")
+			other := s.host("h2", 1, "r1")
+			s.sku("gpu-2x", 2, 1)
+			s.launch(s.tenant("acme", 100_000_000), "a", "gpu-2x", 1)
+			h.boot()
+			e := h.report(Report{Kind: ReportFaulted, Fault: &f})
+			if q, c := ofType[*SlotQuarantined](e), ofType[*SlotCondemned](e); len(q) != 2 || len(c) != 2 || q[0].Scope != "host" || c[0].Scope != "host" {
+				t.Errorf("%+v", e)
+			}
+			for _, row := range s.w.hosts.get(h.id).slots {
+				if sl := s.w.slots.row(row); sl.State != SlotIsQuarantined && !sl.Condemned {
+					t.Errorf("slot %d is %s", sl.Index, sl.State)
+				}
+			}
+			if sl := s.w.slots.row(s.w.hosts.get(other.id).slots[0]); sl.State != SlotIsAvailable {
+				t.Errorf("the other host's slot is %s", sl.State)
+			}
+			s.replays()
+		})
+	}
+}
+
 // A slot is taken out of service while its VM, which its host has never seen, is on its
 // way out: the wipe goes on and is the end of both.
 func TestTakenOutOnTheWayOut(t *testing.T) {

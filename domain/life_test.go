@@ -53,6 +53,40 @@ func TestOneAllocationFromLaunchToWipe(t *testing.T) {
 	s.replays()
 }
 
+// The host learns from its placement which document holds the VM's keys and user data, of
+// every VM of a gang, and from a snapshot's world no less.
+func TestUserDataReachesTheHost(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	h := s.host("h1", 3, "r1")
+	s.sku("gpu-1x", 1, 1)
+	f := s.tenant("acme", 100_000_000)
+	s.launch(f, "without", "gpu-1x", 1)
+	data := DigestOf([]byte("#cloud-config"))
+	s.must(f.key, &CreateAllocation{Project: f.project, Name: "with", SKUName: "gpu-1x", Count: 2, UserData: data})
+	again, err := DecodeWorld(s.w.Encode())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range []*World{s.w, again} {
+		p, _ := w.PlacementOf(h.id)
+		want := map[string]Digest{"without": {}, "with-00": data, "with-01": data}
+		for _, v := range p.Desired.VMs {
+			if d, ok := want[v.Hostname]; !ok || v.UserData != d {
+				t.Errorf("%s is placed with user data %s", v.Hostname, v.UserData)
+			}
+			if !w.MayHaveUserData(h.id, v.VM, v.UserData) {
+				t.Errorf("%s may not have what it is placed with", v.Hostname)
+			}
+			delete(want, v.Hostname)
+		}
+		if len(want) != 0 {
+			t.Errorf("not placed: %v", want)
+		}
+	}
+	s.replays()
+}
+
 // replays folds the log again, from the beginning and from a snapshot in the
 // middle, and decides every command again; then through memory that is used again.
 func (s *site) replays() {

@@ -183,6 +183,32 @@ func TestUsageBeyondTheCredit(t *testing.T) {
 	s.replays()
 }
 
+// Credit makes a tenant active again when it is more than the debt, not before.
+func TestCreditBelowTheDebt(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	h := s.host("h", 8, "r")
+	s.sku("gpu-8x", 8, 1_000_000)
+	f := s.tenant("acme", 12_000_000)
+	s.running(h, f, "gpu-8x", t0.Add(Hour))
+	s.after(2 * Day)
+	h.vm(ReportStopped, h.placement().Desired.VMs[0], s.now)
+	debt := -s.balance(f).Available
+	if st := s.w.tenants.get(f.id).State; st != TenantSuspended || debt <= 0 {
+		t.Fatalf("%s, with a debt of %d", st, debt)
+	}
+	for _, c := range []struct {
+		amount Micros
+		want   TenantState
+	}{{1, TenantSuspended}, {debt - 2, TenantSuspended}, {1, TenantSuspended}, {1, TenantActive}} {
+		e := s.must(s.admin, &GrantCredit{Tenant: f.id, Currency: "USD", Amount: c.amount, Kind: GrantPaid})
+		if st := s.w.tenants.get(f.id).State; st != c.want {
+			t.Fatalf("%d more and %d available, and the tenant is %s: %+v", c.amount, s.balance(f).Available, st, e)
+		}
+	}
+	s.replays()
+}
+
 // A failure of the provider's making is free; a guest of the tenant's that never
 // reports is not.
 func TestWhatIsCharged(t *testing.T) {

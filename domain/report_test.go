@@ -1,6 +1,7 @@
 package domain
 
 import (
+	"slices"
 	"strings"
 	"testing"
 )
@@ -250,6 +251,25 @@ func TestReportNumbers(t *testing.T) {
 	s.refused(Actor{Kind: ActorHost, Host: HostID{4}}, &RecordReport{Host: h.id}, "host.not_found")
 	s.refused(Actor{Kind: ActorHost, Host: h.id}, &RecordReport{Host: h.id, Report: []byte("nonsense")}, "report.malformed")
 	s.refused(Actor{Kind: ActorHost, Host: h.id}, &RecordReport{Host: h.id, Report: make([]byte, maxReportBytes+1)}, "report.too_large")
+}
+
+// An acknowledgement is in the host's placement, so a report of which nothing follows
+// has it published, too: the host would send the report again and again.
+func TestAnAcknowledgementIsPublished(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	h := s.host("h1", 1, "r")
+	s.w.TakeDirtyHosts()
+	if e := h.report(Report{Kind: ReportInventory, Inventory: h.m}); len(e) != 1 {
+		t.Fatalf("%+v", e)
+	}
+	if dirty := s.w.TakeDirtyHosts(); !slices.Equal(dirty, []HostID{h.id}) {
+		t.Errorf("to be published: %v", dirty)
+	}
+	if p := h.placement(); p.Journal != h.journal || p.Acked != h.n {
+		t.Errorf("report %d is acknowledged, want %d", p.Acked, h.n)
+	}
+	s.replays()
 }
 
 func TestMapsThatAreNotApproved(t *testing.T) {
