@@ -5,6 +5,15 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 each=${1:-1m}
 shift
+for folder in "$@"; do
+  if [ ! -d "$folder" ]; then
+    echo "$0: there is no folder $folder" >&2
+    exit 1
+  elif ! grep -qr --include='*_test.go' '^func Fuzz' "$folder"; then
+    echo "$0: there is no fuzz target in $folder" >&2
+    exit 1
+  fi
+done
 failed=0
 for file in $(grep -lr --include='*_test.go' '^func Fuzz' "${@:-.}" | sort); do
   for target in $(sed -nE 's/^func (Fuzz[A-Za-z0-9_]+)\(.*/\1/p' "$file"); do
