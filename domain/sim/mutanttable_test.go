@@ -162,7 +162,6 @@ var mutants = []mutant{
 	// What hosts say and what time does, found by a reader of docs/reliability.md.
 	{"older-epoch", "hostd/journal/fence.go", "	case d.Epoch < s.Epoch:\n		return s, Stale", "	case d.Epoch+1 < s.Epoch:\n		return s, Stale"},
 	{"outruns-by-more", "hostd/journal/fence.go", "p.Acked < acked", "p.Acked+1 < acked"},
-	{"outrun-by-one-that-knows-nothing", "hostd/journal/fence.go", " || p.Journal.IsZero() && acked > 0", ""},
 	{"ack-is-not-published", "domain/report.go", "	h.Journal, h.Acked = e.Journal, e.Number\n	w.markDirty(h)\n", "	h.Journal, h.Acked = e.Journal, e.Number\n"},
 	{"never-expires", "domain/timer.go", "a.Expires == t.at && a.State != 0 && a.State < Releasing", "a.Expires == t.at && a.State < 0"},
 	{"first-boot-lost-times-out", "domain/timer.go", "			hasRun = v.State == Starting || v.Boot > 1", "			hasRun = v.State == Starting && v.Boot > 1"},
