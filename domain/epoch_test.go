@@ -249,10 +249,6 @@ func TestAccountOfAnotherHistory(t *testing.T) {
 		t.Error("a host that is ahead takes VMs")
 	}
 	s.must(System, s.openEpoch(second))
-	ahead := h.placement().Desired // an account that follows what was never placed, after reports that nobody has heard
-	s.refused(Actor{Kind: ActorHost, Host: h.id}, &RecordReport{Host: h.id, Report: EncodeReport(&Report{
-		Host: h.id, Journal: JournalID{77}, Number: 2, Epoch: ahead.Epoch, Generation: ahead.Generation + 1, Kind: ReportInventory, Holdings: &HoldingsReport{},
-	})}, "report.out_of_order")
 	theirs := HeldVM{VM: VMID{8}, Slots: []uint32{uint32(s.w.slots.row(slot).Index)}, Running: true}
 	e := h.report(Report{Kind: ReportInventory, Holdings: &HoldingsReport{Epoch: 1, Generation: 99, VMs: []HeldVM{theirs}, SlotMap: Digest{1}}})
 	if s.w.allocations.get(ours) != nil || s.w.slots.row(slot).State != SlotIsQuarantined {

@@ -83,6 +83,13 @@ func (m *RecordReport) decide(w *World, x *Context) ([]EventBody, *Error) {
 		return nil, Errorf(Invalid, "report.malformed", "%v", derr)
 	}
 	h := w.hosts.row(hi)
+	ahead := w.aheadBy(h, r)
+	outOfTurn := func(err *Error) ([]EventBody, *Error) {
+		if ahead != nil { // whatever its number; it comes again
+			return ahead, nil
+		}
+		return nil, err
+	}
 	switch {
 	case r.Host != m.Host:
 		return nil, Errorf(Invalid, "report.foreign_host", "the report speaks of another host")
@@ -94,9 +101,9 @@ func (m *RecordReport) decide(w *World, x *Context) ([]EventBody, *Error) {
 	case r.Journal == h.Journal && r.Number <= h.Acked:
 		return nil, nil // a repeat
 	case r.Journal != h.Journal && slices.Contains(h.ended, r.Journal): // one that had ended may be the newest again, by its account
-		return nil, Errorf(Conflict, "report.old_journal", "the journal has ended: another one of this host was heard of since")
+		return outOfTurn(Errorf(Conflict, "report.old_journal", "the journal has ended: another one of this host was heard of since"))
 	case r.Journal == h.Journal && r.Number != h.Acked+1, r.Journal != h.Journal && r.Number != 1:
-		return nil, Errorf(Unavailable, "report.out_of_order", "report %d, awaited is the one after %d: send again from there", r.Number, h.Acked)
+		return outOfTurn(Errorf(Unavailable, "report.out_of_order", "report %d, awaited is the one after %d: send again from there", r.Number, h.Acked))
 	}
 	done := &HostReported{Host: m.Host, Journal: r.Journal, Number: r.Number, Kind: r.Kind}
 	if m.Refused != "" {
@@ -105,10 +112,19 @@ func (m *RecordReport) decide(w *World, x *Context) ([]EventBody, *Error) {
 	}
 	events, err := w.judge(x, hi, r)
 	if err != nil {
-		done.Refused = err.Code
+		done.Refused, events = err.Code, ahead
 	}
 	events = append(events, w.discharged(events)...)
 	return append([]EventBody{done}, events...), nil
+}
+
+// aheadBy is the fact that the host is ahead, of a report that follows a placement which
+// this log never made.
+func (w *World) aheadBy(h *Host, r *Report) []EventBody {
+	if w.LogicLevel < 2 || w.placed(h, r) {
+		return nil
+	}
+	return w.noteAhead(&NoteHostAhead{Host: h.ID, Epoch: r.Epoch, Generation: r.Generation})
 }
 
 // placed reports whether the placement that the report follows is one that this log made.
@@ -121,11 +137,7 @@ func (w *World) placed(h *Host, r *Report) bool {
 func (w *World) judge(x *Context, hi uint32, r *Report) ([]EventBody, *Error) {
 	h := w.hosts.row(hi)
 	if !w.placed(h, r) {
-		var ahead []EventBody
-		if w.LogicLevel >= 2 {
-			ahead = w.noteAhead(&NoteHostAhead{Host: h.ID, Epoch: r.Epoch, Generation: r.Generation})
-		}
-		return ahead, Errorf(Invalid, "report.from_the_future", "generation %d.%d was never placed", r.Epoch, r.Generation)
+		return nil, Errorf(Invalid, "report.from_the_future", "generation %d.%d was never placed", r.Epoch, r.Generation)
 	}
 	if r.Epoch < w.Epoch && (r.Kind != ReportInventory || r.Holdings != nil) {
 		return nil, Errorf(Conflict, "report.old_epoch", "epoch %d is over", r.Epoch)

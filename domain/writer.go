@@ -33,7 +33,8 @@ package domain
 //	   has lost that it ran; a gang with a VM that never reached a host which forgot is
 //	   for nothing; of an account that ends more than a decision may have, the host is
 //	   asked again; a host that reports a boot which the log never asked for, or
-//	   follows a placement that it never made, is ahead of it
+//	   follows a placement that it never made, is ahead of it.
+//	   (In no release yet: until it is, these rules may still change.)
 const LogicLevel = 2
 
 // StartWriter begins a writer's term, and raises the log to a level that its build

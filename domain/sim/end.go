@@ -58,8 +58,8 @@ func (s *Sim) end() {
 	s.audit()
 }
 
-// allAsAsked: two hours after the faults ceased each VM is where its tenant wants it, or
-// where its tenant's credit or its own end allows it to be.
+// allAsAsked: two hours after the faults ceased no VM is on its way, each is on its host
+// what the log says that it is, and none runs beyond its end or its tenant's credit.
 func (s *Sim) allAsAsked() {
 	for _, a := range s.shadow.order {
 		since, suspended := s.shadow.suspended[a.tenant]
@@ -76,6 +76,10 @@ func (s *Sim) allAsAsked() {
 			switch v.state {
 			case domain.Provisioning, domain.Starting, domain.Stopping:
 				s.fail("two hours after the faults ceased VM %s on host %s is %s, boot %d power %s: %+v %+v", v.id, h.name, v.state, v.boot, v.power, there, h.mem)
+			case domain.Stopped:
+				if there != nil && there.Running {
+					s.fail("VM %s is stopped, and runs on host %s: %+v", v.id, h.name, there)
+				}
 			case domain.Running:
 				if suspended {
 					s.fail("VM %s of tenant %s runs, which is suspended since %s", v.id, a.tenant, since)

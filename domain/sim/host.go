@@ -175,7 +175,7 @@ func (h *host) deliver(x *domain.Placement) {
 	if before.Epoch != d.Epoch && h.frozen { // an epoch that operators have opened ends every conflict
 		h.frozen, h.refused, h.publishing, h.jr.pause = false, domain.Head{}, false, 0
 	}
-	if news && !x.Journal.IsZero() { // a forger acknowledges nothing
+	if news && !(h.forged && x.Journal.IsZero()) { // a forger acknowledges nothing
 		h.acknowledge(x)
 	}
 	if !s.log.holds(h.from) { // one that was under way when the log lost its end: its next heartbeat says so

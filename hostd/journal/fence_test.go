@@ -117,6 +117,10 @@ func TestOutruns(t *testing.T) {
 	if !s.Outruns(same, domain.Head{N: 9}, mine, 5) {
 		t.Error("a later commit that acknowledges less")
 	}
+	nothing := *same
+	if nothing.Journal, nothing.Acked = (domain.JournalID{}), 0; !s.Outruns(&nothing, domain.Head{N: 9}, mine, 5) {
+		t.Error("a later commit that acknowledges nothing")
+	}
 	// A new epoch acknowledges what was left of the log, until the host has said what it holds.
 	asks := *same
 	asks.Desired.Account = true
