@@ -23,7 +23,7 @@ func (h *host) forgeries() {
 		f := h.forge(&x.placement.Desired)
 		f.Generation = h.fence.Generation + 1 + d.work.Uint64N(3)
 		h.forged = true
-		h.deliver(&domain.Placement{Desired: f})
+		h.deceive(f)
 	case d.happens(TwoDigests):
 		f := h.forge(&x.placement.Desired)
 		f.Generation = h.fence.Generation
@@ -32,7 +32,7 @@ func (h *host) forgeries() {
 			return
 		}
 		h.frozen, h.forged = true, true
-		h.deliver(&domain.Placement{Desired: f})
+		h.deceive(f)
 		if h.fence.Conflict.IsZero() {
 			s.fail("host %s took a second content of generation %d", h.name, f.Generation)
 		}
@@ -54,7 +54,7 @@ func (h *host) forgeWipe() {
 		f.Wipes = append(f.Wipes, domain.PlacedWipe{Lease: domain.Lease{Slot: h.mem.slotID[uint32(i)], Index: uint32(i), Generation: 97}, Policy: domain.WipeAuto})
 	}
 	h.forged = true
-	h.deliver(&domain.Placement{Desired: f})
+	h.deceive(f)
 }
 
 // remembers reports whether the host knows of every used drive that it is used: one
@@ -100,4 +100,14 @@ func (h *host) forge(d *domain.Desired) domain.Desired {
 		f.Wipes = append(f.Wipes, domain.PlacedWipe{Lease: domain.Lease{Index: slot, Generation: 98}, Policy: domain.WipeAuto})
 	}
 	return f
+}
+
+// deceive delivers what a forger makes of the newest placement: it acknowledges what that
+// does, or the host would take it for a log that has lost its end.
+func (h *host) deceive(d domain.Desired) {
+	p := domain.Placement{Desired: d}
+	if x := h.s.placements[h.id]; x != nil {
+		p.From, p.Journal, p.Acked = x.placement.From, x.placement.Journal, x.placement.Acked
+	}
+	h.deliver(&p)
 }

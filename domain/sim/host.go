@@ -125,8 +125,8 @@ func (h *host) deliver(x *domain.Placement) {
 	s, d := h.s, &x.Desired
 	before := h.fence
 	s.tell("%s is told generation %d.%d of commit %d, account %v, map %s, %d VMs; report %d of %s acknowledged", h.name, d.Epoch, d.Generation, x.From.N, d.Account, d.SlotMap, len(d.VMs), x.Acked, x.Journal)
-	if before.Outruns(x, h.from, h.jr.id, h.jr.acked) && !h.forged {
-		if len(s.shadow.past) == 0 {
+	if before.Outruns(x, h.from, h.jr.id, h.jr.acked) {
+		if len(s.shadow.past) == 0 && !h.forged {
 			s.fail("host %s is outrun by generation %d.%d, and the log lost nothing", h.name, d.Epoch, d.Generation)
 		}
 		s.seen.mark(Outrun)
@@ -175,7 +175,7 @@ func (h *host) deliver(x *domain.Placement) {
 	if before.Epoch != d.Epoch && h.frozen { // an epoch that operators have opened ends every conflict
 		h.frozen, h.refused, h.publishing, h.jr.pause = false, domain.Head{}, false, 0
 	}
-	if news && !(h.forged && x.Journal.IsZero()) { // a forger acknowledges nothing
+	if news {
 		h.acknowledge(x)
 	}
 	if !s.log.holds(h.from) { // one that was under way when the log lost its end: its next heartbeat says so
