@@ -264,9 +264,7 @@ func TestReportFromTheFuture(t *testing.T) {
 	second, _ := s.second()
 	before, r := h.placement(), s.restored(len(s.log))
 	r.must(System, r.openEpoch(second))
-	lost := *h
-	h = &lost
-	h.s = r
+	h = h.on(r)
 	g := h.placement().Desired.Generation
 	says := func(number uint64) *RecordReport {
 		return &RecordReport{Host: h.id, Report: EncodeReport(&Report{

@@ -1,15 +1,14 @@
 package main_test
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
+
+	"github.com/gpuaas/gpuaas/domain/domaintest"
 )
 
 // nextRelease is gpuaas as it will be when its logic level has risen.
@@ -28,50 +27,22 @@ func built(t *testing.T, build func() (string, error)) string {
 	return name
 }
 
-// A lineChange is what another release has in place of a line's beginning.
-type lineChange struct{ file, from, to string }
-
 var (
-	higher     = lineChange{"domain/writer.go", "const LogicLevel = ", "const LogicLevel = 1 + "}
+	higher     = domaintest.SourceChange{File: "domain/writer.go", Old: "\nconst LogicLevel = ", New: "\nconst LogicLevel = 1 + "}
+	hasty      = domaintest.SourceChange{File: "cmd/gpuaas/peers.go", Old: "\nconst levelWait = 15 *", New: "\nconst levelWait = 2 *"}
 	buildNext  = sync.OnceValues(func() (string, error) { return buildOther("gpuaas-next", higher) })
-	buildHasty = sync.OnceValues(func() (string, error) {
-		return buildOther("gpuaas-hasty", higher, lineChange{"cmd/gpuaas/peers.go", "const levelWait = 15 *", "const levelWait = 2 *"})
-	})
+	buildHasty = sync.OnceValues(func() (string, error) { return buildOther("gpuaas-hasty", higher, hasty) })
 )
 
 // buildOther builds gpuaas with other lines than the tree has.
-func buildOther(name string, changes ...lineChange) (string, error) {
-	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
-	if err != nil {
-		return "", err
-	}
+func buildOther(name string, changes ...domaintest.SourceChange) (string, error) {
 	dir, err := os.MkdirTemp("", name+"-")
 	if err != nil {
 		return "", err
 	}
 	defer os.RemoveAll(dir)
-	replace := map[string]string{}
-	for i, c := range changes {
-		source := filepath.Join(strings.TrimSpace(string(out)), c.file)
-		text, err := os.ReadFile(source)
-		if err != nil {
-			return "", err
-		}
-		if bytes.Count(text, []byte("\n"+c.from)) != 1 {
-			return "", fmt.Errorf("%s has no line to change: %q", c.file, c.from)
-		}
-		replace[source] = filepath.Join(dir, fmt.Sprint(i, ".go"))
-		text = bytes.Replace(text, []byte("\n"+c.from), []byte("\n"+c.to), 1)
-		if err := os.WriteFile(replace[source], text, 0o600); err != nil {
-			return "", err
-		}
-	}
-	overlay := filepath.Join(dir, "overlay.json")
-	text, err := json.Marshal(map[string]any{"Replace": replace})
+	overlay, err := domaintest.Overlay("../..", dir, changes...)
 	if err != nil {
-		return "", err
-	}
-	if err := os.WriteFile(overlay, text, 0o600); err != nil {
 		return "", err
 	}
 	build := exec.Command("go", "build", "-overlay", overlay, "-o", filepath.Join(bin, name), "github.com/gpuaas/gpuaas/cmd/gpuaas")

@@ -98,7 +98,11 @@ const stepEvery = 50 * time.Millisecond
 // newVisitors go on until the test ends. A read that cannot be answered now is asked again;
 // what is answered never goes back.
 func newVisitors(c *cluster) *visitors {
-	for i := range max(8, int(*stepsFor/time.Minute)) { // each may have 1000 credits, and ten a second are granted
+	tenants := 8 // each may have 1000 credits, and ten a second are granted
+	if *stepsLong {
+		tenants = max(tenants, int(*stepsFor/time.Minute))
+	}
+	for i := range tenants {
 		c.tenants = append(c.tenants, c.members[0].newTenant(fmt.Sprint("acme", i), 0).id)
 	}
 	done := make(chan struct{})

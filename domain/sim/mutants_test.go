@@ -2,7 +2,6 @@ package sim_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -10,9 +9,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"strings"
 	"testing"
 	"time"
+
+	"github.com/gpuaas/gpuaas/domain/domaintest"
 )
 
 var (
@@ -30,8 +30,8 @@ func TestMutantTable(t *testing.T) {
 			t.Errorf("%s is there twice", m.name)
 		}
 		names[m.name] = true
-		if _, err := m.source(); err != nil {
-			t.Error(err)
+		if _, err := m.change().Text(root); err != nil {
+			t.Errorf("%s: %v", m.name, err)
 		}
 	}
 	if len(mutants) < 40 {
@@ -42,16 +42,8 @@ func TestMutantTable(t *testing.T) {
 // root is the module's folder, as seen from here.
 const root = "../.."
 
-// source is the mutant's file with the bug in it.
-func (m *mutant) source() (string, error) {
-	b, err := os.ReadFile(filepath.Join(root, m.file))
-	if err != nil {
-		return "", err
-	}
-	if n := strings.Count(string(b), m.old); n != 1 {
-		return "", fmt.Errorf("%s: %s has %d times, want once: %q", m.name, m.file, n, m.old)
-	}
-	return strings.Replace(string(b), m.old, m.new, 1), nil
+func (m *mutant) change() domaintest.SourceChange {
+	return domaintest.SourceChange{File: m.file, Old: m.old, New: m.new}
 }
 
 // TestMutants plants each bug of the table, alone, and counts the schedules until one
@@ -85,19 +77,11 @@ var failedAt = regexp.MustCompile(`seed (\d+), step \d+: .*|never seen: .*|panic
 
 // hunt builds the simulation with the bug in it, and runs it.
 func (m *mutant) hunt(dir string) (found bool, how string, err error) {
-	text, err := m.source()
+	overlay, err := domaintest.Overlay(root, dir, m.change())
 	if err != nil {
-		return false, "", err
+		return false, "", fmt.Errorf("%s: %w", m.name, err)
 	}
-	file, overlay, program := filepath.Join(dir, "mutant.go"), filepath.Join(dir, "overlay.json"), filepath.Join(dir, "sim.test")
-	original, err := filepath.Abs(filepath.Join(root, m.file))
-	if err != nil {
-		return false, "", err
-	}
-	replace, err := json.Marshal(map[string]map[string]string{"Replace": {original: file}})
-	if err := errors.Join(err, os.WriteFile(file, []byte(text), 0o600), os.WriteFile(overlay, replace, 0o600)); err != nil {
-		return false, "", err
-	}
+	program := filepath.Join(dir, "sim.test")
 	build := exec.Command("go", "test", "-c", "-vet=off", "-ldflags=-s -w", "-overlay", overlay, "-o", program, ".")
 	if out, err := build.CombinedOutput(); err != nil {
 		return false, "", fmt.Errorf("%w\n%s", err, out)

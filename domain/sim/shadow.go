@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"github.com/gpuaas/gpuaas/domain"
-	"github.com/gpuaas/gpuaas/hostd/plan"
 )
 
 // shadow reads the log as it grows and objects to what must never be in it. It knows
@@ -241,51 +240,6 @@ func (h *shadow) check(c *domain.Command, e domain.EventBody) {
 	}
 }
 
-// here: a host's word changes nothing on another host, its reports are recorded once
-// and in order, and what follows from one was said of the present boot.
-func (h *shadow) here(c *domain.Command, e domain.EventBody) {
-	where := c.Actor.Host
-	said := func(v domain.VMChange, kind domain.ReportKind) {
-		where = h.vms[v.VM].host
-		if !h.told[saidKey{v.VM, v.Boot, kind}] && v.Reason != "guest.ready_not_reported" {
-			h.s.fail("boot %d of VM %s is %s, and its host never said so", v.Boot, v.VM, kind)
-		}
-	}
-	switch e := e.(type) {
-	case *domain.HostReported:
-		h.heard(e)
-		last := h.fleet[e.Host].report
-		if h.fleet[e.Host].accounts && h.account { // it may leave a gap
-			break
-		}
-		if h.journals[e.Journal] && e.Journal != last.journal {
-			h.s.fail("report %d of host %s is of journal %s, which ended before journal %s", e.Number, e.Host, e.Journal, last.journal)
-		}
-		if e.Journal == last.journal && e.Number != last.number+1 || e.Journal != last.journal && e.Number != 1 {
-			h.s.fail("report %d of host %s, journal %s, is recorded after %d of journal %s (%s)", e.Number, e.Host, e.Journal, last.number, last.journal, e.Refused)
-		}
-	case *domain.SlotQuarantined:
-		where = e.Host
-	case *domain.SlotWiped:
-		where = e.Host
-	case *domain.SlotCondemned:
-		where = e.Host
-	case *domain.VMStarted:
-		said(e.VMChange, domain.ReportStarted)
-	case *domain.VMRunning:
-		said(e.VMChange, domain.ReportReady)
-	case *domain.VMStopped:
-		said(e.VMChange, domain.ReportStopped)
-	case *domain.VMLost:
-		said(e.VMChange, toldLost)
-	case *domain.VMRemoved:
-		where = h.vms[e.VM].host
-	}
-	if where != c.Actor.Host {
-		h.s.fail("host %s reports, and %s follows on host %s", c.Actor.Host, e.EventType(), where)
-	}
-}
-
 // mine: a tenant's key acts on what is its tenant's.
 func (h *shadow) mine(c *domain.Command, owner domain.TenantID) {
 	if t := h.owners[c.Actor.Key]; c.Actor.Kind == domain.ActorKey && !t.IsZero() && t != owner {
@@ -408,47 +362,6 @@ func (h *shadow) checkHold(e *domain.LedgerPosted) {
 			h.s.fail("allocation %s is launched on %d that the tenant does not have", a.id, -l.Amount)
 		}
 	}
-}
-
-// mayDo says why the log does not ask for what a host does to a VM; "" if it does.
-func (h *shadow) mayDo(host *host, c *chain, step plan.Step) string {
-	return h.believed(c.epoch, func(v *view) string { return v.mayDo(host, step) })
-}
-
-// mayWipe says why the drive in a slot must not be erased; "" if it may.
-func (h *shadow) mayWipe(host *host, c *chain) string {
-	data := host.driveAt(c.slots[0]).data
-	return h.believed(c.epoch, func(v *view) string {
-		if x := v.vms[data]; x != nil && x.state < domain.Releasing && x.host == host.id {
-			return "it is " + x.state.String()
-		}
-		return ""
-	})
-}
-
-func (h *view) mayDo(host *host, step plan.Step) string {
-	v := h.vms[step.VM]
-	if h.destroyed[step.VM] && step.Op == plan.Remove {
-		return ""
-	}
-	if v == nil || v.host != host.id {
-		return "nobody placed it here"
-	}
-	switch step.Op {
-	case plan.Start, plan.Reboot:
-		if step.Boot > v.boot {
-			return "this boot was never asked for"
-		}
-	case plan.Stop:
-		if v.stops == 0 {
-			return "nobody asked for it to be off"
-		}
-	case plan.Remove:
-		if v.state < domain.Releasing {
-			return "it is " + v.state.String()
-		}
-	}
-	return ""
 }
 
 func (s *Sim) hostOf(id domain.HostID) *host {

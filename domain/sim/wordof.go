@@ -9,6 +9,51 @@ import (
 
 // What may follow from a host's word, and what has to.
 
+// here: a host's word changes nothing on another host, its reports are recorded once
+// and in order, and what follows from one was said of the present boot.
+func (h *shadow) here(c *domain.Command, e domain.EventBody) {
+	where := c.Actor.Host
+	said := func(v domain.VMChange, kind domain.ReportKind) {
+		where = h.vms[v.VM].host
+		if !h.told[saidKey{v.VM, v.Boot, kind}] && v.Reason != "guest.ready_not_reported" {
+			h.s.fail("boot %d of VM %s is %s, and its host never said so", v.Boot, v.VM, kind)
+		}
+	}
+	switch e := e.(type) {
+	case *domain.HostReported:
+		h.heard(e)
+		last := h.fleet[e.Host].report
+		if h.fleet[e.Host].accounts && h.account { // it may leave a gap
+			break
+		}
+		if h.journals[e.Journal] && e.Journal != last.journal {
+			h.s.fail("report %d of host %s is of journal %s, which ended before journal %s", e.Number, e.Host, e.Journal, last.journal)
+		}
+		if e.Journal == last.journal && e.Number != last.number+1 || e.Journal != last.journal && e.Number != 1 {
+			h.s.fail("report %d of host %s, journal %s, is recorded after %d of journal %s (%s)", e.Number, e.Host, e.Journal, last.number, last.journal, e.Refused)
+		}
+	case *domain.SlotQuarantined:
+		where = e.Host
+	case *domain.SlotWiped:
+		where = e.Host
+	case *domain.SlotCondemned:
+		where = e.Host
+	case *domain.VMStarted:
+		said(e.VMChange, domain.ReportStarted)
+	case *domain.VMRunning:
+		said(e.VMChange, domain.ReportReady)
+	case *domain.VMStopped:
+		said(e.VMChange, domain.ReportStopped)
+	case *domain.VMLost:
+		said(e.VMChange, toldLost)
+	case *domain.VMRemoved:
+		where = h.vms[e.VM].host
+	}
+	if where != c.Actor.Host {
+		h.s.fail("host %s reports, and %s follows on host %s", c.Actor.Host, e.EventType(), where)
+	}
+}
+
 // heard notes what a host's report says that is being recorded; nil if it is refused.
 func (h *shadow) heard(e *domain.HostReported) {
 	if h.word = nil; e.Refused == "" {
