@@ -23,7 +23,7 @@ type stepped struct {
 	slice int    // make test tries every so many steps, in one way each; 0: none
 	also  string // and crashes after each step that has this in its name; "": none
 	files bool   // its steps are changes of files: it crashes, and nothing fails
-	vary  bool   // how many steps a run has is up to the machine: of a slice's few faults most can come too late
+	vary  bool   // some of its runs have hardly a step: of a slice's few faults most can come too late
 	open  func(t *testing.T, l *line) stage
 }
 
@@ -44,6 +44,10 @@ type stepTally struct {
 
 // stepTries bounds the runs that a process needs to end after one fault.
 const stepTries = 4
+
+// stepLate bounds the tries of a slice's fault, each at an earlier step: how many steps a run
+// has is up to the machine, and the fault may come too late.
+const stepLate = 3
 
 // TestEveryStep has every request to NATS and Postgres, or every change of a file, of each
 // process of the site fail before and after it is done, and the process crash before and
@@ -84,8 +88,18 @@ func (p stepped) attack(t *testing.T) {
 	began, late, struck := time.Now(), 0, 0
 	for ; tally.Next < len(faults) && (!*stepsLong || time.Since(began) < *stepsFor); tally.Next++ {
 		f := faults[tally.Next*stepsApart%len(faults)]
-		if p.one(t, s, l, &f); t.Failed() {
-			t.FailNow()
+		tries := 1
+		if !*stepsLong { // which has a turn for each step
+			tries = stepLate
+		}
+		for range tries {
+			if p.one(t, s, l, &f); t.Failed() {
+				t.FailNow()
+			}
+			if f.Struck {
+				break
+			}
+			f.Step /= 2
 		}
 		if f.Struck {
 			struck++
