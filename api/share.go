@@ -18,8 +18,8 @@ import (
 // itself. A request has a turn while it is decoded, checked and encoded, and none while
 // it waits for its body, for the loop, for a host, or for its caller to read.
 //
-// A lane that is alone has all turns. Beside another one it has as many to work as there
-// are processors, which keeps them busy, and to read half as many, because Postgres may
+// A lane that is alone has all turns. Beside another one it has as many to work as Go runs
+// goroutines at once, which keeps the processors busy, and to read half as many, because Postgres may
 // live on the same ones: who asks little finds one free.
 
 // The bounds.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -154,6 +155,11 @@ func (s *site) close() {
 	s.closers = nil
 }
 
+// moreProcessors is how many goroutines may run beyond one a processor. One that waits for
+// a disk keeps its place for a while, and the log's does so at each commit: meanwhile the
+// processor works for another one.
+const moreProcessors = 2
+
 // run decides and serves until ctx ends, or until something fails that only a new
 // start can repair. ready is called once the site answers.
 func (s *site) run(ctx context.Context, ready func(context.Context) error) error {
@@ -161,6 +167,10 @@ func (s *site) run(ctx context.Context, ready func(context.Context) error) error
 	// collecting less often costs some memory and gives a tenth of the processor back.
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(300)
+	}
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.SetDefaultGOMAXPROCS() // what the machine or the container has
+		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + moreProcessors)
 	}
 	end, err := logSource{s.commits}.End(ctx)
 	if err != nil {
