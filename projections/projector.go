@@ -254,8 +254,8 @@ func (p *Projector) follow(ctx context.Context, w *work) error {
 }
 
 // rest pauses for twice as long as a transaction took, so that under load the next one
-// serves more events, and deciding has at least two thirds of a machine that it shares
-// with the database. Somebody who waits to read their own write ends it.
+// serves more events, and deciding has half and more of a machine that it shares with the
+// database. Somebody who waits to read their own write ends it.
 func (p *Projector) rest(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
