@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"log/slog"
+	"runtime"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -151,6 +152,8 @@ type Options struct {
 	// signs of life on an event stream, 15 s if zero.
 	Deadline  time.Duration
 	Heartbeat time.Duration
+	// Processors is how many there are to share, as many as Go uses if zero.
+	Processors int
 }
 
 func (o *Options) defaults() {
@@ -174,6 +177,9 @@ func (o *Options) defaults() {
 	}
 	if o.Heartbeat == 0 {
 		o.Heartbeat = 15 * time.Second
+	}
+	if o.Processors == 0 {
+		o.Processors = runtime.GOMAXPROCS(0)
 	}
 	if o.Version == "" {
 		o.Version = "dev"

@@ -46,7 +46,7 @@ func New(o Options) (*Server, http.Handler) {
 		connections = o.Reads.Connections()
 		s.o.Reads = o.Reads.InTurn(s.readTurn)
 	}
-	s.shares = newShares(connections)
+	s.shares = newShares(o.Processors, connections)
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
 	e.IPExtractor = echo.ExtractIPDirect()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/http"
 	"net/netip"
-	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -18,8 +17,8 @@ import (
 // itself. A request has a turn while it is decoded, checked and encoded, and none while
 // it waits for its body, for the loop, for a host, or for its caller to read.
 //
-// A lane that is alone has all turns. Beside another one it has as many to work as Go runs
-// goroutines at once, which keeps the processors busy, and to read half as many, because Postgres may
+// A lane that is alone has all turns. Beside another one it has as many to work as there
+// are processors, which keeps them busy, and to read half as many, because Postgres may
 // live on the same ones: who asks little finds one free.
 
 // The bounds.
@@ -83,8 +82,7 @@ type shares struct {
 
 // newShares has work for the processors, and a turn for each connection to the read
 // models.
-func newShares(connections int) *shares {
-	processors := runtime.GOMAXPROCS(0)
+func newShares(processors, connections int) *shares {
 	work := 2 * processors
 	return &shares{
 		lanes: map[laneKey]*lane{},

@@ -18,11 +18,7 @@ import (
 )
 
 // newTestShares has four turns of each kind.
-func newTestShares() *shares {
-	s := newShares(4)
-	s.work = turns{all: 4, free: 4, beside: 2}
-	return s
-}
+func newTestShares() *shares { return newShares(2, 4) }
 
 func tenantLane(i byte) laneKey { return laneKey{tenant: domain.TenantID{i}} }
 

@@ -32,6 +32,8 @@ type site struct {
 	clock  func() time.Time
 	reg    *prometheus.Registry
 
+	processors int // of the machine
+
 	nats     *server.Server // nil with an external cluster
 	trust    *server.Trust
 	natsURL  string // what hosts are told
@@ -168,9 +170,11 @@ func (s *site) run(ctx context.Context, ready func(context.Context) error) error
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(300)
 	}
+	s.processors = runtime.GOMAXPROCS(0)
 	if os.Getenv("GOMAXPROCS") == "" {
-		runtime.SetDefaultGOMAXPROCS() // what the machine or the container has
-		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + moreProcessors)
+		runtime.SetDefaultGOMAXPROCS() // as many as the machine or the container has
+		s.processors = runtime.GOMAXPROCS(0)
+		runtime.GOMAXPROCS(s.processors + moreProcessors)
 	}
 	end, err := logSource{s.commits}.End(ctx)
 	if err != nil {
