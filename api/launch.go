@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"net/http"
 	"reflect"
-	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
 	fastjson "github.com/goccy/go-json"
@@ -220,7 +219,7 @@ func (b *createAllocation) into(m *domain.CreateAllocation) *domain.Error {
 	if m.Count == 0 {
 		m.Count = 1
 	}
-	if !strings.HasPrefix(b.SKU, "sku_") || m.SKU.UnmarshalText([]byte(b.SKU)) != nil {
+	if m.SKU.UnmarshalText([]byte(b.SKU)) != nil {
 		m.SKU, m.SKUName = domain.SKUID{}, b.SKU
 	}
 	if b.ExpiresAt != "" {

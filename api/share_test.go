@@ -20,6 +20,21 @@ import (
 // newTestShares has four turns of each kind.
 func newTestShares() *shares { return newShares(2, 4) }
 
+// until waits for requests that the kernel brings: nothing tells when it has.
+func (s *shares) until(t *testing.T, so func(*shares) bool) {
+	t.Helper()
+	is := func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return so(s)
+	}
+	for deadline := time.Now().Add(time.Minute); !is(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d are under way, turns %+v", s.underWay, s.work)
+		}
+	}
+}
+
 func tenantLane(i byte) laneKey { return laneKey{tenant: domain.TenantID{i}} }
 
 func (s *shares) mustEnter(t *testing.T, i byte) *lane {
@@ -212,16 +227,7 @@ func TestOneLaneIsFull(t *testing.T) {
 			_, _ = io.WriteString(c, `{"name":"x"}`)
 		}
 	}
-	full := func() bool {
-		s.server.shares.mu.Lock()
-		defer s.server.shares.mu.Unlock()
-		return s.server.shares.underWay >= maxLane
-	}
-	for deadline := time.Now().Add(time.Minute); !full(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("they never arrived")
-		}
-	}
+	s.server.shares.until(t, func(sh *shares) bool { return sh.underWay >= maxLane })
 	began := time.Now()
 	c := dial()
 	begin(c, 1<<17) // and never sends it
@@ -256,16 +262,9 @@ func TestSlowReadersHoldNoTurn(t *testing.T) {
 		t.Cleanup(func() { _ = c.Close() })
 		_, _ = io.WriteString(c, strings.Repeat("GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n", 100))
 	}
-	stuck := func() bool { // all of them are in the middle of a write
-		s.server.shares.mu.Lock()
-		defer s.server.shares.mu.Unlock()
-		return s.server.shares.underWay == 4*s.server.shares.work.all && s.server.shares.work.free == s.server.shares.work.all
-	}
-	for deadline := time.Now().Add(time.Minute); !stuck(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("turns: %+v", s.server.shares.work)
-		}
-	}
+	s.server.shares.until(t, func(sh *shares) bool { // all of them are in the middle of a write
+		return sh.underWay == 4*sh.work.all && sh.work.free == sh.work.all
+	})
 	s.want(200, other.owner, "GET", "/v1/whoami", "")
 }
 

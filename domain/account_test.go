@@ -37,11 +37,7 @@ func TestRetiredBeforeItsHostHasSaidWhatItHolds(t *testing.T) {
 // A VM that a host holds against a lease of the log's: the lease ends, the VM stays.
 func TestAccountOfAnotherHistory(t *testing.T) {
 	t.Parallel()
-	s := newSite(t)
-	second, _ := s.second()
-	h := s.host("h1", 2, "r")
-	s.sku("gpu-1x", 1, 3_600_000)
-	f := s.tenant("acme", 1e9)
+	s, second, h, f := newRented(t, 2)
 	ours := s.launch(f, "ours", "gpu-1x", 1) // the host refused it: its fence was ahead
 	slot := s.w.vms.row(s.w.allocations.get(ours).vms[0]).slots[0]
 	s.must(System, &NoteHostAhead{Host: h.id, Epoch: 1, Generation: 99})
@@ -67,11 +63,7 @@ func TestAccountOfAnotherHistory(t *testing.T) {
 // account is newer. Only its inventory is what it was.
 func TestReportOfAnOldEpochAfterTheAccount(t *testing.T) {
 	t.Parallel()
-	s := newSite(t)
-	second, _ := s.second()
-	h := s.host("h1", 3, "r")
-	s.sku("gpu-1x", 1, 3_600_000)
-	f := s.tenant("acme", 1e9)
+	s, second, h, f := newRented(t, 3)
 	runs, leaves := s.launch(f, "runs", "gpu-1x", 1), s.launch(f, "leaves", "gpu-1x", 1)
 	h.boot()
 	before := h.placement()
@@ -206,11 +198,7 @@ func TestAccountOfAJournalThatHadEnded(t *testing.T) {
 // the log's next boot for one that it has had.
 func TestBootsGoOnAboveTheHosts(t *testing.T) {
 	t.Parallel()
-	s := newSite(t)
-	second, _ := s.second()
-	h := s.host("h1", 1, "r")
-	s.sku("gpu-1x", 1, 3_600_000)
-	f := s.tenant("acme", 1e9)
+	s, second, h, f := newRented(t, 1)
 	id := s.launch(f, "a", "gpu-1x", 1)
 	h.boot()
 	before := h.placement()
@@ -242,11 +230,8 @@ func TestBootsGoOnAboveTheHosts(t *testing.T) {
 // know it: when it is not heard of, its disk stays.
 func TestBootedInTheLostTailKeepsItsDisk(t *testing.T) {
 	t.Parallel()
-	s := newSite(t)
-	second, _ := s.second()
-	h := s.host("h1", 1, "r")
-	s.sku("gpu-1x", 1, 3_600_000)
-	id := s.launch(s.tenant("acme", 1e9), "a", "gpu-1x", 1)
+	s, second, h, f := newRented(t, 1)
+	id := s.launch(f, "a", "gpu-1x", 1)
 	before := h.placement()
 	s.must(System, s.openEpoch(second))
 	says := h.holdings(before)

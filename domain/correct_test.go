@@ -113,11 +113,7 @@ func TestCorrectedMoney(t *testing.T) {
 // available but by a wipe.
 func TestCorrectedStates(t *testing.T) {
 	t.Parallel()
-	s := newSite(t)
-	second, _ := s.second()
-	h := s.host("h1", 2, "r")
-	s.sku("gpu-1x", 1, 3_600_000)
-	f := s.tenant("acme", 1e9)
+	s, second, h, f := newRented(t, 2)
 	id := s.launch(f, "a", "gpu-1x", 1)
 	h.boot()
 	slot := s.w.slots.row(s.w.vms.row(s.w.allocations.get(id).vms[0]).slots[0])

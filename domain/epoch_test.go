@@ -23,6 +23,17 @@ func (s *site) restored(n int) *site {
 	return old
 }
 
+// newRented is a site with a second operator, a host of whose slots each is one of gpu-1x,
+// and a tenant who can pay.
+func newRented(t *testing.T, slots int) (s *site, second Actor, h *fakeHost, f tenantFixture) {
+	t.Helper()
+	s = newSite(t)
+	second, _ = s.second()
+	h = s.host("h1", slots, "r")
+	s.sku("gpu-1x", 1, 3_600_000)
+	return s, second, h, s.tenant("acme", 1e9)
+}
+
 // second makes another operator.
 func (s *site) second() (Actor, UserID) {
 	user := UserID{2}
@@ -218,11 +229,7 @@ func TestLostTailIsReconciled(t *testing.T) {
 // may have, unheard, so a launch and a wipe have as long as they had left.
 func TestEpochExtendsDeadlines(t *testing.T) {
 	t.Parallel()
-	s := newSite(t)
-	second, _ := s.second()
-	h := s.host("h1", 2, "r")
-	s.sku("gpu-1x", 1, 3_600_000)
-	f := s.tenant("acme", 1e9)
+	s, second, h, f := newRented(t, 2)
 	s.release(f, s.launch(f, "ends", "gpu-1x", 1))
 	v := s.w.vms.row(s.w.allocations.get(s.launch(f, "begins", "gpu-1x", 1)).vms[0])
 	slot := s.w.slots.get(h.placement().Desired.Wipes[0].Lease.Slot)

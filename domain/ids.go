@@ -127,13 +127,28 @@ func ParseID[K idKind](s string) (ID[K], error) {
 	var k K
 	body, ok := strings.CutPrefix(s, k.prefix()+"_")
 	if !ok || len(body) != 26 {
-		return id, fmt.Errorf("%q is not a %s id: want %s_ and 26 characters", clip(s, 64), k.prefix(), k.prefix())
+		return id, &idError{s, k.prefix(), true}
 	}
 	n, err := idEncoding.Decode(id[:], []byte(body))
 	if err != nil || n != 16 || id.String() != s {
-		return ID[K]{}, fmt.Errorf("%q is not a %s id", clip(s, 64), k.prefix())
+		return ID[K]{}, &idError{s, k.prefix(), false}
 	}
 	return id, nil
+}
+
+// idError is a text that is no id. Where a name may stand, too, each launch makes one and
+// nobody reads it, so its words are made when they are.
+type idError struct {
+	text, prefix string
+	form         bool // not even of the form
+}
+
+func (e *idError) Error() string {
+	text := fmt.Sprintf("%q is not a %s id", clip(e.text, 64), e.prefix)
+	if e.form {
+		text += fmt.Sprintf(": want %s_ and 26 characters", e.prefix)
+	}
+	return text
 }
 
 // Entropy is 32 random bytes that the loop adds to every command. All ids and

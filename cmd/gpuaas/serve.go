@@ -93,8 +93,7 @@ func (s *site) serveAPI(ctx context.Context) error {
 		Reads: s.reads.store.Reader(cursors[:]), Wait: s.reads.projector,
 		Feed: feed{s.feed, s.names}, Vault: s.vault, Audit: audit{s.audit}, Consoles: consoles{s.requests},
 		Hosts: hostCredentials{s}, Heartbeats: s.live, Images: s.images, NATSURL: s.natsURL, NATSCA: s.natsCA, Ready: s.notReady, Role: s.member.role, Version: build(),
-		Processors: s.processors,
-		Registry:   s.reg, Slog: s.log.With("part", "api"), Clock: s.clock,
+		Registry: s.reg, Slog: s.log.With("part", "api"), Clock: s.clock, Processors: s.processors,
 	})
 	return s.front.serve(ctx, handler, srv.Close)
 }

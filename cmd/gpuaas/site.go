@@ -162,6 +162,18 @@ func (s *site) close() {
 // processor works for another one.
 const moreProcessors = 2
 
+// useProcessors has as many goroutines run, unless the environment says how many, and
+// returns how many processors the machine or the container has.
+func useProcessors() int {
+	if os.Getenv("GOMAXPROCS") != "" {
+		return runtime.GOMAXPROCS(0)
+	}
+	runtime.SetDefaultGOMAXPROCS()
+	processors := runtime.GOMAXPROCS(0)
+	runtime.GOMAXPROCS(processors + moreProcessors)
+	return processors
+}
+
 // run decides and serves until ctx ends, or until something fails that only a new
 // start can repair. ready is called once the site answers.
 func (s *site) run(ctx context.Context, ready func(context.Context) error) error {
@@ -170,12 +182,7 @@ func (s *site) run(ctx context.Context, ready func(context.Context) error) error
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(300)
 	}
-	s.processors = runtime.GOMAXPROCS(0)
-	if os.Getenv("GOMAXPROCS") == "" {
-		runtime.SetDefaultGOMAXPROCS() // as many as the machine or the container has
-		s.processors = runtime.GOMAXPROCS(0)
-		runtime.GOMAXPROCS(s.processors + moreProcessors)
-	}
+	s.processors = useProcessors()
 	end, err := logSource{s.commits}.End(ctx)
 	if err != nil {
 		s.log.Warn("where the log ends cannot be read", "err", err) // the fold says why

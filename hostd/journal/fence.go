@@ -102,9 +102,10 @@ func (s Seen) Admit(d *domain.Desired) (Seen, Verdict) {
 }
 
 // Outruns reports whether p is of a later commit than what was seen, of commit from, and
-// yet acknowledges less of the journal than was acknowledged before, or no journal at all: the
-// log has lost its end and gone on. (Another journal of this host may come of a late report.)
-// What it places may contradict what this host was told; only a new epoch may go on here. In one that asks what the host holds, and was told nothing yet, less is
+// yet acknowledges less of the journal than was acknowledged before, or no journal at all:
+// the log has lost its end and gone on. (Another journal of this host may come of a late
+// report.) What it places may contradict what this host was told; only a new epoch may go
+// on here. In one that asks what the host holds, and was told nothing yet, less is
 // acknowledged because of the loss that it was opened for.
 func (s Seen) Outruns(p *domain.Placement, from domain.Head, id domain.JournalID, acked uint64) bool {
 	d := &p.Desired
