@@ -89,6 +89,9 @@ func (id ID[K]) String() string {
 	return string(id.append(b[:0]))
 }
 
+// AppendText implements encoding.TextAppender.
+func (id ID[K]) AppendText(b []byte) ([]byte, error) { return id.append(b), nil }
+
 // longestID is the length of an id with the longest prefix: feed and answers have dozens
 // of ids a launch, so they are made without a look at the heap.
 const longestID = len("alloc") + 1 + 26

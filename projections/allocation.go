@@ -29,28 +29,28 @@ type allocationRow struct {
 var allocationMutable = []column[allocationRow]{
 	text("state", func(r *allocationRow) string { return r.state.String() }),
 	text("reason", func(r *allocationRow) string { return r.reason }),
-	integer("hold_micros", func(r *allocationRow) domain.Micros { return r.hold }),
+	bigint("hold_micros", func(r *allocationRow) domain.Micros { return r.hold }),
 	instant("released_at", func(r *allocationRow) domain.Time { return r.released }),
 	instant("changed_at", func(r *allocationRow) domain.Time { return r.changed }),
 }
 
 var (
-	allocationID      = text("id", func(r *allocationRow) string { return r.id.String() })
+	allocationID      = ident("id", func(r *allocationRow) domain.AllocationID { return r.id })
 	allocationInserts = inserts("allocations", append([]column[allocationRow]{
 		allocationID,
-		integer("number", func(r *allocationRow) uint64 { return r.number }),
-		text("tenant_id", func(r *allocationRow) string { return r.placed.Tenant.String() }),
-		text("project_id", func(r *allocationRow) string { return r.placed.Project.String() }),
+		bigint("number", func(r *allocationRow) uint64 { return r.number }),
+		ident("tenant_id", func(r *allocationRow) domain.TenantID { return r.placed.Tenant }),
+		ident("project_id", func(r *allocationRow) domain.ProjectID { return r.placed.Project }),
 		text("name", func(r *allocationRow) string { return r.placed.Name }),
-		text("sku_id", func(r *allocationRow) string { return r.placed.SKU.String() }),
+		ident("sku_id", func(r *allocationRow) domain.SKUID { return r.placed.SKU }),
 		integer("shape", func(r *allocationRow) uint32 { return r.placed.Shape }),
 		integer("count", func(r *allocationRow) int { return len(r.placed.VMs) }),
 		text("image", func(r *allocationRow) string { return r.placed.Image }),
 		text("image_digest", func(r *allocationRow) string { return r.placed.ImageHash.String() }),
 		text("user_data_digest", func(r *allocationRow) string { return r.placed.UserData.String() }),
-		text("requested_by_user_id", func(r *allocationRow) string { return r.placed.User.String() }),
+		ident("requested_by_user_id", func(r *allocationRow) domain.UserID { return r.placed.User }),
 		integer("features", func(r *allocationRow) domain.Features { return r.placed.Features }),
-		integer("locked_micros", func(r *allocationRow) domain.Micros { return r.placed.LockedRate }),
+		bigint("locked_micros", func(r *allocationRow) domain.Micros { return r.placed.LockedRate }),
 		instant("created_at", func(r *allocationRow) domain.Time { return r.created }),
 		instant("expires_at", func(r *allocationRow) domain.Time { return r.placed.Expires }),
 	}, allocationMutable...)...)

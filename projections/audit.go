@@ -18,18 +18,18 @@ type auditRow struct {
 }
 
 var auditInserts = inserts("audit",
-	integer("n", func(r *auditRow) uint64 { return r.at.N }),
+	bigint("n", func(r *auditRow) uint64 { return r.at.N }),
 	integer("position", func(r *auditRow) int { return r.position }),
 	instant("at", func(r *auditRow) domain.Time { return r.at.At }),
-	text("command_id", func(r *auditRow) string { return r.d.Command.ID.String() }),
+	ident("command_id", func(r *auditRow) domain.CommandID { return r.d.Command.ID }),
 	text("type", func(r *auditRow) string { return commandType(&r.d.Command) }),
 	text("actor", func(r *auditRow) string { return r.d.Command.Actor.Kind.String() }),
-	text("key_id", func(r *auditRow) string { return r.d.Command.Actor.Key.String() }),
-	text("host_id", func(r *auditRow) string { return r.d.Command.Actor.Host.String() }),
+	ident("key_id", func(r *auditRow) domain.APIKeyID { return r.d.Command.Actor.Key }),
+	ident("host_id", func(r *auditRow) domain.HostID { return r.d.Command.Actor.Host }),
 	text("tenant_id", func(r *auditRow) string { return r.tenant }),
 	text("resource", func(r *auditRow) string { return r.resource }),
 	integer("events", func(r *auditRow) int { return len(r.d.Events) }),
-	integer("number", func(r *auditRow) uint64 { return r.at.Number }),
+	bigint("number", func(r *auditRow) uint64 { return r.at.Number }),
 	text("reason", func(r *auditRow) string { return r.reason }),
 )
 

@@ -16,9 +16,9 @@ type reportRow struct {
 }
 
 var reportUpdates = updates("hosts", 1,
-	text("id", func(r *reportRow) string { return r.host.String() }),
+	ident("id", func(r *reportRow) domain.HostID { return r.host }),
 	text("journal", func(r *reportRow) string { return r.journal.String() }),
-	integer("acked_report", func(r *reportRow) uint64 { return r.number }),
+	bigint("acked_report", func(r *reportRow) uint64 { return r.number }),
 	instant("reported_at", func(r *reportRow) domain.Time { return r.at }),
 )
 

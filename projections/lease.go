@@ -29,15 +29,15 @@ type leaseRow struct {
 }
 
 var (
-	leaseSlot       = text("slot_id", func(r *leaseRow) string { return r.key.slot.String() })
-	leaseGeneration = integer("generation", func(r *leaseRow) uint32 { return r.key.generation })
+	leaseSlot       = ident("slot_id", func(r *leaseRow) domain.SlotID { return r.key.slot })
+	leaseGeneration = bigint("generation", func(r *leaseRow) uint32 { return r.key.generation })
 	leaseEnded      = instant("ended_at", func(r *leaseRow) domain.Time { return r.ended })
 
 	leaseInserts = inserts("leases", leaseSlot, leaseGeneration,
-		text("host_id", func(r *leaseRow) string { return r.host.String() }),
+		ident("host_id", func(r *leaseRow) domain.HostID { return r.host }),
 		text("tenant_id", func(r *leaseRow) string { return r.tenant }),
-		text("allocation_id", func(r *leaseRow) string { return r.allocation.String() }),
-		text("vm_id", func(r *leaseRow) string { return r.vm.String() }),
+		ident("allocation_id", func(r *leaseRow) domain.AllocationID { return r.allocation }),
+		ident("vm_id", func(r *leaseRow) domain.VMID { return r.vm }),
 		instant("started_at", func(r *leaseRow) domain.Time { return r.started }),
 		leaseEnded,
 	)
@@ -103,8 +103,10 @@ func (r *Reader) Erasure(ctx context.Context, scope Scope, id domain.AllocationI
 		if _, err := v.allocation(ctx, id); err != nil {
 			return err
 		}
-		out, err = collect[Lease](ctx, v, `SELECT slot_id, generation, host_id, vm_id, started_at, ended_at, wipe_result, wiped_at, evidence
-			FROM leases WHERE allocation_id = $1 ORDER BY vm_id, slot_id, generation`, id.String())
+		out, err = collect[Lease](ctx, v, `SELECT l.slot_id, l.generation, l.host_id, l.vm_id, l.started_at, l.ended_at, l.wipe_result, l.wiped_at, l.evidence
+			FROM vms v CROSS JOIN jsonb_array_elements_text(v.slot_ids) s(id)
+			JOIN leases l ON l.slot_id = s.id AND l.vm_id = v.id
+			WHERE v.allocation_id = $1 ORDER BY l.vm_id, l.slot_id, l.generation`, id.String())
 		return err
 	})
 	return out, n, err

@@ -16,20 +16,20 @@ type entryRow struct {
 
 var entryInserts = inserts("ledger_entries",
 	text("tenant_id", func(r *entryRow) string { return r.tenant }),
-	integer("number", func(r *entryRow) uint64 { return r.at.Number }),
+	bigint("number", func(r *entryRow) uint64 { return r.at.Number }),
 	integer("leg", func(r *entryRow) int { return r.leg }),
-	integer("n", func(r *entryRow) uint64 { return r.at.N }),
-	text("tx_id", func(r *entryRow) string { return r.tx.Tx.String() }),
+	bigint("n", func(r *entryRow) uint64 { return r.at.N }),
+	ident("tx_id", func(r *entryRow) domain.TxID { return r.tx.Tx }),
 	text("kind", func(r *entryRow) string { return r.tx.Kind.String() }),
 	text("account", func(r *entryRow) string { return r.tx.Legs[r.leg].Account.String() }),
-	integer("amount_micros", func(r *entryRow) domain.Micros { return r.tx.Legs[r.leg].Amount }),
+	bigint("amount_micros", func(r *entryRow) domain.Micros { return r.tx.Legs[r.leg].Amount }),
 	text("currency", func(r *entryRow) string { return string(r.tx.Currency) }),
-	text("allocation_id", func(r *entryRow) string { return r.tx.Allocation.String() }),
-	text("vm_id", func(r *entryRow) string { return r.tx.VM.String() }),
+	ident("allocation_id", func(r *entryRow) domain.AllocationID { return r.tx.Allocation }),
+	ident("vm_id", func(r *entryRow) domain.VMID { return r.tx.VM }),
 	instant("effective_at", func(r *entryRow) domain.Time { return r.tx.Effective }),
 	instant("recorded_at", func(r *entryRow) domain.Time { return r.at.At }),
-	text("corrects_tx_id", func(r *entryRow) string { return r.tx.Corrects.String() }),
-	text("price_id", func(r *entryRow) string { return r.tx.Price.String() }),
+	ident("corrects_tx_id", func(r *entryRow) domain.TxID { return r.tx.Corrects }),
+	ident("price_id", func(r *entryRow) domain.PriceID { return r.tx.Price }),
 	instant("usage_from", func(r *entryRow) domain.Time { return r.tx.From }),
 	instant("usage_to", func(r *entryRow) domain.Time { return r.tx.To }),
 )
@@ -47,10 +47,10 @@ type balanceRow struct {
 }
 
 var balanceAdds = adds("balances",
-	text("tenant_id", func(r *balanceRow) string { return r.key.tenant.String() }),
+	ident("tenant_id", func(r *balanceRow) domain.TenantID { return r.key.tenant }),
 	text("account", func(r *balanceRow) string { return r.key.name() }),
 	text("currency", func(r *balanceRow) string { return string(r.key.currency) }),
-	integer("amount_micros", func(r *balanceRow) domain.Micros { return r.amount }),
+	bigint("amount_micros", func(r *balanceRow) domain.Micros { return r.amount }),
 )
 
 // name is the account's, "hold" for all holds of a tenant.

@@ -39,12 +39,12 @@ type slotRow struct {
 
 var slotMutable = []column[slotRow]{
 	text("state", func(r *slotRow) string { return r.state.String() }),
-	integer("generation", func(r *slotRow) uint32 { return r.generation }),
-	integer("attempt", func(r *slotRow) uint32 { return r.attempt }),
+	bigint("generation", func(r *slotRow) uint32 { return r.generation }),
+	bigint("attempt", func(r *slotRow) uint32 { return r.attempt }),
 	instant("wipe_deadline", func(r *slotRow) domain.Time { return r.deadline }),
 	text("tenant_id", func(r *slotRow) string { return r.tenant }),
-	text("allocation_id", func(r *slotRow) string { return r.allocation.String() }),
-	text("vm_id", func(r *slotRow) string { return r.vm.String() }),
+	ident("allocation_id", func(r *slotRow) domain.AllocationID { return r.allocation }),
+	ident("vm_id", func(r *slotRow) domain.VMID { return r.vm }),
 	flag("condemned", func(r *slotRow) bool { return r.condemned }),
 	text("component", func(r *slotRow) string { return r.component }),
 	text("scope", func(r *slotRow) string { return r.scope }),
@@ -53,11 +53,11 @@ var slotMutable = []column[slotRow]{
 }
 
 var (
-	slotID      = text("id", func(r *slotRow) string { return r.id.String() })
+	slotID      = ident("id", func(r *slotRow) domain.SlotID { return r.id })
 	slotInserts = inserts("slots", append([]column[slotRow]{
 		slotID,
-		integer("ordinal", func(r *slotRow) uint64 { return r.ordinal }),
-		text("host_id", func(r *slotRow) string { return r.host.String() }),
+		bigint("ordinal", func(r *slotRow) uint64 { return r.ordinal }),
+		ident("host_id", func(r *slotRow) domain.HostID { return r.host }),
 		integer("position", func(r *slotRow) uint32 { return r.position }),
 		text("gpu_class", func(r *slotRow) string { return r.class }),
 		integer("numa_node", func(r *slotRow) uint8 { return r.numa }),

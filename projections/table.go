@@ -1,7 +1,9 @@
 package projections
 
 import (
+	"bytes"
 	"context"
+	"encoding"
 	"fmt"
 	"strings"
 
@@ -12,19 +14,19 @@ import (
 	"github.com/gpuaas/gpuaas/domain"
 )
 
-// A column says how a row becomes a value of COPY, and how many rows become one array:
+// A column says how a row becomes a field of COPY, and how many rows become one array:
 // statements write any number of rows by unnest, so their text never changes and is
 // planned once.
 type column[R any] struct {
 	name  string
 	typ   string
-	value func(*R) any
+	field func([]byte, *R) []byte // in COPY's binary format
 	array func(rows []*R) any
 }
 
 // columnOf is a column of what Postgres calls typ and Go T.
-func columnOf[R, T any](name, typ string, get func(*R) T) column[R] {
-	return column[R]{name, typ, func(r *R) any { return get(r) }, func(rows []*R) any { return arrayOf(rows, get) }}
+func columnOf[R, T any](name, typ string, get func(*R) T, field func([]byte, T) []byte) column[R] {
+	return column[R]{name, typ, func(b []byte, r *R) []byte { return field(b, get(r)) }, func(rows []*R) any { return arrayOf(rows, get) }}
 }
 
 func arrayOf[R, T any](rows []*R, get func(*R) T) []T {
@@ -36,24 +38,51 @@ func arrayOf[R, T any](rows []*R, get func(*R) T) []T {
 }
 
 func text[R any](name string, get func(*R) string) column[R] {
-	return columnOf(name, "text", func(r *R) string { return storable(get(r)) })
+	return columnOf(name, "text", func(r *R) string { return storable(get(r)) }, appendText)
 }
 
-func integer[R any, T ~int | ~int64 | ~uint8 | ~uint16 | ~uint32 | ~uint64](name string, get func(*R) T) column[R] {
-	return columnOf(name, "bigint", func(r *R) int64 { return int64(get(r)) })
+// ident is text that an id makes, which is storable.
+func ident[R any, T textID](name string, get func(*R) T) column[R] {
+	return column[R]{name, "text", func(b []byte, r *R) []byte {
+		return appendIdent(b, get(r))
+	}, func(rows []*R) any { return arrayOf(rows, func(r *R) string { return get(r).String() }) }}
+}
+
+type textID interface {
+	encoding.TextAppender
+	fmt.Stringer
+}
+
+type number interface {
+	~int | ~int32 | ~int64 | ~uint8 | ~uint16 | ~uint32 | ~uint64
+}
+
+func bigint[R any, T number](name string, get func(*R) T) column[R] {
+	return columnOf(name, "bigint", func(r *R) int64 { return int64(get(r)) }, appendInt64)
+}
+
+func integer[R any, T number](name string, get func(*R) T) column[R] {
+	return columnOf(name, "integer", func(r *R) int32 { return int32(get(r)) }, appendInt32)
 }
 
 func flag[R any](name string, get func(*R) bool) column[R] {
-	return columnOf(name, "boolean", get)
+	return columnOf(name, "boolean", get, appendBool)
 }
 
+// instant is a time; zero becomes NULL.
 func instant[R any](name string, get func(*R) domain.Time) column[R] {
-	return columnOf(name, "timestamptz", func(r *R) pgtype.Timestamptz { return timestamp(get(r)) })
+	return column[R]{name, "timestamptz", func(b []byte, r *R) []byte {
+		return appendTime(b, get(r))
+	}, func(rows []*R) any { return arrayOf(rows, func(r *R) pgtype.Timestamptz { return timestamp(get(r)) }) }}
 }
 
 // document is jsonb; "" becomes NULL.
 func document[R any](name string, get func(*R) string) column[R] {
-	return columnOf(name, "jsonb", func(r *R) pgtype.Text { s := get(r); return pgtype.Text{String: s, Valid: s != ""} })
+	return column[R]{name, "jsonb", func(b []byte, r *R) []byte {
+		return appendJSONB(b, get(r))
+	}, func(rows []*R) any {
+		return arrayOf(rows, func(r *R) pgtype.Text { s := get(r); return pgtype.Text{String: s, Valid: s != ""} })
+	}}
 }
 
 // A writer is one statement for many rows.
@@ -61,12 +90,13 @@ type writer[R any] struct {
 	sql     string
 	columns []column[R]
 	table   string
+	copy    string // the same by COPY; empty for updates
 }
 
 // inserts writes rows that are not there yet.
 func inserts[R any](table string, columns ...column[R]) writer[R] {
 	names, source := unnest(columns)
-	return writer[R]{fmt.Sprintf("INSERT INTO %s (%s) SELECT %s FROM %s", table, names, casts(columns), source), columns, table}
+	return writer[R]{fmt.Sprintf("INSERT INTO %s (%s) SELECT %s FROM %s", table, names, casts(columns), source), columns, table, fmt.Sprintf("COPY %s (%s) FROM STDIN (FORMAT binary)", table, names)}
 }
 
 // updates changes rows that are there; the first keys columns say which.
@@ -80,7 +110,7 @@ func updates[R any](table string, keys int, columns ...column[R]) writer[R] {
 			set = append(set, c.name+" = "+cast(c))
 		}
 	}
-	return writer[R]{fmt.Sprintf("UPDATE %s t SET %s FROM %s WHERE %s", table, strings.Join(set, ", "), source, strings.Join(where, " AND ")), columns, table}
+	return writer[R]{fmt.Sprintf("UPDATE %s t SET %s FROM %s WHERE %s", table, strings.Join(set, ", "), source, strings.Join(where, " AND ")), columns, table, ""}
 }
 
 // adds adds the last column to what is there, or begins with it.
@@ -156,16 +186,16 @@ func (w *writer[R]) insert(ctx context.Context, tx pgx.Tx, b *pgx.Batch, rows []
 		w.queue(b, rows, drift)
 		return nil
 	}
-	names := make([]string, len(w.columns))
-	for i, c := range w.columns {
-		names[i] = c.name
-	}
-	values := make([]any, len(names))
-	_, err := tx.CopyFrom(ctx, pgx.Identifier{w.table}, names, pgx.CopyFromSlice(len(rows), func(i int) ([]any, error) {
-		for k, c := range w.columns {
-			values[k] = c.value(rows[i])
+	data := appendCopyHead(nil)
+	for _, r := range rows {
+		data = appendRow(data, len(w.columns))
+		for i := range w.columns {
+			data = w.columns[i].field(data, r)
 		}
-		return values, nil
-	}))
+	}
+	tag, err := tx.Conn().PgConn().CopyFrom(ctx, bytes.NewReader(appendCopyEnd(data)), w.copy)
+	if err == nil && tag.RowsAffected() != int64(len(rows)) {
+		err = fmt.Errorf("%s: %d of %d rows were copied", w.table, tag.RowsAffected(), len(rows))
+	}
 	return err
 }

@@ -39,12 +39,12 @@ type vmRow struct {
 var vmMutable = []column[vmRow]{
 	text("state", func(r *vmRow) string { return r.state.String() }),
 	text("power", func(r *vmRow) string { return r.power.String() }),
-	integer("boot", func(r *vmRow) uint32 { return r.boot }),
+	bigint("boot", func(r *vmRow) uint32 { return r.boot }),
 	text("address", func(r *vmRow) string { return r.address }),
 	flag("overdue", func(r *vmRow) bool { return r.overdue }),
 	text("reason", func(r *vmRow) string { return r.reason }),
 	instant("started_at", func(r *vmRow) domain.Time { return r.started }),
-	integer("usage_number", func(r *vmRow) uint64 { return r.usage }),
+	bigint("usage_number", func(r *vmRow) uint64 { return r.usage }),
 	instant("bill_start", func(r *vmRow) domain.Time { return r.billStart }),
 	instant("bill_end", func(r *vmRow) domain.Time { return r.billEnd }),
 	flag("free", func(r *vmRow) bool { return r.free }),
@@ -53,15 +53,15 @@ var vmMutable = []column[vmRow]{
 
 var (
 	vmKey = []column[vmRow]{
-		text("allocation_id", func(r *vmRow) string { return r.allocation.String() }),
+		ident("allocation_id", func(r *vmRow) domain.AllocationID { return r.allocation }),
 		integer("position", func(r *vmRow) uint32 { return r.position }),
 	}
 	vmInserts = inserts("vms", append(append(vmKey[:2:2],
-		text("id", func(r *vmRow) string { return r.id.String() }),
-		text("tenant_id", func(r *vmRow) string { return r.placed.Tenant.String() }),
-		text("project_id", func(r *vmRow) string { return r.placed.Project.String() }),
-		text("sku_id", func(r *vmRow) string { return r.placed.SKU.String() }),
-		text("host_id", func(r *vmRow) string { return r.host.String() }),
+		ident("id", func(r *vmRow) domain.VMID { return r.id }),
+		ident("tenant_id", func(r *vmRow) domain.TenantID { return r.placed.Tenant }),
+		ident("project_id", func(r *vmRow) domain.ProjectID { return r.placed.Project }),
+		ident("sku_id", func(r *vmRow) domain.SKUID { return r.placed.SKU }),
+		ident("host_id", func(r *vmRow) domain.HostID { return r.host }),
 		document("slot_ids", func(r *vmRow) string { return encode(r.slots) }),
 		integer("gpus", func(r *vmRow) uint32 { return r.placed.Shape }),
 	), vmMutable...)...)
