@@ -32,7 +32,7 @@ type Core struct {
 	world *domain.World
 	head  domain.Head // of the last closed group
 	open  group
-	spare []byte
+	spare []byte // a buffer that no commit is in
 }
 
 // group is the commit being filled.
@@ -94,7 +94,7 @@ func (c *Core) Decide(now domain.Time, cmd *domain.Command) Reply {
 		d.Events[i] = domain.Event{Number: c.world.Number + 1 + uint64(i), Body: e}
 	}
 	if c.open.decisions == 0 {
-		c.open.buf = domain.NewCommitBuffer(c.spare)
+		c.open.buf, c.spare = domain.NewCommitBuffer(c.spare), nil
 		c.world.Begin(at)
 	}
 	before := len(c.open.buf)
@@ -140,7 +140,7 @@ func (c *Core) Cut() Closed {
 			out.Placements = append(out.Placements, p)
 		}
 	}
-	c.open, c.spare = group{}, nil
+	c.open = group{}
 	return out
 }
 

@@ -2,7 +2,7 @@ package domain
 
 import (
 	"crypto/sha256"
-	"fmt"
+	"encoding/hex"
 	"strings"
 )
 
@@ -37,7 +37,11 @@ type VM struct {
 // macOf is the VM's locally administered MAC address.
 func macOf(id VMID) string {
 	h := sha256.Sum256(id[:])
-	return fmt.Sprintf("02:%02x:%02x:%02x:%02x:%02x", h[0], h[1], h[2], h[3], h[4])
+	b := append(make([]byte, 0, len("02:00:00:00:00:00")), "02"...)
+	for i := range 5 {
+		b = hex.AppendEncode(append(b, ':'), h[i:i+1])
+	}
+	return string(b)
 }
 
 // VMChange is what the allocation.vm_* events share.

@@ -94,12 +94,12 @@ func (b *batch) fold(c *domain.Commit, head domain.Head) {
 // what it needs: new rows first.
 func (b *batch) write(ctx context.Context, tx pgx.Tx) error {
 	err := errors.Join(
-		slotInserts.insert(ctx, tx, &b.stmt, b.newSlots, &b.err),
-		allocationInserts.insert(ctx, tx, &b.stmt, b.newAllocations, &b.err),
-		vmInserts.insert(ctx, tx, &b.stmt, b.newVMs, &b.err),
-		leaseInserts.insert(ctx, tx, &b.stmt, b.newLeases, &b.err),
-		entryInserts.insert(ctx, tx, &b.stmt, b.entries, &b.err),
-		auditInserts.insert(ctx, tx, &b.stmt, b.audit, &b.err),
+		slotInserts.insert(ctx, tx, b, b.newSlots),
+		allocationInserts.insert(ctx, tx, b, b.newAllocations),
+		vmInserts.insert(ctx, tx, b, b.newVMs),
+		leaseInserts.insert(ctx, tx, b, b.newLeases),
+		entryInserts.insert(ctx, tx, b, b.entries),
+		auditInserts.insert(ctx, tx, b, b.audit),
 	)
 	if err != nil {
 		return err

@@ -14,13 +14,14 @@ import (
 type cache struct {
 	allocations map[domain.AllocationID]*allocationRow
 	slots       map[domain.SlotID]*slotRow
+	copied      []byte // what the last COPY sent; the next one writes over it
 }
 
 // maxCached bounds each map; beyond it everything is dropped between two batches.
 const maxCached = 200_000
 
 func newCache() *cache {
-	return &cache{map[domain.AllocationID]*allocationRow{}, map[domain.SlotID]*slotRow{}}
+	return &cache{allocations: map[domain.AllocationID]*allocationRow{}, slots: map[domain.SlotID]*slotRow{}}
 }
 
 // bound keeps the cache within its bounds; no batch may be under way.

@@ -62,16 +62,15 @@ func TestCopySaysWhatAStatementSays(t *testing.T) {
 	}
 	write := func(rows []*row) string {
 		t.Helper()
-		var drift error
+		b := newBatch(newCache())
 		err := pgx.BeginFunc(t.Context(), conn, func(tx pgx.Tx) error {
-			var b pgx.Batch
-			if err := w.insert(t.Context(), tx, &b, rows, &drift); err != nil {
+			if err := w.insert(t.Context(), tx, b, rows); err != nil {
 				return err
 			}
-			return tx.SendBatch(t.Context(), &b).Close()
+			return tx.SendBatch(t.Context(), &b.stmt).Close()
 		})
-		if err != nil || drift != nil {
-			t.Fatal(err, drift)
+		if err != nil || b.err != nil {
+			t.Fatal(err, b.err)
 		}
 		return all()
 	}

@@ -181,19 +181,21 @@ func (w *writer[R]) queue(b *pgx.Batch, rows []*R, drift *error) {
 const worthCopying = 64
 
 // insert writes new rows: few of them with the statements of b, many by COPY.
-func (w *writer[R]) insert(ctx context.Context, tx pgx.Tx, b *pgx.Batch, rows []*R, drift *error) error {
+func (w *writer[R]) insert(ctx context.Context, tx pgx.Tx, b *batch, rows []*R) error {
 	if len(rows) < worthCopying {
-		w.queue(b, rows, drift)
+		w.queue(&b.stmt, rows, &b.err)
 		return nil
 	}
-	data := appendCopyHead(nil)
+	data := appendCopyHead(b.rows.copied[:0])
 	for _, r := range rows {
 		data = appendRow(data, len(w.columns))
 		for i := range w.columns {
 			data = w.columns[i].field(data, r)
 		}
 	}
-	tag, err := tx.Conn().PgConn().CopyFrom(ctx, bytes.NewReader(appendCopyEnd(data)), w.copy)
+	data = appendCopyEnd(data)
+	b.rows.copied = data
+	tag, err := tx.Conn().PgConn().CopyFrom(ctx, bytes.NewReader(data), w.copy)
 	if err == nil && tag.RowsAffected() != int64(len(rows)) {
 		err = fmt.Errorf("%s: %d of %d rows were copied", w.table, tag.RowsAffected(), len(rows))
 	}

@@ -117,6 +117,7 @@ func (f *Fanout) session(parent context.Context) error {
 	ctx, cancel := context.WithCancelCause(parent)
 	defer cancel(nil)
 	s := &fanoutSession{f: f, next: last + 1, first: true, progress: make(chan struct{}, 1), reply: f.nc.NewRespInbox()}
+	s.json = fastjson.NewEncoder(&s.body)
 	sub, err := f.nc.Subscribe(s.reply, func(m *nats.Msg) {
 		if err := s.onAck(m.Data); err != nil {
 			cancel(err)
@@ -175,7 +176,9 @@ type fanoutSession struct {
 	chain    Chain
 	first    bool
 	buffer   domain.Buffer
-	progress chan struct{} // an acknowledgement came
+	body     bytes.Buffer
+	json     *fastjson.Encoder // into body
+	progress chan struct{}     // an acknowledgement came
 }
 
 func (s *fanoutSession) onAck(data []byte) error {
@@ -235,11 +238,12 @@ func (s *fanoutSession) publish(ctx context.Context, h *eventHeaders, e *domain.
 			return context.Cause(ctx)
 		}
 	}
-	data, err := fastjson.Marshal(e.Body)
-	if err != nil {
+	s.body.Reset()
+	if err := s.json.Encode(e.Body); err != nil {
 		return &badCommitError{err}
 	}
-	msg := &nats.Msg{Subject: domain.EventSubject(string(s.f.site), e.Body), Header: h.of(e), Data: data}
+	data := bytes.TrimSuffix(s.body.Bytes(), []byte("\n"))
+	msg := &nats.Msg{Subject: domain.EventSubject(string(s.f.site), e.Body), Header: h.of(e), Data: data} // copied by the publish
 	if ask {
 		msg.Reply = s.reply
 		s.sent.Store(e.Number)

@@ -116,7 +116,7 @@ var mutants = []mutant{
 	{"numbers-in-a-group", "commands/core.go", "Number: c.world.Number + 1 + uint64(i), Body: e}", "Number: c.world.Number + 1, Body: e}"},
 	{"head-stays", "commands/core.go", "	c.world.End(h)\n", ""},
 	{"placements-stay", "commands/core.go", "			out.Placements = append(out.Placements, p)", "			out.Placements = append(out.Placements[:0], p)"},
-	{"buffer-in-flight-is-filled-again", "commands/core.go", "	c.open, c.spare = group{}, nil", "	c.open, c.spare = group{}, b"},
+	{"buffer-in-flight-is-filled-again", "commands/core.go", "	c.open = group{}", "	c.open, c.spare = group{}, b"},
 	{"group-without-an-end", "commands/core.go", "	c.Head.Hash = sha256.Sum256(c.Commit)", "	c.Head.Hash = sha256.Sum256(nil)"},
 
 	// The fence.
