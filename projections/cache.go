@@ -17,8 +17,12 @@ type cache struct {
 	copied      []byte // what the last COPY sent; the next one writes over it
 }
 
-// maxCached bounds each map; beyond it everything is dropped between two batches.
-const maxCached = 200_000
+// maxCached bounds each map, and maxCopied the buffer; beyond it everything is dropped
+// between two batches.
+const (
+	maxCached = 200_000
+	maxCopied = 4 << 20
+)
 
 func newCache() *cache {
 	return &cache{allocations: map[domain.AllocationID]*allocationRow{}, slots: map[domain.SlotID]*slotRow{}}
@@ -31,6 +35,9 @@ func (c *cache) bound() {
 	}
 	if len(c.slots) > maxCached {
 		clear(c.slots)
+	}
+	if cap(c.copied) > maxCopied {
+		c.copied = nil
 	}
 }
 

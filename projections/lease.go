@@ -103,10 +103,8 @@ func (r *Reader) Erasure(ctx context.Context, scope Scope, id domain.AllocationI
 		if _, err := v.allocation(ctx, id); err != nil {
 			return err
 		}
-		out, err = collect[Lease](ctx, v, `SELECT l.slot_id, l.generation, l.host_id, l.vm_id, l.started_at, l.ended_at, l.wipe_result, l.wiped_at, l.evidence
-			FROM vms v CROSS JOIN jsonb_array_elements_text(v.slot_ids) s(id)
-			JOIN leases l ON l.slot_id = s.id AND l.vm_id = v.id
-			WHERE v.allocation_id = $1 ORDER BY l.vm_id, l.slot_id, l.generation`, id.String())
+		out, err = collect[Lease](ctx, v, `SELECT slot_id, generation, host_id, vm_id, started_at, ended_at, wipe_result, wiped_at, evidence
+			FROM leases WHERE allocation_id = $1 ORDER BY vm_id, slot_id, generation`, id.String())
 		return err
 	})
 	return out, n, err

@@ -36,7 +36,7 @@ const (
 	endInterval    = time.Second
 	// maxRest bounds the pause after a transaction, and restBehind is from when on there
 	// is none: see rest.
-	maxRest    = time.Second
+	maxRest    = 500 * time.Millisecond
 	restBehind = 5 * time.Second
 	// shortGrace is how long the log may look shorter than the read model (a leader
 	// that was just elected) before that counts as a lost tail.

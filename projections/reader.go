@@ -215,7 +215,7 @@ func (f *filter) add(cond string, args ...any) {
 // named restricts rows to those with a name, if one is asked for.
 func (f *filter) named(o ListOptions, column string) {
 	if o.Name != "" {
-		f.add(column+" = ? AND "+column+" <> ''", o.Name) // which is what the index of names has
+		f.add(column+" = ?", o.Name)
 	}
 }
 

@@ -90,7 +90,7 @@ type writer[R any] struct {
 	sql     string
 	columns []column[R]
 	table   string
-	copy    string // the same by COPY; empty for updates
+	copy    string // the same by COPY, if it is one
 }
 
 // inserts writes rows that are not there yet.
@@ -116,6 +116,7 @@ func updates[R any](table string, keys int, columns ...column[R]) writer[R] {
 // adds adds the last column to what is there, or begins with it.
 func adds[R any](table string, columns ...column[R]) writer[R] {
 	w := inserts(table, columns...)
+	w.copy = "" // which only inserts
 	last := len(columns) - 1
 	keys := make([]string, last)
 	for i := range keys {
@@ -196,6 +197,9 @@ func (w *writer[R]) insert(ctx context.Context, tx pgx.Tx, b *batch, rows []*R) 
 	data = appendCopyEnd(data)
 	b.rows.copied = data
 	tag, err := tx.Conn().PgConn().CopyFrom(ctx, bytes.NewReader(data), w.copy)
+	if err != nil {
+		b.rows.copied = nil // a connection that was lost may still read it
+	}
 	if err == nil && tag.RowsAffected() != int64(len(rows)) {
 		err = fmt.Errorf("%s: %d of %d rows were copied", w.table, tag.RowsAffected(), len(rows))
 	}

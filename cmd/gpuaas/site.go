@@ -178,7 +178,7 @@ func useProcessors() int {
 // start can repair. ready is called once the site answers.
 func (s *site) run(ctx context.Context, ready func(context.Context) error) error {
 	// The world is small values that live long, a request is garbage a moment later:
-	// collecting less often costs some memory and gives a fifth of the processor back.
+	// collecting less often costs some memory and gives a fifth of the processor back, and more.
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(300)
 	}
