@@ -34,7 +34,7 @@ func TestCopySaysWhatAStatementSays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close(t.Context()) //nolint:errcheck // the test ends
+	defer conn.Close(t.Context())
 	if _, err := conn.Exec(t.Context(), `CREATE TABLE kinds (n bigint NOT NULL, small integer NOT NULL, id text NOT NULL, word text NOT NULL, flag boolean NOT NULL, at timestamptz, doc jsonb)`); err != nil {
 		t.Fatal(err)
 	}
