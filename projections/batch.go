@@ -104,13 +104,13 @@ func (b *batch) write(ctx context.Context, tx pgx.Tx) error {
 	if err != nil {
 		return err
 	}
-	slotUpdates.queue(&b.stmt, b.slots, &b.err)
-	allocationUpdates.queue(&b.stmt, b.allocations, &b.err)
-	vmUpdates.queue(&b.stmt, b.vms, &b.err)
-	leaseEnds.queue(&b.stmt, b.leaseEnds, &b.err)
-	leaseEvidence.queue(&b.stmt, values(b.evidence), &b.err)
-	balanceAdds.queue(&b.stmt, values(b.balances), &b.err)
-	reportUpdates.queue(&b.stmt, values(b.reports), &b.err)
+	slotUpdates.queue(b, b.slots)
+	allocationUpdates.queue(b, b.allocations)
+	vmUpdates.queue(b, b.vms)
+	leaseEnds.queue(b, b.leaseEnds)
+	leaseEvidence.queue(b, values(b.evidence))
+	balanceAdds.queue(b, values(b.balances))
+	reportUpdates.queue(b, values(b.reports))
 	return tx.SendBatch(ctx, &b.stmt).Close()
 }
 

@@ -16,9 +16,7 @@ const copyHead = "PGCOPY\n\xff\r\n\x00" +
 	"\x00\x00\x00\x00" + // no flags
 	"\x00\x00\x00\x00" // and no extension
 
-func appendCopyHead(b []byte) []byte { return append(b, copyHead...) }
-
-func appendCopyEnd(b []byte) []byte { return append(b, 0xff, 0xff) }
+const copyEnd = "\xff\xff"
 
 func appendRow(b []byte, fields int) []byte { return binary.BigEndian.AppendUint16(b, uint16(fields)) }
 

@@ -17,7 +17,7 @@ type reportRow struct {
 
 var reportUpdates = updates("hosts", 1,
 	ident("id", func(r *reportRow) domain.HostID { return r.host }),
-	text("journal", func(r *reportRow) string { return r.journal.String() }),
+	ident("journal", func(r *reportRow) domain.JournalID { return r.journal }),
 	bigint("acked_report", func(r *reportRow) uint64 { return r.number }),
 	instant("reported_at", func(r *reportRow) domain.Time { return r.at }),
 )

@@ -24,28 +24,31 @@ type column[R any] struct {
 	array func(rows []*R) any
 }
 
-// columnOf is a column of what Postgres calls typ and Go T.
-func columnOf[R, T any](name, typ string, get func(*R) T, field func([]byte, T) []byte) column[R] {
-	return column[R]{name, typ, func(b []byte, r *R) []byte { return field(b, get(r)) }, func(rows []*R) any { return arrayOf(rows, get) }}
+// columnOf is a column of what Postgres calls typ and Go T: field writes it for COPY,
+// element is it in an array.
+func columnOf[R, T, E any](name, typ string, get func(*R) T, field func([]byte, T) []byte, element func(T) E) column[R] {
+	return column[R]{
+		name, typ,
+		func(b []byte, r *R) []byte { return field(b, get(r)) },
+		func(rows []*R) any {
+			out := make([]E, len(rows))
+			for i, r := range rows {
+				out[i] = element(get(r))
+			}
+			return out
+		},
+	}
 }
 
-func arrayOf[R, T any](rows []*R, get func(*R) T) []T {
-	out := make([]T, len(rows))
-	for i, r := range rows {
-		out[i] = get(r)
-	}
-	return out
-}
+func same[T any](v T) T { return v }
 
 func text[R any](name string, get func(*R) string) column[R] {
-	return columnOf(name, "text", func(r *R) string { return storable(get(r)) }, appendText)
+	return columnOf(name, "text", func(r *R) string { return storable(get(r)) }, appendText, same)
 }
 
 // ident is text that an id makes, which is storable.
 func ident[R any, T textID](name string, get func(*R) T) column[R] {
-	return column[R]{name, "text", func(b []byte, r *R) []byte {
-		return appendIdent(b, get(r))
-	}, func(rows []*R) any { return arrayOf(rows, func(r *R) string { return get(r).String() }) }}
+	return columnOf(name, "text", get, appendIdent, T.String)
 }
 
 type textID interface {
@@ -54,35 +57,29 @@ type textID interface {
 }
 
 type number interface {
-	~int | ~int32 | ~int64 | ~uint8 | ~uint16 | ~uint32 | ~uint64
+	~int | ~int64 | ~uint8 | ~uint16 | ~uint32 | ~uint64
 }
 
 func bigint[R any, T number](name string, get func(*R) T) column[R] {
-	return columnOf(name, "bigint", func(r *R) int64 { return int64(get(r)) }, appendInt64)
+	return columnOf(name, "bigint", func(r *R) int64 { return int64(get(r)) }, appendInt64, same)
 }
 
 func integer[R any, T number](name string, get func(*R) T) column[R] {
-	return columnOf(name, "integer", func(r *R) int32 { return int32(get(r)) }, appendInt32)
+	return columnOf(name, "integer", func(r *R) int32 { return int32(get(r)) }, appendInt32, same)
 }
 
 func flag[R any](name string, get func(*R) bool) column[R] {
-	return columnOf(name, "boolean", get, appendBool)
+	return columnOf(name, "boolean", get, appendBool, same)
 }
 
 // instant is a time; zero becomes NULL.
 func instant[R any](name string, get func(*R) domain.Time) column[R] {
-	return column[R]{name, "timestamptz", func(b []byte, r *R) []byte {
-		return appendTime(b, get(r))
-	}, func(rows []*R) any { return arrayOf(rows, func(r *R) pgtype.Timestamptz { return timestamp(get(r)) }) }}
+	return columnOf(name, "timestamptz", get, appendTime, timestamp)
 }
 
 // document is jsonb; "" becomes NULL.
 func document[R any](name string, get func(*R) string) column[R] {
-	return column[R]{name, "jsonb", func(b []byte, r *R) []byte {
-		return appendJSONB(b, get(r))
-	}, func(rows []*R) any {
-		return arrayOf(rows, func(r *R) pgtype.Text { s := get(r); return pgtype.Text{String: s, Valid: s != ""} })
-	}}
+	return columnOf(name, "jsonb", get, appendJSONB, func(s string) pgtype.Text { return pgtype.Text{String: s, Valid: s != ""} })
 }
 
 // A writer is one statement for many rows.
@@ -96,7 +93,10 @@ type writer[R any] struct {
 // inserts writes rows that are not there yet.
 func inserts[R any](table string, columns ...column[R]) writer[R] {
 	names, source := unnest(columns)
-	return writer[R]{fmt.Sprintf("INSERT INTO %s (%s) SELECT %s FROM %s", table, names, casts(columns), source), columns, table, fmt.Sprintf("COPY %s (%s) FROM STDIN (FORMAT binary)", table, names)}
+	return writer[R]{
+		sql: fmt.Sprintf("INSERT INTO %s (%s) SELECT %s FROM %s", table, names, casts(columns), source), columns: columns, table: table,
+		copy: fmt.Sprintf("COPY %s (%s) FROM STDIN (FORMAT binary)", table, names),
+	}
 }
 
 // updates changes rows that are there; the first keys columns say which.
@@ -110,7 +110,8 @@ func updates[R any](table string, keys int, columns ...column[R]) writer[R] {
 			set = append(set, c.name+" = "+cast(c))
 		}
 	}
-	return writer[R]{fmt.Sprintf("UPDATE %s t SET %s FROM %s WHERE %s", table, strings.Join(set, ", "), source, strings.Join(where, " AND ")), columns, table, ""}
+	sql := fmt.Sprintf("UPDATE %s t SET %s FROM %s WHERE %s", table, strings.Join(set, ", "), source, strings.Join(where, " AND "))
+	return writer[R]{sql: sql, columns: columns, table: table}
 }
 
 // adds adds the last column to what is there, or begins with it.
@@ -164,9 +165,9 @@ func expect(drift *error, what string, want int64) func(pgconn.CommandTag) error
 	}
 }
 
-// queue adds the statement for rows to b. Every row must be hit exactly once: an
+// queue adds the statement for rows to the batch. Every row must be hit exactly once: an
 // update of a row that is not there is drift.
-func (w *writer[R]) queue(b *pgx.Batch, rows []*R, drift *error) {
+func (w *writer[R]) queue(b *batch, rows []*R) {
 	if len(rows) == 0 {
 		return
 	}
@@ -174,7 +175,7 @@ func (w *writer[R]) queue(b *pgx.Batch, rows []*R, drift *error) {
 	for i, c := range w.columns {
 		args[i] = c.array(rows)
 	}
-	b.Queue(w.sql, args...).Exec(expect(drift, w.table, int64(len(rows))))
+	b.stmt.Queue(w.sql, args...).Exec(expect(&b.err, w.table, int64(len(rows))))
 }
 
 // worthCopying is from how many rows on COPY is quicker than an INSERT, which needs no
@@ -184,17 +185,17 @@ const worthCopying = 64
 // insert writes new rows: few of them with the statements of b, many by COPY.
 func (w *writer[R]) insert(ctx context.Context, tx pgx.Tx, b *batch, rows []*R) error {
 	if len(rows) < worthCopying {
-		w.queue(&b.stmt, rows, &b.err)
+		w.queue(b, rows)
 		return nil
 	}
-	data := appendCopyHead(b.rows.copied[:0])
+	data := append(b.rows.copied[:0], copyHead...)
 	for _, r := range rows {
 		data = appendRow(data, len(w.columns))
 		for i := range w.columns {
 			data = w.columns[i].field(data, r)
 		}
 	}
-	data = appendCopyEnd(data)
+	data = append(data, copyEnd...)
 	b.rows.copied = data
 	tag, err := tx.Conn().PgConn().CopyFrom(ctx, bytes.NewReader(data), w.copy)
 	if err != nil {
