@@ -33,7 +33,11 @@ func TestLabDrives(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()
-	h, err := emuhost.Boot(ctx, emuhost.Options{Dir: t.TempDir(), Share: share, Topology: emuhost.Topology{Ports: []emuhost.Port{
+	// As on every GPU host: udev, which would read a drive that was written, beside the
+	// format that comes next, lets it be.
+	const rules = "10-hostd-drives.rules"
+	files := map[string]string{"/etc/udev/rules.d/" + rules: "../../deploy/hostd/" + rules}
+	h, err := emuhost.Boot(ctx, emuhost.Options{Dir: t.TempDir(), Share: share, Files: files, Topology: emuhost.Topology{Ports: []emuhost.Port{
 		{Name: "nvme0", Devices: []emuhost.Device{emuhost.NVMe{Serial: "NVMEPLAIN", MiB: 128}}},
 		{Name: "nvme1", Devices: []emuhost.Device{emuhost.NVMe{Serial: "NVMEVFS", MiB: 64, VFs: 2}}},
 		{Name: "nvme2", Devices: []emuhost.Device{emuhost.NVMe{Serial: "NVMEBIG", MiB: 64, BlockBytes: 4096}}},
