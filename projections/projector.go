@@ -34,10 +34,11 @@ const (
 	maxBatchEvents = 4000
 	maxWaiting     = 64 // commits read ahead of the fold
 	endInterval    = time.Second
-	// maxRest bounds the pause after a transaction, and restBehind is from when on there
-	// is none: see rest.
-	maxRest    = 500 * time.Millisecond
-	restBehind = 5 * time.Second
+	// The pause after a transaction is restTimes as long as it, at most maxRest, and from
+	// restBehind on there is none: see rest.
+	restTimes  = 4
+	maxRest    = time.Second
+	restBehind = 10 * time.Second
 	// shortGrace is how long the log may look shorter than the read model (a leader
 	// that was just elected) before that counts as a lost tail.
 	shortGrace = 10 * time.Second
@@ -248,14 +249,14 @@ func (p *Projector) follow(ctx context.Context, w *work) error {
 		p.oldest.Store(0)
 		p.publish(w.from)
 		if began.Sub(batch[0].commit.At.Std()) < restBehind {
-			p.rest(ctx, min(2*time.Since(began), maxRest))
+			p.rest(ctx, min(restTimes*time.Since(began), maxRest))
 		}
 	}
 }
 
-// rest pauses for twice as long as a transaction took, so that under load the next one
-// serves more events, and deciding has half and more of a machine that it shares with the
-// database. Somebody who waits to read their own write ends it.
+// rest pauses for several times as long as a transaction took, so that in a rush what is
+// decided comes first on a machine that it shares with the database, and what it led to is
+// shown later, within seconds. Somebody who waits to read their own write ends it.
 func (p *Projector) rest(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()

@@ -11,9 +11,9 @@ import (
 )
 
 const (
-	// recentBytes bounds the commits kept in memory. A reader that is further behind
-	// reads from the server.
-	recentBytes = 32 << 20
+	// recentBytes bounds the commits kept in memory, 8 s of a rush. A reader that is
+	// further behind reads from the server.
+	recentBytes = 64 << 20
 	// recentLook is how often a reader in memory looks whether somebody else appended.
 	recentLook = 2 * time.Second
 )

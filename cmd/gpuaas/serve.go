@@ -101,6 +101,11 @@ func (s *site) serveAPI(ctx context.Context) error {
 // stalled is how long an append may take before the site says so.
 const stalled = 5 * time.Second
 
+// staleEvents is how many events the read models may be behind in a site that serves: more
+// than a rush leaves to be shown after it (projections.Projector), and what is shown
+// within a minute.
+const staleEvents = 1_000_000
+
 // notReady says what keeps the site from serving.
 func (s *site) notReady(context.Context) (why []string) {
 	if s.leaving.Load() {
@@ -125,7 +130,7 @@ func (s *site) notReady(context.Context) (why []string) {
 	if s.reads.down.Load() {
 		why = append(why, "Postgres does not answer; it is tried again")
 	}
-	if lag := s.reads.projector.Lag(); lag.Events > 100_000 {
+	if lag := s.reads.projector.Lag(); lag.Events > staleEvents {
 		why = append(why, fmt.Sprintf("the read models are %d events behind", lag.Events))
 	}
 	return why
