@@ -168,7 +168,7 @@ func (l *memoryLog) append(c *domain.Commit) domain.Head {
 	head := domain.Head{N: c.N, Hash: domain.DigestOf(b)}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.commits = append(l.commits, delivery{decoded, head})
+	l.commits = append(l.commits, delivery{decoded, head, countEvents(decoded)})
 	l.end.Head = head
 	for _, d := range c.Decisions {
 		for _, e := range d.Events {

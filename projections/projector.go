@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/gpuaas/gpuaas/domain"
 )
@@ -32,13 +34,14 @@ type End struct {
 // The bounds of a transaction, and of what waits for one.
 const (
 	maxBatchEvents = 4000
-	maxWaiting     = 64 // commits read ahead of the fold
+	maxAhead       = 2 * maxBatchEvents // events, or commits without any, read ahead of the fold
 	endInterval    = time.Second
+	maxEnds        = 600 // of the log, not shown yet, that are remembered
 	// The pause after a transaction is restTimes as long as it, at most maxRest, and from
 	// restBehind on there is none: see rest.
 	restTimes  = 4
 	maxRest    = time.Second
-	restBehind = 10 * time.Second
+	restBehind = 6 * time.Second
 	// shortGrace is how long the log may look shorter than the read model (a leader
 	// that was just elected) before that counts as a lost tail.
 	shortGrace = 10 * time.Second
@@ -59,8 +62,9 @@ type Projector struct {
 	changed chan struct{} // closed when applied rises
 	hurry   chan struct{} // somebody waits for what is not applied yet
 	end     End
+	start   uint64 // the log's last commit when it was looked at first
+	ends    []seen // what of it was not shown when it was looked at, oldest first
 
-	oldest atomic.Int64 // domain.Time of the oldest commit read and not applied; 0: none
 	active atomic.Bool
 }
 
@@ -69,10 +73,17 @@ func (s *Store) Projector(src Source) *Projector {
 	return &Projector{store: s, src: src, grace: shortGrace, batch: maxBatchEvents, changed: make(chan struct{}), hurry: make(chan struct{}, 1)}
 }
 
+// seen is the number of the log's last commit, as it was looked at.
+type seen struct {
+	n  uint64
+	at time.Time
+}
+
 // delivery is a commit on its way to the fold.
 type delivery struct {
 	commit *domain.Commit
 	head   domain.Head
+	events int
 }
 
 // Run projects until ctx ends, or until going on would be wrong: [ErrAhead],
@@ -90,7 +101,6 @@ func (p *Projector) Run(ctx context.Context) error {
 		before := p.Applied()
 		err := p.session(ctx)
 		p.active.Store(false)
-		p.oldest.Store(0)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -217,16 +227,15 @@ func (p *Projector) follow(ctx context.Context, w *work) error {
 	var readers sync.WaitGroup
 	defer readers.Wait()
 	defer cancel(nil)
-	ahead := make(chan delivery, maxWaiting)
+	ahead, room := make(chan delivery, maxAhead), semaphore.NewWeighted(maxAhead)
 	readers.Go(func() {
 		err := p.src.Follow(ctx, w.from.Head, func(c *domain.Commit, head domain.Head) error {
-			p.oldest.CompareAndSwap(0, int64(c.At)) // before it can be applied, or it would stay
-			select {
-			case ahead <- delivery{c, head}:
-				return nil
-			case <-ctx.Done():
-				return ctx.Err()
+			d := delivery{c, head, countEvents(c)}
+			if err := room.Acquire(ctx, d.room()); err != nil {
+				return err
 			}
+			ahead <- d // has room for as many as there are events
+			return nil
 		})
 		if err == nil {
 			err = errors.New("the reader of the log ended")
@@ -238,7 +247,9 @@ func (p *Projector) follow(ctx context.Context, w *work) error {
 		if err != nil {
 			return err
 		}
-		p.oldest.Store(int64(batch[0].commit.At))
+		for i := range batch {
+			room.Release(batch[i].room())
+		}
 		began := time.Now()
 		if err := w.write(ctx, batch); err != nil {
 			if cause := context.Cause(ctx); cause != nil && ctx.Err() != nil {
@@ -246,12 +257,21 @@ func (p *Projector) follow(ctx context.Context, w *work) error {
 			}
 			return err
 		}
-		p.oldest.Store(0)
 		p.publish(w.from)
-		if began.Sub(batch[0].commit.At.Std()) < restBehind {
-			p.rest(ctx, min(restTimes*time.Since(began), maxRest))
-		}
+		p.rest(ctx, restFor(time.Since(began), began.Sub(batch[0].commit.At.Std())))
 	}
+}
+
+// room is what a commit takes of maxAhead.
+func (d *delivery) room() int64 { return int64(min(max(d.events, 1), maxAhead)) }
+
+// restFor is how long to rest after a transaction that took so long, whose oldest commit
+// was so old when it began.
+func restFor(took, behind time.Duration) time.Duration {
+	if behind >= restBehind {
+		return 0
+	}
+	return min(restTimes*took, maxRest)
 }
 
 // rest pauses for several times as long as a transaction took, so that in a rush what is
@@ -276,12 +296,12 @@ func gather(ctx context.Context, ahead <-chan delivery, most int) ([]delivery, e
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	events := countEvents(batch[0].commit)
+	events := batch[0].events
 	for events < most {
 		select {
 		case d := <-ahead:
 			batch = append(batch, d)
-			events += countEvents(d.commit)
+			events += d.events
 		default:
 			return batch, nil
 		}
@@ -303,9 +323,7 @@ func (p *Projector) watchEnd(ctx context.Context) {
 	defer tick.Stop()
 	for { // ends with ctx
 		if end, err := p.src.End(ctx); err == nil {
-			p.mu.Lock()
-			p.end = end
-			p.mu.Unlock()
+			p.saw(end, time.Now())
 		}
 		select {
 		case <-ctx.Done():
@@ -313,6 +331,32 @@ func (p *Projector) watchEnd(ctx context.Context) {
 		case <-tick.C:
 		}
 	}
+}
+
+// saw notes where the log ends now.
+func (p *Projector) saw(end End, now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.end == (End{}) {
+		p.start = end.Head.N
+	}
+	p.end = end
+	p.forget()
+	if n := len(p.ends); n == 0 && end.Head.N > p.applied.Head.N || n > 0 && end.Head.N > p.ends[n-1].n {
+		p.ends = append(p.ends, seen{end.Head.N, now})
+	}
+	if len(p.ends) > maxEnds {
+		p.ends = slices.Delete(p.ends, 1, 2) // not the oldest, which says how far behind they are
+	}
+}
+
+// forget drops the ends that are shown.
+func (p *Projector) forget() {
+	shown := 0
+	for shown < len(p.ends) && p.ends[shown].n <= p.applied.Head.N {
+		shown++
+	}
+	p.ends = slices.Delete(p.ends, 0, shown)
 }
 
 func (p *Projector) publish(at position) {
@@ -364,7 +408,8 @@ func (p *Projector) WaitFor(ctx context.Context, n uint64) error {
 type Lag struct {
 	Commits uint64        `json:"commits"`
 	Events  uint64        `json:"events"`
-	Behind  time.Duration `json:"behind_ns"` // age of the oldest commit that is read and not applied
+	Behind  time.Duration `json:"behind_ns"` // how long ago the log ended, as far as was seen, with a commit that is not shown
+	Filling bool          `json:"filling"`   // what was in the log when this process began is not shown yet
 }
 
 // Lag looks at the log's end as last seen, at most about a second ago.
@@ -378,8 +423,9 @@ func (p *Projector) Lag() Lag {
 	if p.end.Number > p.applied.Number {
 		l.Events = p.end.Number - p.applied.Number
 	}
-	if oldest := domain.Time(p.oldest.Load()); oldest != 0 {
-		l.Behind = max(0, time.Since(oldest.Std()))
+	if p.forget(); len(p.ends) > 0 {
+		l.Behind = time.Since(p.ends[0].at)
 	}
+	l.Filling = p.applied.Head.N < p.start
 	return l
 }

@@ -45,6 +45,7 @@ func TestRecentKeepsTheNewestInOrder(t *testing.T) {
 		t.Errorf("after the last: %d messages, %v", len(none), ok)
 	}
 	r.add(15, commit)
+	r.add(16, commit)
 	select {
 	case <-grown:
 	default:
@@ -56,5 +57,15 @@ func TestRecentKeepsTheNewestInOrder(t *testing.T) {
 	r.add(99, commit) // after a gap nothing older may be joined to it
 	if r.first != 99 || len(r.msgs) != 1 {
 		t.Error("a gap was bridged")
+	}
+	for seq := range uint64(recentRun) {
+		r.add(100+seq, nil)
+	}
+	if msgs, _, ok := r.after(99, commit, domain.Digest{}); !ok || len(msgs) != recentRun {
+		t.Errorf("after 99: %d messages, %v", len(msgs), ok)
+	}
+	r.add(100+recentRun, nil)
+	if msgs, _, ok := r.after(99, commit, domain.Digest{}); !ok || len(msgs) != recentRun {
+		t.Errorf("more than a run at once: %d messages, %v", len(msgs), ok)
 	}
 }

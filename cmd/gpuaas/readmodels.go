@@ -40,6 +40,8 @@ func (s *site) openReadModels(ctx context.Context) (err error) {
 	s.closers = append(s.closers, s.reads.close)
 	s.reads.projector = s.reads.store.Projector(logSource{s.commits})
 	s.reg.MustRegister(
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "gpuaas_projector_lag_seconds", Help: "How long ago the log ended, as far as was seen, with a commit that the read models do not show yet."},
+			func() float64 { return s.reads.projector.Lag().Behind.Seconds() }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "gpuaas_projector_lag_events", Help: "Events in the log that the read models do not show yet."},
 			func() float64 { return float64(s.reads.lag()) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "gpuaas_projector_commit", Help: "The commit the read models show."},

@@ -101,10 +101,12 @@ func (s *site) serveAPI(ctx context.Context) error {
 // stalled is how long an append may take before the site says so.
 const stalled = 5 * time.Second
 
-// staleEvents is how many events the read models may be behind in a site that serves: more
-// than a rush leaves to be shown after it (projections.Projector), and what is shown
-// within a minute.
-const staleEvents = 1_000_000
+// A site whose read models are further behind does not serve: by events, more than a rush
+// leaves to be shown after it, or by time.
+const (
+	staleEvents = 1_000_000
+	staleAfter  = 30 * time.Second
+)
 
 // notReady says what keeps the site from serving.
 func (s *site) notReady(context.Context) (why []string) {
@@ -130,8 +132,11 @@ func (s *site) notReady(context.Context) (why []string) {
 	if s.reads.down.Load() {
 		why = append(why, "Postgres does not answer; it is tried again")
 	}
-	if lag := s.reads.projector.Lag(); lag.Events > staleEvents {
-		why = append(why, fmt.Sprintf("the read models are %d events behind", lag.Events))
+	switch lag := s.reads.projector.Lag(); {
+	case lag.Filling:
+		why = append(why, fmt.Sprintf("the read models are filled from the log: %d events are left", lag.Events))
+	case lag.Events > min(staleEvents, s.cfg.MaxLag), lag.Behind > staleAfter:
+		why = append(why, fmt.Sprintf("the read models are %d events behind, for %d seconds", lag.Events, lag.Behind/time.Second))
 	}
 	return why
 }
