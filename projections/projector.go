@@ -37,10 +37,11 @@ const (
 	maxAhead       = 2 * maxBatchEvents // events, or commits without any, read ahead of the fold
 	endInterval    = time.Second
 	maxEnds        = 600 // of the log, not shown yet, that are remembered
-	// The pause after a transaction is restTimes as long as it, at most maxRest, and from
-	// restBehind on there is none: see rest.
-	restTimes  = 4
-	maxRest    = time.Second
+	// The pause after a transaction is twice as long as it, at most quietRest; in a rush four
+	// times, at most rushRest, and from restBehind on there is none: see rest.
+	quietRest  = 100 * time.Millisecond
+	rushEvents = maxBatchEvents / 4
+	rushRest   = time.Second
 	restBehind = 6 * time.Second
 	// shortGrace is how long the log may look shorter than the read model (a leader
 	// that was just elected) before that counts as a lost tail.
@@ -258,7 +259,7 @@ func (p *Projector) follow(ctx context.Context, w *work) error {
 			return err
 		}
 		p.publish(w.from)
-		p.rest(ctx, restFor(time.Since(began), began.Sub(batch[0].commit.At.Std())))
+		p.rest(ctx, restFor(batch, time.Since(began), began.Sub(batch[0].commit.At.Std())))
 	}
 }
 
@@ -266,15 +267,24 @@ func (p *Projector) follow(ctx context.Context, w *work) error {
 func (d *delivery) room() int64 { return int64(min(max(d.events, 1), maxAhead)) }
 
 // restFor is how long to rest after a transaction that took so long, whose oldest commit
-// was so old when it began.
-func restFor(took, behind time.Duration) time.Duration {
-	if behind >= restBehind {
-		return 0
+// was so old when it began. Without a rush it is short: who looks after what was just said
+// on another connection finds it.
+func restFor(batch []delivery, took, behind time.Duration) time.Duration {
+	events := 0
+	for i := range batch {
+		events += batch[i].events
 	}
-	return min(restTimes*took, maxRest)
+	switch {
+	case behind >= restBehind:
+		return 0
+	case events < rushEvents:
+		return min(2*took, quietRest)
+	default:
+		return min(4*took, rushRest)
+	}
 }
 
-// rest pauses for several times as long as a transaction took, so that in a rush what is
+// rest pauses for some times as long as a transaction took, so that in a rush what is
 // decided comes first on a machine that it shares with the database, and what it led to is
 // shown later, within seconds. Somebody who waits to read their own write ends it.
 func (p *Projector) rest(ctx context.Context, d time.Duration) {

@@ -28,13 +28,18 @@ func TestRest(t *testing.T) {
 			t.Errorf("nobody waits, and it rested for %v", time.Since(began))
 		}
 	})
-	for _, c := range []struct{ took, behind, want time.Duration }{
-		{5 * time.Millisecond, 5 * time.Millisecond, 20 * time.Millisecond},
-		{300 * time.Millisecond, 3 * time.Second, time.Second},
-		{300 * time.Millisecond, 6 * time.Second, 0},
+	for _, c := range []struct {
+		events             int
+		took, behind, want time.Duration
+	}{
+		{rushEvents - 1, 5 * time.Millisecond, 5 * time.Millisecond, 10 * time.Millisecond},
+		{rushEvents - 1, 300 * time.Millisecond, 3 * time.Second, 100 * time.Millisecond},
+		{rushEvents, 5 * time.Millisecond, 5 * time.Millisecond, 20 * time.Millisecond},
+		{rushEvents, 300 * time.Millisecond, 3 * time.Second, time.Second},
+		{rushEvents, 300 * time.Millisecond, 6 * time.Second, 0},
 	} {
-		if got := restFor(c.took, c.behind); got != c.want {
-			t.Errorf("after %v, %v behind: rests for %v, want %v", c.took, c.behind, got, c.want)
+		if got := restFor([]delivery{{events: 1}, {events: c.events - 1}}, c.took, c.behind); got != c.want {
+			t.Errorf("%d events in %v, %v behind: rests for %v, want %v", c.events, c.took, c.behind, got, c.want)
 		}
 	}
 }
