@@ -35,8 +35,6 @@ type End struct {
 const (
 	maxBatchEvents = 4000
 	maxAhead       = 2 * maxBatchEvents // events, or commits without any, read ahead of the fold
-	endInterval    = time.Second
-	maxEnds        = 600 // of the log, not shown yet, that are remembered
 	// The pause after a transaction is twice as long as it, at most quietRest; in a rush four
 	// times, at most rushRest, and from restBehind on there is none: see rest.
 	quietRest  = 100 * time.Millisecond
@@ -72,12 +70,6 @@ type Projector struct {
 // Projector makes a projector; [Projector.Run] starts it.
 func (s *Store) Projector(src Source) *Projector {
 	return &Projector{store: s, src: src, grace: shortGrace, batch: maxBatchEvents, changed: make(chan struct{}), hurry: make(chan struct{}, 1)}
-}
-
-// seen is the number of the log's last commit, as it was looked at.
-type seen struct {
-	n  uint64
-	at time.Time
 }
 
 // delivery is a commit on its way to the fold.
@@ -244,7 +236,7 @@ func (p *Projector) follow(ctx context.Context, w *work) error {
 		cancel(sourceError{fmt.Errorf("read the log: %w", err)})
 	})
 	for { // ends with the context or an error
-		batch, err := gather(ctx, ahead, p.batch)
+		batch, events, err := gather(ctx, ahead, p.batch)
 		if err != nil {
 			return err
 		}
@@ -259,21 +251,17 @@ func (p *Projector) follow(ctx context.Context, w *work) error {
 			return err
 		}
 		p.publish(w.from)
-		p.rest(ctx, restFor(batch, time.Since(began), began.Sub(batch[0].commit.At.Std())))
+		p.rest(ctx, restFor(events, time.Since(began), began.Sub(batch[0].commit.At.Std())))
 	}
 }
 
 // room is what a commit takes of maxAhead.
 func (d *delivery) room() int64 { return int64(min(max(d.events, 1), maxAhead)) }
 
-// restFor is how long to rest after a transaction that took so long, whose oldest commit
-// was so old when it began. Without a rush it is short: who looks after what was just said
+// restFor is how long to rest after a transaction of so many events that took so long,
+// whose oldest commit was so old when it began. Without a rush it is short: who looks after what was just said
 // on another connection finds it.
-func restFor(batch []delivery, took, behind time.Duration) time.Duration {
-	events := 0
-	for i := range batch {
-		events += batch[i].events
-	}
+func restFor(events int, took, behind time.Duration) time.Duration {
 	switch {
 	case behind >= restBehind:
 		return 0
@@ -297,26 +285,25 @@ func (p *Projector) rest(ctx context.Context, d time.Duration) {
 	}
 }
 
-// gather waits for a commit and takes what else is there, up to a bound.
-func gather(ctx context.Context, ahead <-chan delivery, most int) ([]delivery, error) {
-	var batch []delivery
+// gather waits for a commit and takes what else is there, up to a bound of events, which
+// it counts.
+func gather(ctx context.Context, ahead <-chan delivery, most int) (batch []delivery, events int, err error) {
 	select {
 	case d := <-ahead:
-		batch = append(batch, d)
+		batch, events = append(batch, d), d.events
 	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+		return nil, 0, context.Cause(ctx)
 	}
-	events := batch[0].events
 	for events < most {
 		select {
 		case d := <-ahead:
 			batch = append(batch, d)
 			events += d.events
 		default:
-			return batch, nil
+			return batch, events, nil
 		}
 	}
-	return batch, nil
+	return batch, events, nil
 }
 
 func countEvents(c *domain.Commit) (n int) {
@@ -326,49 +313,6 @@ func countEvents(c *domain.Commit) (n int) {
 	return n
 }
 
-// watchEnd keeps the lag true while the read models are slower than the log, also
-// those that another process fills.
-func (p *Projector) watchEnd(ctx context.Context) {
-	tick := time.NewTicker(endInterval)
-	defer tick.Stop()
-	for { // ends with ctx
-		if end, err := p.src.End(ctx); err == nil {
-			p.saw(end, time.Now())
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-	}
-}
-
-// saw notes where the log ends now.
-func (p *Projector) saw(end End, now time.Time) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.end == (End{}) {
-		p.start = end.Head.N
-	}
-	p.end = end
-	p.forget()
-	if n := len(p.ends); n == 0 && end.Head.N > p.applied.Head.N || n > 0 && end.Head.N > p.ends[n-1].n {
-		p.ends = append(p.ends, seen{end.Head.N, now})
-	}
-	if len(p.ends) > maxEnds {
-		p.ends = slices.Delete(p.ends, 1, 2) // not the oldest, which says how far behind they are
-	}
-}
-
-// forget drops the ends that are shown.
-func (p *Projector) forget() {
-	shown := 0
-	for shown < len(p.ends) && p.ends[shown].n <= p.applied.Head.N {
-		shown++
-	}
-	p.ends = slices.Delete(p.ends, 0, shown)
-}
-
 func (p *Projector) publish(at position) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -376,6 +320,11 @@ func (p *Projector) publish(at position) {
 		return
 	}
 	p.applied = at
+	shown := 0
+	for shown < len(p.ends) && p.ends[shown].n <= at.Head.N {
+		shown++
+	}
+	p.ends = slices.Delete(p.ends, 0, shown)
 	close(p.changed)
 	p.changed = make(chan struct{})
 }
@@ -412,30 +361,4 @@ func (p *Projector) WaitFor(ctx context.Context, n uint64) error {
 			return e
 		}
 	}
-}
-
-// Lag is how far the read models are behind the log.
-type Lag struct {
-	Commits uint64        `json:"commits"`
-	Events  uint64        `json:"events"`
-	Behind  time.Duration `json:"behind_ns"` // how long ago the log ended, as far as was seen, with a commit that is not shown
-	Filling bool          `json:"filling"`   // what was in the log when this process began is not shown yet
-}
-
-// Lag looks at the log's end as last seen, at most about a second ago.
-func (p *Projector) Lag() Lag {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	var l Lag
-	if p.end.Head.N > p.applied.Head.N {
-		l.Commits = p.end.Head.N - p.applied.Head.N
-	}
-	if p.end.Number > p.applied.Number {
-		l.Events = p.end.Number - p.applied.Number
-	}
-	if p.forget(); len(p.ends) > 0 {
-		l.Behind = time.Since(p.ends[0].at)
-	}
-	l.Filling = p.applied.Head.N < p.start
-	return l
 }
