@@ -2,6 +2,7 @@ package streams
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -62,6 +63,29 @@ const askTimeout = 5 * time.Second
 
 func ask(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, askTimeout)
+}
+
+// noLeader is the server's JSClusterNotAvailErr: the servers have no leader, or the stream
+// has none. It passes within an election.
+const noLeader = 10008
+
+// askAgain puts a question that changes nothing until a leader is there to answer it, for
+// no longer than one question may take.
+func askAgain(ctx context.Context, question func(context.Context) error) error {
+	ctx, cancel := ask(ctx)
+	defer cancel()
+	for {
+		err := question(ctx)
+		var api *jetstream.APIError
+		if !errors.As(err, &api) || api.ErrorCode != noLeader {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }
 
 // connect adds what every connection of the control plane needs. There is never a

@@ -25,9 +25,15 @@ type storedMessage struct {
 //
 // The client's own Stream.GetMsg is not used: it takes the direct path, which any
 // replica may answer, wherever a stream allows it.
-func getMessage(ctx context.Context, nc *nats.Conn, stream string, query []byte) (*storedMessage, error) {
-	ctx, cancel := ask(ctx)
-	defer cancel()
+func getMessage(ctx context.Context, nc *nats.Conn, stream string, query []byte) (m *storedMessage, err error) {
+	err = askAgain(ctx, func(ctx context.Context) error {
+		m, err = getOnce(ctx, nc, stream, query)
+		return err
+	})
+	return m, err
+}
+
+func getOnce(ctx context.Context, nc *nats.Conn, stream string, query []byte) (*storedMessage, error) {
 	reply, err := nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+stream, query)
 	if err != nil {
 		return nil, fmt.Errorf("read from %s: %w", stream, err)

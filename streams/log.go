@@ -131,9 +131,11 @@ func (l *Log) info(ctx context.Context) (*jetstream.StreamInfo, error) {
 }
 
 func streamInfo(ctx context.Context, js jetstream.JetStream, name string) (*jetstream.StreamInfo, error) {
-	ctx, cancel := ask(ctx)
-	defer cancel()
-	s, err := js.Stream(ctx, name)
+	var s jetstream.Stream
+	err := askAgain(ctx, func(ctx context.Context) (err error) {
+		s, err = js.Stream(ctx, name)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("stream %s: %w", name, err)
 	}
