@@ -109,7 +109,7 @@ func (s *Server) actOnAllocation(c *call, do domain.AllocationAction, state stri
 // ended, and live on in the read models. Releasing it again changes nothing. What
 // is not there and what is not the caller's take the same way.
 func (s *Server) actOnEnded(c *call, do domain.AllocationAction, id domain.AllocationID, refused *domain.Error) (*Changed, *domain.Error) {
-	r, n, err := s.o.Reads.Allocation(c.ctx(), c.scope(), id)
+	r, n, err := found(c, func() (projections.Allocation, uint64, error) { return s.o.Reads.Allocation(c.ctx(), c.scope(), id) })
 	var project domain.ProjectID
 	if perr := project.UnmarshalText([]byte(r.ProjectID)); perr != nil {
 		return nil, domain.AsError(perr)

@@ -12,6 +12,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/projections"
 )
 
 // Event is one fact, as CloudEvents 1.0 writes it. Its id is the cursor after it.
@@ -66,9 +67,9 @@ func (s *Server) allocationSelection(c *call) (selection, *domain.Error) {
 	if err := c.catchUp(); err != nil {
 		return sel, err
 	}
-	a, _, rerr := s.o.Reads.Allocation(c.ctx(), c.scope(), id)
-	if rerr != nil {
-		return sel, domain.AsError(rerr)
+	a, _, err := found(c, func() (projections.Allocation, uint64, error) { return s.o.Reads.Allocation(c.ctx(), c.scope(), id) })
+	if err != nil {
+		return sel, err
 	}
 	_ = sel.filter.Tenant.UnmarshalText([]byte(a.TenantID)) // written by the projector
 	if len(sel.filter.Types) == 0 {

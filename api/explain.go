@@ -4,6 +4,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/gpuaas/gpuaas/domain"
+	"github.com/gpuaas/gpuaas/projections"
 )
 
 // HostReason says why a host was chosen, or not.
@@ -57,9 +58,9 @@ func (s *Server) explainAllocation(c *call) (*List[HostReason], *domain.Error) {
 	if err := c.fleetID("a", "allocation", &id); err != nil {
 		return nil, err
 	}
-	a, _, err := s.o.Reads.Allocation(c.ctx(), c.scope(), id)
+	a, _, err := found(c, func() (projections.Allocation, uint64, error) { return s.o.Reads.Allocation(c.ctx(), c.scope(), id) })
 	if err != nil {
-		return nil, domain.AsError(err)
+		return nil, err
 	}
 	ask := domain.PlacementAsk{Count: a.Count}
 	_ = ask.SKU.UnmarshalText([]byte(a.SKUID)) // written by the projector

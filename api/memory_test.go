@@ -23,6 +23,7 @@ type memoryLog struct {
 	events  []FeedEvent
 	owners  []string
 	more    chan struct{} // closed and renewed with every commit
+	behind  chan struct{} // while it is there and open, nothing is followed
 }
 
 func newMemoryLog() *memoryLog { return &memoryLog{more: make(chan struct{})} }
@@ -213,12 +214,28 @@ func (stubs) Revoke(_ context.Context, _ domain.HostID, key string) error {
 	return nil
 }
 
+// fallBehind keeps the read models where they are, until catchUp is called.
+func (l *memoryLog) fallBehind() (catchUp func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	behind := make(chan struct{})
+	l.behind = behind
+	return sync.OnceFunc(func() { close(behind) })
+}
+
 // Follow implements projections.Source.
 func (l *memoryLog) Follow(ctx context.Context, after domain.Head, fn func(*domain.Commit, domain.Head) error) error {
 	for n := after.N; ; {
 		l.mu.Lock()
-		rest, more := l.commits[n:], l.more
+		rest, more, behind := l.commits[n:], l.more, l.behind
 		l.mu.Unlock()
+		if behind != nil {
+			select {
+			case <-behind:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
 		for _, b := range rest {
 			c, err := domain.DecodeCommit(b)
 			if err != nil {

@@ -125,9 +125,9 @@ func (s *Server) listProjectMembers(c *call) (*List[Member], *domain.Error) {
 	if err := pathID(c, "p", "project", &id); err != nil {
 		return nil, err
 	}
-	p, _, perr := s.o.Reads.Project(c.ctx(), c.scope(), id)
-	if perr != nil {
-		return nil, domain.AsError(perr)
+	p, _, err := found(c, func() (projections.Project, uint64, error) { return s.o.Reads.Project(c.ctx(), c.scope(), id) })
+	if err != nil {
+		return nil, err
 	}
 	return list(c, func(o projections.ListOptions) (projections.Page[projections.ProjectMember], error) {
 		return s.o.Reads.ProjectMembers(c.ctx(), c.scope(), id, o)

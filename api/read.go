@@ -45,12 +45,44 @@ func (c *call) catchUp() *domain.Error {
 	if err != nil || least == 0 {
 		return err
 	}
+	return c.waitFor(least)
+}
+
+func (c *call) waitFor(n uint64) *domain.Error {
 	ctx, cancel := context.WithTimeout(c.ctx(), c.s.o.Deadline) // a stream has no deadline of its own
 	defer cancel()
-	if werr := c.s.o.Wait.WaitFor(ctx, least); werr != nil {
-		return domain.AsError(werr)
+	if err := c.s.o.Wait.WaitFor(ctx, n); err != nil {
+		return domain.AsError(err)
 	}
 	return nil
+}
+
+// found reads from the read models, and does not take their word for it that something is
+// not there, or not the caller's, while they are behind: it may be so since a moment ago.
+// They are asked again when they have what was decided before the question.
+func found[R any](c *call, get func() (R, uint64, error)) (R, uint64, *domain.Error) {
+	r, n, err := get()
+	if err == nil {
+		return r, n, nil
+	}
+	refused := domain.AsError(err)
+	if refused.Kind != domain.NotFound && refused.Kind != domain.Forbidden {
+		return r, n, refused
+	}
+	decided, qerr := c.ask(c.actor(), func(*domain.World, domain.Time) *domain.Error { return nil })
+	if qerr != nil {
+		return r, n, qerr
+	}
+	if n >= decided {
+		return r, n, refused
+	}
+	if werr := c.waitFor(decided); werr != nil {
+		return r, n, werr
+	}
+	if r, n, err = get(); err != nil {
+		return r, n, domain.AsError(err)
+	}
+	return r, n, nil
 }
 
 // one reads one thing.
@@ -59,9 +91,9 @@ func one[R, T any](c *call, get func() (R, uint64, error), show func(*R) T) (T, 
 	if err := c.catchUp(); err != nil {
 		return none, err
 	}
-	r, n, err := get()
+	r, n, err := found(c, get)
 	if err != nil {
-		return none, domain.AsError(err)
+		return none, err
 	}
 	c.sequence(n)
 	return show(&r), nil
@@ -76,11 +108,14 @@ func list[R, T any](c *call, get func(o projections.ListOptions) (projections.Pa
 	if err := c.catchUp(); err != nil {
 		return nil, err
 	}
-	page, perr := get(o)
-	if perr != nil {
-		return nil, domain.AsError(perr)
+	page, n, err := found(c, func() (projections.Page[R], uint64, error) {
+		page, err := get(o)
+		return page, page.N, err
+	})
+	if err != nil {
+		return nil, err
 	}
-	c.sequence(page.N)
+	c.sequence(n)
 	out := &List[T]{Items: make([]T, len(page.Items)), NextCursor: page.NextCursor}
 	for i := range page.Items {
 		out.Items[i] = show(&page.Items[i])

@@ -64,6 +64,37 @@ func TestEveryReadSaysWhatItReflects(t *testing.T) {
 	}
 }
 
+// TestNotThereYetIsNotNotThere: what was just made is found while the read models are behind,
+// and so is what hangs on it; what is really not there, or not the caller's, is not.
+func TestNotThereYetIsNotNotThere(t *testing.T) {
+	t.Parallel()
+	w := newTestWorld(t)
+	launch := func() string {
+		w.want(200, w.acme.owner, "GET", "/v1/allocations/"+w.alloc+"?at_least="+fmt.Sprint(w.log.last()), "")
+		catchUp := w.log.fallBehind()
+		t.Cleanup(catchUp)
+		time.AfterFunc(200*time.Millisecond, catchUp)
+		return w.want(201, w.acme.owner, "POST", "/v1/projects/"+w.acme.project+"/allocations", `{"sku":"gpu-1x","image":"tiny"}`).get("id")
+	}
+	id := launch()
+	if got := w.want(200, w.acme.owner, "GET", "/v1/allocations/"+id, "").get("id"); got != id {
+		t.Errorf("launched %s, found %s", id, got)
+	}
+	id = launch()
+	w.want(200, w.acme.owner, "GET", "/v1/allocations/"+id+"/events", "")
+	id = launch()
+	w.refused(404, "allocation.not_found", w.other.owner, "GET", "/v1/allocations/"+id, "")
+	launch()
+	w.refused(404, "allocation.not_found", w.acme.owner, "GET", "/v1/allocations/"+domain.AllocationID{9}.String(), "")
+
+	w.want(200, w.acme.owner, "GET", "/v1/allocations/"+w.alloc+"?at_least="+fmt.Sprint(w.log.last()), "")
+	catchUp := w.log.fallBehind()
+	t.Cleanup(catchUp)
+	time.AfterFunc(200*time.Millisecond, catchUp)
+	project := w.want(201, w.acme.owner, "POST", "/v1/tenants/"+w.acme.id+"/projects", `{"name":"new"}`).get("id")
+	w.want(200, w.acme.owner, "GET", "/v1/projects/"+project+"/allocations", "")
+}
+
 // TestEveryResourceHasItsFourFields: id, crn, name and state are on all of them,
 // and none of two has the same crn.
 func TestEveryResourceHasItsFourFields(t *testing.T) {
