@@ -92,3 +92,34 @@ func TestNewerSchema(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// Builds of one day knew another version 12 of the read models. What it left out is there
+// after the next start.
+func TestOtherVersion12(t *testing.T) {
+	t.Parallel()
+	url := newDatabase(t)
+	indexes := func() string {
+		return query(t, url, `SELECT indexdef FROM pg_indexes WHERE schemaname = 'rm_1' AND indexname IN ('allocations_named', 'leases_allocation_id_idx') ORDER BY indexname`)
+	}
+	open := func() {
+		s, err := Open(t.Context(), Config{URL: url, Site: "test"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Close()
+	}
+	open()
+	whole := indexes()
+	if strings.Count(whole, "\n") != 1 {
+		t.Fatalf("indexes: %s", whole)
+	}
+	for _, sql := range []string{
+		`DROP INDEX allocations_named, leases_allocation_id_idx`,
+		`CREATE INDEX allocations_named ON allocations (project_id, name, number) WHERE name <> ''`,
+		`DELETE FROM goose_db_version WHERE version_id > 12`,
+	} {
+		query(t, url, sql)
+	}
+	open()
+	want(t, "indexes", indexes(), whole)
+}
