@@ -40,7 +40,7 @@ const (
 	quietRest  = 100 * time.Millisecond
 	rushEvents = maxBatchEvents / 4
 	rushRest   = time.Second
-	restBehind = 6 * time.Second
+	restBehind = 10 * time.Second
 	// shortGrace is how long the log may look shorter than the read model (a leader
 	// that was just elected) before that counts as a lost tail.
 	shortGrace = 10 * time.Second

@@ -36,7 +36,8 @@ func TestRest(t *testing.T) {
 		{rushEvents - 1, 300 * time.Millisecond, 3 * time.Second, 100 * time.Millisecond},
 		{rushEvents, 5 * time.Millisecond, 5 * time.Millisecond, 20 * time.Millisecond},
 		{rushEvents, 300 * time.Millisecond, 3 * time.Second, time.Second},
-		{rushEvents, 300 * time.Millisecond, 6 * time.Second, 0},
+		{rushEvents, 300 * time.Millisecond, 9 * time.Second, time.Second},
+		{rushEvents, 300 * time.Millisecond, 10 * time.Second, 0},
 	} {
 		if got := restFor(c.events, c.took, c.behind); got != c.want {
 			t.Errorf("%d events in %v, %v behind: rests for %v, want %v", c.events, c.took, c.behind, got, c.want)

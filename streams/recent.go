@@ -12,9 +12,10 @@ import (
 )
 
 const (
-	// recentBytes bounds the commits kept in memory, 8 s of 14,000 launches a second. A
-	// reader that is further behind reads from the server.
-	recentBytes = 64 << 20
+	// recentBytes and recentAge bound the commits kept in memory, 17 s of 14,000 launches a
+	// second. A reader that is further behind reads from the server.
+	recentBytes = 128 << 20
+	recentAge   = 30 * time.Second
 	// recentRun bounds what a reader is given at once: who rests in the midst of it keeps
 	// no more from being forgotten.
 	recentRun = 64
@@ -27,8 +28,9 @@ const (
 // from the server again, over the connection that the next append goes over.
 type recent struct {
 	mu    sync.Mutex
-	first uint64   // sequence of msgs[0]
-	msgs  [][]byte // in order, without a gap
+	first uint64      // sequence of msgs[0]
+	msgs  [][]byte    // in order, without a gap
+	since []time.Time // since when they are here
 	bytes int
 	grown chan struct{} // closed when msgs grows; nil while nobody waits
 }
@@ -38,14 +40,15 @@ func (r *recent) add(seq uint64, commit []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if seq != r.first+uint64(len(r.msgs)) {
-		r.first, r.msgs, r.bytes = seq, nil, 0
+		r.first, r.msgs, r.since, r.bytes = seq, nil, nil, 0
 	}
-	r.msgs = append(r.msgs, bytes.Clone(commit))
+	now := time.Now()
+	r.msgs, r.since = append(r.msgs, bytes.Clone(commit)), append(r.since, now)
 	r.bytes += len(commit)
-	for r.bytes > recentBytes {
+	for r.bytes > recentBytes || now.Sub(r.since[0]) > recentAge {
 		r.bytes -= len(r.msgs[0])
 		r.msgs[0] = nil
-		r.msgs, r.first = r.msgs[1:], r.first+1
+		r.msgs, r.since, r.first = r.msgs[1:], r.since[1:], r.first+1
 	}
 	if r.grown != nil {
 		close(r.grown)

@@ -3,6 +3,8 @@ package streams
 import (
 	"fmt"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/gpuaas/gpuaas/domain"
 )
@@ -68,4 +70,19 @@ func TestRecentKeepsTheNewestInOrder(t *testing.T) {
 	if msgs, _, ok := r.after(99, commit, domain.Digest{}); !ok || len(msgs) != recentRun {
 		t.Errorf("more than a run at once: %d messages, %v", len(msgs), ok)
 	}
+}
+
+func TestRecentForgetsWhatIsOld(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var r recent
+		for seq := range uint64(100) {
+			r.add(1+seq, []byte("commit"))
+			time.Sleep(time.Second)
+		}
+		r.add(101, []byte("commit"))
+		if want := int(recentAge/time.Second) + 1; len(r.msgs) != want || len(r.since) != want || r.first != 102-uint64(want) || r.bytes != 6*want {
+			t.Errorf("it holds %d from %d, %d bytes, want the newest %d", len(r.msgs), r.first, r.bytes, want)
+		}
+	})
 }
