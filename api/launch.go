@@ -2,7 +2,6 @@ package api
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"net/http"
 	"reflect"
@@ -30,40 +29,41 @@ type createAllocation struct {
 	LockPrice bool              `json:"lock_price,omitempty" doc:"Keep today's price for the whole life"`
 }
 
-// launchRoute is the hot route: huma documents it, the body is decoded and checked
-// here, once.
+// launchRoute is the hot route: huma documents it and finds who asks, the body is decoded
+// and checked, and the answer written, here, once.
 func (s *Server) launchRoute() {
 	r := route{
 		method: "POST", path: "/v1/projects/{p}/allocations", id: "create-allocation", tag: "Allocations", summary: "Launch VMs",
 		about: "All of count or none. One hour's price is put aside. With dry_run the answer is 200 and nothing happens.", status: 201,
 	}
 	op := s.operation(r, true)
-	op.SkipValidateBody = true
+	allocation := map[string]*huma.MediaType{"application/json": {Schema: s.schema("Allocation", Allocation{})}}
 	op.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{
 		"application/json": {
 			Schema:  s.api.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[createAllocation](), true, "CreateAllocation"),
 			Example: map[string]any{"name": "train-7", "sku": "gpu-1x", "count": 1, "image": "tiny"},
 		},
 	}}
-	op.Responses["200"] = &huma.Response{Description: "A dry run: what would happen", Content: map[string]*huma.MediaType{
-		"application/json": {Schema: s.api.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[Allocation](), true, "Allocation")},
-	}}
-	type launched struct {
-		Status int
-		Body   *Allocation
-	}
-	huma.Register(s.api, op, func(ctx context.Context, _ *noInput) (*launched, error) {
-		c := callOf(ctx)
+	op.Responses["200"] = &huma.Response{Description: "A dry run: what would happen", Content: allocation}
+	op.Responses["201"].Content = allocation
+	s.api.OpenAPI().AddOperation(&op)
+	s.api.Adapter().Handle(&op, s.api.Middlewares().Handler(func(hc huma.Context) {
+		c := callOf(hc.Context())
 		out, err := s.launch(c)
 		c.work()
 		if err != nil {
-			return nil, c.fail(err)
+			c.write(c.fail(err))
+			return
 		}
+		w := c.echo.Response()
+		w.Header()["Content-Type"] = jsonContent
 		if out.DryRun {
-			return &launched{http.StatusOK, out}, nil
+			w.WriteHeader(http.StatusOK)
+		} else {
+			w.WriteHeader(http.StatusCreated)
 		}
-		return &launched{http.StatusCreated, out}, nil
-	})
+		_ = writeJSON(w, out)
+	}))
 	s.routes = append(s.routes, r)
 }
 
