@@ -35,11 +35,11 @@ type End struct {
 const (
 	maxBatchEvents = 4000
 	maxAhead       = 2 * maxBatchEvents // events, or commits without any, read ahead of the fold
-	// The pause after a transaction is twice as long as it, at most quietRest; in a rush four
+	// The pause after a transaction is twice as long as it, at most quietRest; in a rush eight
 	// times, at most rushRest, and from restBehind on there is none: see rest.
 	quietRest  = 100 * time.Millisecond
 	rushEvents = maxBatchEvents / 4
-	rushRest   = time.Second
+	rushRest   = 2 * time.Second
 	restBehind = 10 * time.Second
 	// shortGrace is how long the log may look shorter than the read model (a leader
 	// that was just elected) before that counts as a lost tail.
@@ -268,7 +268,7 @@ func restFor(events int, took, behind time.Duration) time.Duration {
 	case events < rushEvents:
 		return min(2*took, quietRest)
 	default:
-		return min(4*took, rushRest)
+		return min(8*took, rushRest)
 	}
 }
 

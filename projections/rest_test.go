@@ -34,9 +34,9 @@ func TestRest(t *testing.T) {
 	}{
 		{rushEvents - 1, 5 * time.Millisecond, 5 * time.Millisecond, 10 * time.Millisecond},
 		{rushEvents - 1, 300 * time.Millisecond, 3 * time.Second, 100 * time.Millisecond},
-		{rushEvents, 5 * time.Millisecond, 5 * time.Millisecond, 20 * time.Millisecond},
-		{rushEvents, 300 * time.Millisecond, 3 * time.Second, time.Second},
-		{rushEvents, 300 * time.Millisecond, 9 * time.Second, time.Second},
+		{rushEvents, 5 * time.Millisecond, 5 * time.Millisecond, 40 * time.Millisecond},
+		{rushEvents, 300 * time.Millisecond, 3 * time.Second, rushRest},
+		{rushEvents, 300 * time.Millisecond, 9 * time.Second, rushRest},
 		{rushEvents, 300 * time.Millisecond, 10 * time.Second, 0},
 	} {
 		if got := restFor(c.events, c.took, c.behind); got != c.want {
