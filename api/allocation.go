@@ -110,6 +110,9 @@ func (s *Server) actOnAllocation(c *call, do domain.AllocationAction, state stri
 // is not there and what is not the caller's take the same way.
 func (s *Server) actOnEnded(c *call, do domain.AllocationAction, id domain.AllocationID, refused *domain.Error) (*Changed, *domain.Error) {
 	r, n, err := found(c, func() (projections.Allocation, uint64, error) { return s.o.Reads.Allocation(c.ctx(), c.scope(), id) })
+	if err != nil && err.Kind != domain.NotFound && err.Kind != domain.Forbidden {
+		return nil, err
+	}
 	var project domain.ProjectID
 	if perr := project.UnmarshalText([]byte(r.ProjectID)); perr != nil {
 		return nil, domain.AsError(perr)

@@ -91,7 +91,7 @@ func (c *call) denied(p *Problem) {
 	if c.known {
 		who = c.caller.Member.ID.String()
 	}
-	if !c.s.denials.allow(who, c.at) {
+	if !c.s.denials.allow(who, domain.TimeOf(c.s.o.Clock())) { // now: some denials come after a wait
 		c.s.metrics.denialsDropped.Inc()
 		return
 	}

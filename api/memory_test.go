@@ -257,6 +257,13 @@ func (l *memoryLog) Follow(ctx context.Context, after domain.Head, fn func(*doma
 	}
 }
 
+// Newest implements projections.Source.
+func (l *memoryLog) Newest(context.Context) (uint64, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return uint64(len(l.commits)), nil
+}
+
 // End implements projections.Source.
 func (l *memoryLog) End(context.Context) (projections.End, error) {
 	l.mu.Lock()

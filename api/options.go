@@ -117,7 +117,7 @@ type Options struct {
 	Callers  Callers
 	History  History
 	Reads    *projections.Reader
-	Wait     Waiter
+	Wait     Progress
 	Feed     Follower
 	Vault    Vault
 	Audit    Audit

@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -18,11 +19,23 @@ type Waiter interface {
 	WaitFor(ctx context.Context, n uint64) error
 }
 
+// Progress is how far the read models are. projections.Projector implements it.
+type Progress interface {
+	Waiter
+	// CaughtUp is for what was not found in commit n: it reports whether there is a
+	// newer one, after waiting for it.
+	CaughtUp(ctx context.Context, n uint64) (newer bool, err error)
+}
+
 // The bounds of a list.
 const (
 	defaultLimit = 50
 	maxLimit     = 500
 )
+
+// foundPatience is how long read models that are behind are waited for before something
+// is said not to be there. It is short: whoever polls holds a place in its lane.
+const foundPatience = 2 * time.Second
 
 var stringSchema = &huma.Schema{Type: "string"}
 
@@ -45,21 +58,18 @@ func (c *call) catchUp() *domain.Error {
 	if err != nil || least == 0 {
 		return err
 	}
-	return c.waitFor(least)
-}
-
-func (c *call) waitFor(n uint64) *domain.Error {
 	ctx, cancel := context.WithTimeout(c.ctx(), c.s.o.Deadline) // a stream has no deadline of its own
 	defer cancel()
-	if err := c.s.o.Wait.WaitFor(ctx, n); err != nil {
-		return domain.AsError(err)
+	if werr := c.s.o.Wait.WaitFor(ctx, least); werr != nil {
+		return domain.AsError(werr)
 	}
 	return nil
 }
 
 // found reads from the read models, and does not take their word for it that something is
 // not there, or not the caller's, while they are behind: it may be so since a moment ago.
-// They are asked again when they have what was decided before the question.
+// They are asked again when they have what was decided before the question; if that
+// takes too long the answer is that they are behind.
 func found[R any](c *call, get func() (R, uint64, error)) (R, uint64, *domain.Error) {
 	r, n, err := get()
 	if err == nil {
@@ -69,15 +79,14 @@ func found[R any](c *call, get func() (R, uint64, error)) (R, uint64, *domain.Er
 	if refused.Kind != domain.NotFound && refused.Kind != domain.Forbidden {
 		return r, n, refused
 	}
-	decided, qerr := c.ask(c.actor(), func(*domain.World, domain.Time) *domain.Error { return nil })
-	if qerr != nil {
-		return r, n, qerr
+	ctx, cancel := context.WithTimeout(c.ctx(), foundPatience)
+	defer cancel()
+	newer, err := c.s.o.Wait.CaughtUp(ctx, n)
+	if err != nil {
+		return r, n, domain.AsError(err)
 	}
-	if n >= decided {
+	if !newer {
 		return r, n, refused
-	}
-	if werr := c.waitFor(decided); werr != nil {
-		return r, n, werr
 	}
 	if r, n, err = get(); err != nil {
 		return r, n, domain.AsError(err)

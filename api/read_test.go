@@ -93,6 +93,12 @@ func TestNotThereYetIsNotNotThere(t *testing.T) {
 	time.AfterFunc(200*time.Millisecond, catchUp)
 	project := w.want(201, w.acme.owner, "POST", "/v1/tenants/"+w.acme.id+"/projects", `{"name":"new"}`).get("id")
 	w.want(200, w.acme.owner, "GET", "/v1/projects/"+project+"/allocations", "")
+
+	catchUp = w.log.fallBehind()
+	t.Cleanup(catchUp)
+	id = w.want(201, w.acme.owner, "POST", "/v1/projects/"+w.acme.project+"/allocations", `{"sku":"gpu-1x","image":"tiny"}`).get("id")
+	w.refused(503, "read_model.behind", w.acme.owner, "GET", "/v1/allocations/"+id, "")
+	w.refused(503, "read_model.behind", w.acme.owner, "DELETE", "/v1/allocations/"+domain.AllocationID{9}.String(), "")
 }
 
 // TestEveryResourceHasItsFourFields: id, crn, name and state are on all of them,

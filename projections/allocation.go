@@ -287,7 +287,7 @@ func (by *AllocationFilter) add(f *filter) {
 
 // Allocations lists a project's allocations.
 func (r *Reader) Allocations(ctx context.Context, scope Scope, project domain.ProjectID, by AllocationFilter, o ListOptions) (page Page[Allocation], err error) {
-	_, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
+	page.N, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
 		if err := v.requireProject(ctx, project); err != nil {
 			return err
 		}

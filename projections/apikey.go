@@ -32,7 +32,7 @@ func (k APIKey) place() cursor { return cursor{a: k.Number} }
 // APIKeys lists a tenant's keys: all of them for its owners and admins, a user's
 // own for the others. The zero tenant stands for the operators' keys.
 func (r *Reader) APIKeys(ctx context.Context, scope Scope, tenant domain.TenantID, o ListOptions) (page Page[APIKey], err error) {
-	_, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
+	page.N, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
 		if tenant.IsZero() {
 			err = v.requirePlatform()
 		} else {

@@ -87,7 +87,7 @@ type AuditFilter struct {
 // Audit lists accepted commands: of one tenant, or (for platform roles) of the
 // site. What was refused is in the audit stream.
 func (r *Reader) Audit(ctx context.Context, scope Scope, by AuditFilter, o ListOptions) (page Page[AuditEntry], err error) {
-	_, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
+	page.N, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
 		var f filter
 		if by.Tenant.IsZero() {
 			err = v.requirePlatform()

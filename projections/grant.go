@@ -36,7 +36,7 @@ func (g Grant) place() cursor { return cursor{a: g.Number} }
 
 // Grants lists a tenant's credits.
 func (r *Reader) Grants(ctx context.Context, scope Scope, tenant domain.TenantID, o ListOptions) (page Page[Grant], err error) {
-	_, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
+	page.N, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
 		if err := v.requireTenant(ctx, tenant); err != nil {
 			return err
 		}

@@ -166,7 +166,7 @@ const selectHosts = `SELECT h.number, h.id, h.name, CASE WHEN h.removed_at IS NO
 
 // Hosts lists the fleet, without what was removed.
 func (r *Reader) Hosts(ctx context.Context, scope Scope, o ListOptions) (page Page[Host], err error) {
-	_, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
+	page.N, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
 		if err := v.requirePlatform(); err != nil {
 			return err
 		}

@@ -46,7 +46,7 @@ const selectImages = `SELECT number, id, tenant_id, project_id, name, version, d
 // Images lists the site's images, or (with a project) that project's own; retired
 // ones only if they are asked for.
 func (r *Reader) Images(ctx context.Context, scope Scope, project domain.ProjectID, retired bool, o ListOptions) (page Page[Image], err error) {
-	_, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
+	page.N, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
 		if !project.IsZero() {
 			if err := v.requireProject(ctx, project); err != nil {
 				return err

@@ -111,7 +111,7 @@ func (e Entry) place() cursor { return cursor{e.Number, int64(e.Leg)} }
 
 // Ledger lists a tenant's postings in the order they were recorded.
 func (r *Reader) Ledger(ctx context.Context, scope Scope, tenant domain.TenantID, o ListOptions) (page Page[Entry], err error) {
-	_, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
+	page.N, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
 		if err := v.requireTenant(ctx, tenant); err != nil {
 			return err
 		}

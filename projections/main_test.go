@@ -180,6 +180,13 @@ func (l *memoryLog) append(c *domain.Commit) domain.Head {
 	return head
 }
 
+// Newest implements Source.
+func (l *memoryLog) Newest(context.Context) (uint64, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.end.Head.N, nil
+}
+
 func (l *memoryLog) End(context.Context) (End, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

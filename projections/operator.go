@@ -28,7 +28,7 @@ func (o Operator) place() cursor { return cursor{a: o.Number} }
 
 // Operators lists the people who run the site.
 func (r *Reader) Operators(ctx context.Context, scope Scope, o ListOptions) (page Page[Operator], err error) {
-	_, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
+	page.N, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
 		if err := v.requirePlatform(); err != nil {
 			return err
 		}

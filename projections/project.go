@@ -37,7 +37,7 @@ const selectProjects = `SELECT number, id, tenant_id, name, created_at FROM proj
 
 // Projects lists a tenant's projects.
 func (r *Reader) Projects(ctx context.Context, scope Scope, tenant domain.TenantID, o ListOptions) (page Page[Project], err error) {
-	_, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
+	page.N, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
 		if err := v.requireTenant(ctx, tenant); err != nil {
 			return err
 		}
@@ -79,7 +79,7 @@ func (m ProjectMember) place() cursor { return cursor{a: m.Number} }
 // ProjectMembers lists who has a role of its own in the project. Owners and admins
 // of the tenant are its admins besides, other members at least viewers.
 func (r *Reader) ProjectMembers(ctx context.Context, scope Scope, project domain.ProjectID, o ListOptions) (page Page[ProjectMember], err error) {
-	_, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
+	page.N, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
 		if err := v.requireProject(ctx, project); err != nil {
 			return err
 		}

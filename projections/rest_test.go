@@ -1,6 +1,7 @@
 package projections
 
 import (
+	"context"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -43,4 +44,35 @@ func TestRest(t *testing.T) {
 			t.Errorf("%d events in %v, %v behind: rests for %v, want %v", c.events, c.took, c.behind, got, c.want)
 		}
 	}
+}
+
+// TestCaughtUp: what was not found is looked for again where the log has gone on, without
+// an end to the rest of a rush, and no longer than asked.
+func TestCaughtUp(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		log := newLog()
+		p := (&Store{}).Projector(log)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		if newer, err := p.CaughtUp(ctx, 0); newer || err != nil {
+			t.Errorf("nothing was decided: %v, %v", newer, err)
+		}
+		log.end.Head.N = 7
+		if newer, err := p.CaughtUp(ctx, 7); newer || err != nil {
+			t.Errorf("the snapshot had everything: %v, %v", newer, err)
+		}
+		began := time.Now()
+		go func() {
+			p.rest(t.Context(), time.Second)
+			p.publish(position{Head: domain.Head{N: 7}})
+		}()
+		if newer, err := p.CaughtUp(ctx, 6); !newer || err != nil || time.Since(began) != time.Second {
+			t.Errorf("after %v: %v, %v", time.Since(began), newer, err)
+		}
+		log.end.Head.N = 8
+		if _, err := p.CaughtUp(ctx, 7); domain.AsError(err).Code != "read_model.behind" || time.Since(began) != 10*time.Second {
+			t.Errorf("after %v: %v", time.Since(began), err)
+		}
+	})
 }

@@ -204,7 +204,7 @@ type SlotFilter struct {
 
 // Slots lists slots, in the order of their approval.
 func (r *Reader) Slots(ctx context.Context, scope Scope, by SlotFilter, o ListOptions) (page Page[Slot], err error) {
-	_, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
+	page.N, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
 		if err := v.requirePlatform(); err != nil {
 			return err
 		}

@@ -59,7 +59,7 @@ const selectTenants = `SELECT number, id, name, state, currency, credit_line_mic
 
 // Tenants lists the tenants the scope may see: all of them, or its own.
 func (r *Reader) Tenants(ctx context.Context, scope Scope, o ListOptions) (page Page[Tenant], err error) {
-	_, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
+	page.N, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
 		var f filter
 		f.own(v, "id")
 		f.named(o, "name")
@@ -100,7 +100,7 @@ func (m Member) place() cursor { return cursor{a: m.Number} }
 
 // Members lists a tenant's users.
 func (r *Reader) Members(ctx context.Context, scope Scope, tenant domain.TenantID, o ListOptions) (page Page[Member], err error) {
-	_, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
+	page.N, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
 		if err := v.requireTenant(ctx, tenant); err != nil {
 			return err
 		}

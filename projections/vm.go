@@ -201,7 +201,7 @@ type UsageFilter struct {
 
 // Usage lists a tenant's billable lines.
 func (r *Reader) Usage(ctx context.Context, scope Scope, tenant domain.TenantID, by UsageFilter, o ListOptions) (page Page[UsageLine], err error) {
-	_, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
+	page.N, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
 		if err := v.requireTenant(ctx, tenant); err != nil {
 			return err
 		}

@@ -71,7 +71,7 @@ const selectWipeDuties = `SELECT number, id, state, component, serial, slot_id, 
 
 // WipeDuties lists wipe duties, those that have ended too.
 func (r *Reader) WipeDuties(ctx context.Context, scope Scope, state string, o ListOptions) (page Page[WipeDuty], err error) {
-	_, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
+	page.N, err = r.view(ctx, scope, func(ctx context.Context, v *view) error {
 		if err := v.requirePlatform(); err != nil {
 			return err
 		}

@@ -74,15 +74,20 @@ const noLeader = 10008
 func askAgain(ctx context.Context, question func(context.Context) error) error {
 	ctx, cancel := ask(ctx)
 	defer cancel()
+	var none error
 	for {
 		err := question(ctx)
 		var api *jetstream.APIError
 		if !errors.As(err, &api) || api.ErrorCode != noLeader {
+			if err != nil && none != nil && ctx.Err() != nil {
+				return none // the last question was cut short
+			}
 			return err
 		}
+		none = err
 		select {
 		case <-ctx.Done():
-			return err
+			return none
 		case <-time.After(50 * time.Millisecond):
 		}
 	}

@@ -125,6 +125,15 @@ func (l *Log) Last(ctx context.Context) (seq uint64, data []byte, err error) {
 	return seq, data, err
 }
 
+// Newest is the number of the last commit, 0 in an empty log.
+func (l *Log) Newest(ctx context.Context) (uint64, error) {
+	info, err := l.info(ctx)
+	if err != nil || info.State.Msgs == 0 {
+		return 0, err
+	}
+	return l.NumberAt(info.State.LastSeq), nil
+}
+
 // info asks the stream's leader.
 func (l *Log) info(ctx context.Context) (*jetstream.StreamInfo, error) {
 	return streamInfo(ctx, l.js, l.stream)

@@ -13,7 +13,8 @@ import (
 
 const (
 	// recentBytes and recentAge bound the commits kept in memory, 17 s of 14,000 launches a
-	// second. A reader that is further behind reads from the server.
+	// second; what is too old goes with the next commit. A reader that is further behind
+	// reads from the server.
 	recentBytes = 128 << 20
 	recentAge   = 30 * time.Second
 	// recentRun bounds what a reader is given at once: who rests in the midst of it keeps
@@ -45,7 +46,8 @@ func (r *recent) add(seq uint64, commit []byte) {
 	now := time.Now()
 	r.msgs, r.since = append(r.msgs, bytes.Clone(commit)), append(r.since, now)
 	r.bytes += len(commit)
-	for r.bytes > recentBytes || now.Sub(r.since[0]) > recentAge {
+	// The last one before this one stays: a reader that has it goes on here after a pause.
+	for r.bytes > recentBytes || len(r.msgs) > 2 && now.Sub(r.since[0]) > recentAge {
 		r.bytes -= len(r.msgs[0])
 		r.msgs[0] = nil
 		r.msgs, r.since, r.first = r.msgs[1:], r.since[1:], r.first+1

@@ -84,5 +84,12 @@ func TestRecentForgetsWhatIsOld(t *testing.T) {
 		if want := int(recentAge/time.Second) + 1; len(r.msgs) != want || len(r.since) != want || r.first != 102-uint64(want) || r.bytes != 6*want {
 			t.Errorf("it holds %d from %d, %d bytes, want the newest %d", len(r.msgs), r.first, r.bytes, want)
 		}
+		for seq := uint64(102); seq < 105; seq++ {
+			time.Sleep(2 * recentAge)
+			r.add(seq, []byte("commit"))
+			if msgs, _, ok := r.after(seq-1, []byte("commit"), domain.Digest{}); !ok || len(msgs) != 1 || len(r.msgs) != 2 {
+				t.Errorf("after a pause who has the last commit is given %d of %d, %v", len(msgs), len(r.msgs), ok)
+			}
+		}
 	})
 }

@@ -249,6 +249,9 @@ func (l logSource) Follow(ctx context.Context, after domain.Head, fn func(*domai
 	})
 }
 
+// Newest implements projections.Source.
+func (l logSource) Newest(ctx context.Context) (uint64, error) { return l.log.Newest(ctx) }
+
 // End implements projections.Source.
 func (l logSource) End(ctx context.Context) (projections.End, error) {
 	_, b, err := l.log.Last(ctx)
