@@ -109,8 +109,14 @@ func (s *Server) actOnAllocation(c *call, do domain.AllocationAction, state stri
 // ended, and live on in the read models. Releasing it again changes nothing. What
 // is not there and what is not the caller's take the same way.
 func (s *Server) actOnEnded(c *call, do domain.AllocationAction, id domain.AllocationID, refused *domain.Error) (*Changed, *domain.Error) {
-	r, n, err := found(c, func() (projections.Allocation, uint64, error) { return s.o.Reads.Allocation(c.ctx(), c.scope(), id) })
-	if err != nil && err.Kind != domain.NotFound && err.Kind != domain.Forbidden {
+	r, n, err := found(c, func() (projections.Allocation, uint64, error) {
+		r, n, err := s.o.Reads.Allocation(c.ctx(), c.scope(), id)
+		if err == nil && r.State != domain.Released.String() && r.State != domain.Failed.String() {
+			err = notFound("allocation") // it ended since: not as what, yet
+		}
+		return r, n, err
+	})
+	if err != nil && err.Kind != domain.NotFound {
 		return nil, err
 	}
 	var project domain.ProjectID

@@ -148,9 +148,12 @@ type Options struct {
 	Registry *prometheus.Registry // nil: a registry of its own
 	Slog     *slog.Logger         // nil: none
 	Clock    func() time.Time     // nil: time.Now
-	// Deadline bounds a request, 30 s if zero. Heartbeat is the pause between two
-	// signs of life on an event stream, 15 s if zero.
+	// Deadline bounds a request, 30 s if zero. Patience is how long read models that are
+	// behind are waited for before something is said not to be there, 2 s if zero: whoever
+	// polls holds a place in its lane meanwhile. Heartbeat is the pause between two signs
+	// of life on an event stream, 15 s if zero.
 	Deadline  time.Duration
+	Patience  time.Duration
 	Heartbeat time.Duration
 	// Processors is how many there are to share, as many as Go uses if zero.
 	Processors int
@@ -174,6 +177,9 @@ func (o *Options) defaults() {
 	}
 	if o.Deadline == 0 {
 		o.Deadline = 30 * time.Second
+	}
+	if o.Patience == 0 {
+		o.Patience = 2 * time.Second
 	}
 	if o.Heartbeat == 0 {
 		o.Heartbeat = 15 * time.Second

@@ -5,7 +5,6 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -22,9 +21,9 @@ type Waiter interface {
 // Progress is how far the read models are. projections.Projector implements it.
 type Progress interface {
 	Waiter
-	// CaughtUp is for what was not found in commit n: it reports whether there is a
-	// newer one, after waiting for it.
-	CaughtUp(ctx context.Context, n uint64) (newer bool, err error)
+	// CaughtUp is for what was not found in commit n: it waits for what the log has now,
+	// and returns the newest commit.
+	CaughtUp(ctx context.Context, n uint64) (newest uint64, err error)
 }
 
 // The bounds of a list.
@@ -32,10 +31,6 @@ const (
 	defaultLimit = 50
 	maxLimit     = 500
 )
-
-// foundPatience is how long read models that are behind are waited for before something
-// is said not to be there. It is short: whoever polls holds a place in its lane.
-const foundPatience = 2 * time.Second
 
 var stringSchema = &huma.Schema{Type: "string"}
 
@@ -79,19 +74,23 @@ func found[R any](c *call, get func() (R, uint64, error)) (R, uint64, *domain.Er
 	if refused.Kind != domain.NotFound && refused.Kind != domain.Forbidden {
 		return r, n, refused
 	}
-	ctx, cancel := context.WithTimeout(c.ctx(), foundPatience)
+	ctx, cancel := context.WithTimeout(c.ctx(), c.s.o.Patience)
 	defer cancel()
-	newer, err := c.s.o.Wait.CaughtUp(ctx, n)
+	newest, err := c.s.o.Wait.CaughtUp(ctx, n)
 	if err != nil {
 		return r, n, domain.AsError(err)
 	}
-	if !newer {
+	if newest == n {
 		return r, n, refused
 	}
-	if r, n, err = get(); err != nil {
-		return r, n, domain.AsError(err)
+	r, n, err = get()
+	switch {
+	case err == nil:
+		return r, n, nil
+	case n < newest: // Postgres came back as it was before
+		return r, n, errBehind(n)
 	}
-	return r, n, nil
+	return r, n, domain.AsError(err)
 }
 
 // one reads one thing.

@@ -23,8 +23,8 @@ type Source interface {
 	Follow(ctx context.Context, after domain.Head, fn func(c *domain.Commit, head domain.Head) error) error
 	// End is where the log ends now. An answer may be behind, for a moment.
 	End(ctx context.Context) (End, error)
-	// Newest is the number of the log's last commit, 0 if it is empty: no acknowledged
-	// one comes after it.
+	// Newest is the number of the log's last commit, 0 if it is empty. A leader that was
+	// just elected may leave out, for a moment, what was acknowledged.
 	Newest(ctx context.Context) (uint64, error)
 }
 
@@ -62,6 +62,7 @@ type Projector struct {
 	mu      sync.Mutex
 	applied position
 	changed chan struct{} // closed when applied rises
+	newest  shared
 	hurry   chan struct{} // somebody waits for what is not applied yet
 	end     End
 	start   uint64 // the log's last commit when it was looked at first
@@ -345,24 +346,6 @@ func (p *Projector) Active() bool { return p.active.Load() }
 // WaitFor returns when the read models have commit n: read your own writes. It
 // answers unavailable (read_model.behind) when ctx ends first.
 func (p *Projector) WaitFor(ctx context.Context, n uint64) error { return p.waitFor(ctx, n, true) }
-
-// CaughtUp is for what was not found in the read models as they showed commit n. It
-// reports whether the log had gone on, and then waits until they show what it has now;
-// rest is not ended by it, or whoever asks for what is not there would keep a site from
-// it. It answers unavailable (read_model.behind) when ctx ends first, or the log cannot
-// be asked.
-func (p *Projector) CaughtUp(ctx context.Context, n uint64) (newer bool, err error) {
-	newest, err := p.src.Newest(ctx)
-	if err != nil {
-		e := domain.Errorf(domain.Unavailable, "read_model.behind", "the read model has commit %d, and the log cannot be asked for a newer one: try again", n)
-		e.Cause = err
-		return false, e
-	}
-	if newest <= n {
-		return false, nil
-	}
-	return true, p.waitFor(ctx, newest, false)
-}
 
 func (p *Projector) waitFor(ctx context.Context, n uint64, hurry bool) error {
 	for { // ends with ctx or the commit

@@ -55,24 +55,62 @@ func TestCaughtUp(t *testing.T) {
 		p := (&Store{}).Projector(log)
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
-		if newer, err := p.CaughtUp(ctx, 0); newer || err != nil {
-			t.Errorf("nothing was decided: %v, %v", newer, err)
+		if n, err := p.CaughtUp(ctx, 0); n != 0 || err != nil {
+			t.Errorf("nothing was decided: %d, %v", n, err)
 		}
 		log.end.Head.N = 7
-		if newer, err := p.CaughtUp(ctx, 7); newer || err != nil {
-			t.Errorf("the snapshot had everything: %v, %v", newer, err)
+		if n, err := p.CaughtUp(ctx, 7); n != 7 || err != nil {
+			t.Errorf("the snapshot had everything: %d, %v", n, err)
+		}
+		if _, err := p.CaughtUp(ctx, 8); domain.AsError(err).Code != "read_model.behind" {
+			t.Errorf("a log that ends before the snapshot does: %v", err)
 		}
 		began := time.Now()
 		go func() {
 			p.rest(t.Context(), time.Second)
 			p.publish(position{Head: domain.Head{N: 7}})
 		}()
-		if newer, err := p.CaughtUp(ctx, 6); !newer || err != nil || time.Since(began) != time.Second {
-			t.Errorf("after %v: %v, %v", time.Since(began), newer, err)
+		if n, err := p.CaughtUp(ctx, 6); n != 7 || err != nil || time.Since(began) != time.Second {
+			t.Errorf("after %v: %d, %v", time.Since(began), n, err)
 		}
 		log.end.Head.N = 8
 		if _, err := p.CaughtUp(ctx, 7); domain.AsError(err).Code != "read_model.behind" || time.Since(began) != 10*time.Second {
 			t.Errorf("after %v: %v", time.Since(began), err)
 		}
+	})
+}
+
+// TestShared: of many who ask at once each gets an answer that was asked for after it came,
+// and the log is not asked as often.
+func TestShared(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var s shared
+		var asked uint64
+		question := func(context.Context) (uint64, error) {
+			asked++
+			n := asked
+			time.Sleep(time.Second)
+			return n, nil
+		}
+		want := func(n uint64) {
+			if got, err := s.ask(t.Context(), question); got != n || err != nil {
+				t.Errorf("answer %d, want %d: %v", got, n, err)
+			}
+		}
+		go want(1)
+		time.Sleep(time.Millisecond)
+		for range 100 {
+			go want(2)
+		}
+		time.Sleep(time.Second)
+		want(3)
+		want(4)
+		short, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		if _, err := s.ask(short, question); err == nil {
+			t.Error("who cannot wait was kept")
+		}
+		time.Sleep(time.Second)
 	})
 }
