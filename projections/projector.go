@@ -39,9 +39,11 @@ const (
 	maxBatchEvents = 4000
 	maxAhead       = 2 * maxBatchEvents // events, or commits without any, read ahead of the fold
 	// The pause after a transaction is twice as long as it, at most quietRest; in a rush eight
-	// times, at most rushRest, and from restBehind on there is none: see rest.
+	// times, at most rushRest, and from restBehind on there is none: see rest. A rush are so
+	// many events in a transaction, and in a commit: commands wait for each other then.
 	quietRest  = 100 * time.Millisecond
 	rushEvents = maxBatchEvents / 4
+	rushCommit = 64
 	rushRest   = 2 * time.Second
 	restBehind = 10 * time.Second
 	// shortGrace is how long the log may look shorter than the read model (a leader
@@ -255,21 +257,21 @@ func (p *Projector) follow(ctx context.Context, w *work) error {
 			return err
 		}
 		p.publish(w.from)
-		p.rest(ctx, restFor(events, time.Since(began), began.Sub(batch[0].commit.At.Std())))
+		p.rest(ctx, restFor(events, len(batch), time.Since(began), began.Sub(batch[0].commit.At.Std())))
 	}
 }
 
 // room is what a commit takes of maxAhead.
 func (d *delivery) room() int64 { return int64(min(max(d.events, 1), maxAhead)) }
 
-// restFor is how long to rest after a transaction of so many events that took so long,
+// restFor is how long to rest after a transaction of so many events and commits that took so long,
 // whose oldest commit was so old when it began. Without a rush it is short: who looks after what was just said
 // on another connection finds it.
-func restFor(events int, took, behind time.Duration) time.Duration {
+func restFor(events, commits int, took, behind time.Duration) time.Duration {
 	switch {
 	case behind >= restBehind:
 		return 0
-	case events < rushEvents:
+	case events < rushEvents || events < rushCommit*commits:
 		return min(2*took, quietRest)
 	default:
 		return min(8*took, rushRest)

@@ -30,18 +30,19 @@ func TestRest(t *testing.T) {
 		}
 	})
 	for _, c := range []struct {
-		events             int
+		events, commits    int
 		took, behind, want time.Duration
 	}{
-		{rushEvents - 1, 5 * time.Millisecond, 5 * time.Millisecond, 10 * time.Millisecond},
-		{rushEvents - 1, 300 * time.Millisecond, 3 * time.Second, 100 * time.Millisecond},
-		{rushEvents, 5 * time.Millisecond, 5 * time.Millisecond, 40 * time.Millisecond},
-		{rushEvents, 300 * time.Millisecond, 3 * time.Second, rushRest},
-		{rushEvents, 300 * time.Millisecond, 9 * time.Second, rushRest},
-		{rushEvents, 300 * time.Millisecond, 10 * time.Second, 0},
+		{rushEvents - 1, 1, 5 * time.Millisecond, 5 * time.Millisecond, 10 * time.Millisecond},
+		{rushEvents - 1, 1, 300 * time.Millisecond, 3 * time.Second, quietRest},
+		{rushEvents, rushEvents/rushCommit + 1, 300 * time.Millisecond, 3 * time.Second, quietRest},
+		{rushEvents, rushEvents / rushCommit, 5 * time.Millisecond, 5 * time.Millisecond, 40 * time.Millisecond},
+		{rushEvents, 1, 300 * time.Millisecond, 3 * time.Second, rushRest},
+		{rushEvents, 1, 300 * time.Millisecond, 9 * time.Second, rushRest},
+		{rushEvents, 1, 300 * time.Millisecond, 10 * time.Second, 0},
 	} {
-		if got := restFor(c.events, c.took, c.behind); got != c.want {
-			t.Errorf("%d events in %v, %v behind: rests for %v, want %v", c.events, c.took, c.behind, got, c.want)
+		if got := restFor(c.events, c.commits, c.took, c.behind); got != c.want {
+			t.Errorf("%d events in %d commits, in %v, %v behind: rests for %v, want %v", c.events, c.commits, c.took, c.behind, got, c.want)
 		}
 	}
 }
