@@ -48,7 +48,7 @@ func (s *shared) ask(ctx context.Context, question func(context.Context) (uint64
 	}
 	if !s.asking {
 		s.asking = true
-		go s.run(question)
+		go s.run(context.WithoutCancel(ctx), question) // for whoever comes, too
 	}
 	s.mu.Unlock()
 	select {
@@ -59,7 +59,7 @@ func (s *shared) ask(ctx context.Context, question func(context.Context) (uint64
 	}
 }
 
-func (s *shared) run(question func(context.Context) (uint64, error)) {
+func (s *shared) run(ctx context.Context, question func(context.Context) (uint64, error)) {
 	for { // ends when nobody came meanwhile
 		s.mu.Lock()
 		a := s.next
@@ -68,8 +68,8 @@ func (s *shared) run(question func(context.Context) (uint64, error)) {
 		if a == nil {
 			return
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), endInterval)
-		a.n, a.err = question(ctx)
+		one, cancel := context.WithTimeout(ctx, endInterval)
+		a.n, a.err = question(one)
 		cancel()
 		close(a.done)
 	}
