@@ -199,8 +199,6 @@ func (s *Server) nameVMs(a *Allocation) {
 	for i := range a.VMs {
 		v := &a.VMs[i]
 		v.Name = a.Name + "/" + strconv.Itoa(i)
-		if v.ID != "" { // a dry run has none
-			v.CRN = s.crn(a.TenantID, a.ProjectID, "vm", v.ID)
-		}
+		v.CRN = s.crn(a.TenantID, a.ProjectID, "vm", v.ID)
 	}
 }

@@ -195,7 +195,7 @@ func TestADryRunWritesNothing(t *testing.T) {
 	path := "/v1/projects/" + w.acme.project + "/allocations"
 	before, docs := w.log.last(), w.vault.len()
 	a := w.want(200, w.acme.owner, "POST", path, `{"sku":"gpu-1x","count":2,"dry_run":true,"user_data":"#cloud-config","lock_price":true}`)
-	if a.get("state") != "planned" || a.get("dry_run") != "true" || a.get("id") != "" || a.get("hold_micros") != "4980000" || a.get("vms.1.host_id") != w.hostID || a.get("image") != "tiny" {
+	if a.get("state") != "planned" || a.get("dry_run") != "true" || a.get("id") != "" || a.get("hold_micros") != "4980000" || a.get("vms.1.host_id") != w.hostID || a.get("vms.1.id")+a.get("vms.1.crn")+a.get("vms.1.name") != "" || a.get("image") != "tiny" {
 		t.Errorf("%s", a.body)
 	}
 	w.refused(409, "capacity.exhausted", w.acme.owner, "POST", path, `{"sku":"gpu-1x","count":8,"dry_run":true}`)

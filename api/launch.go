@@ -119,7 +119,11 @@ func (s *Server) prepare(c *call, m *domain.CreateAllocation, b *createAllocatio
 		}
 		plan.ID, plan.CRN, plan.State, plan.DryRun = "", "", "planned", true
 		for i := range plan.VMs {
-			plan.VMs[i].ID, plan.VMs[i].State = "", "planned"
+			v := &plan.VMs[i]
+			v.ID, v.CRN, v.State = "", "", "planned" // of ids that nothing will have
+			if b.Name == "" {
+				v.Name = ""
+			}
 		}
 		if b.Name == "" {
 			plan.Name = ""
