@@ -110,7 +110,7 @@ func (s *Server) actOnAllocation(c *call, do domain.AllocationAction, state stri
 // is not there and what is not the caller's take the same way.
 func (s *Server) actOnEnded(c *call, do domain.AllocationAction, id domain.AllocationID, refused *domain.Error) (*Changed, *domain.Error) {
 	r, n, err := found(c, func() (projections.Allocation, uint64, error) {
-		r, n, err := s.o.Reads.Allocation(c.ctx(), c.scope(), id)
+		r, n, err := c.allocation(id)()
 		if err == nil && r.State != domain.Released.String() && r.State != domain.Failed.String() {
 			err = notFound("allocation") // it ended since: not as what, yet
 		}
@@ -169,7 +169,7 @@ func (s *Server) getAllocation(c *call) (Allocation, *domain.Error) {
 		return Allocation{}, err
 	}
 	var failed *domain.Error
-	out, err := one(c, func() (projections.Allocation, uint64, error) { return s.o.Reads.Allocation(c.ctx(), c.scope(), id) }, func(r *projections.Allocation) Allocation {
+	out, err := one(c, c.allocation(id), func(r *projections.Allocation) Allocation {
 		a := s.showAllocation(r)
 		failed = s.addTags(c, r, &a)
 		return a
@@ -178,6 +178,11 @@ func (s *Server) getAllocation(c *call) (Allocation, *domain.Error) {
 		err = failed
 	}
 	return out, err
+}
+
+// allocation is how one is read, by the routes that need one.
+func (c *call) allocation(id domain.AllocationID) func() (projections.Allocation, uint64, error) {
+	return func() (projections.Allocation, uint64, error) { return c.s.o.Reads.Allocation(c.ctx(), c.scope(), id) }
 }
 
 func (s *Server) showAllocation(r *projections.Allocation) Allocation {

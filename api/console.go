@@ -48,18 +48,16 @@ func (s *Server) consoleRoutes() {
 			return nil, c.fail(err)
 		}
 		return &huma.StreamResponse{Body: func(huma.Context) {
-			h, w := c.echo.Response().Header(), c.echo.Response()
+			w := c.echo.Response()
 			if strings.HasPrefix(c.echo.Request().Header.Get("Accept"), "text/plain") {
-				h.Set("Content-Type", "text/plain; charset=utf-8")
-				h.Set("Console-Offset", strconv.FormatInt(out.Offset, 10))
+				w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+				w.Header().Set("Console-Offset", strconv.FormatInt(out.Offset, 10))
 				w.WriteHeader(http.StatusOK)
 				_, _ = w.Write(data)
 				return
 			}
 			out.Data = base64.StdEncoding.EncodeToString(data)
-			h.Set("Content-Type", "application/json")
-			w.WriteHeader(http.StatusOK)
-			_ = writeJSON(w, out)
+			_ = answerJSON(w, http.StatusOK, out)
 		}}, nil
 	})
 	s.routes = append(s.routes, r)

@@ -150,8 +150,6 @@ func (s *Server) edge(next echo.HandlerFunc) echo.HandlerFunc {
 var (
 	noSniff = []string{"nosniff"}
 	noStore = []string{"no-store"}
-
-	jsonContent = []string{"application/json"}
 )
 
 // streaming reports whether the answer may go on for ever.

@@ -12,7 +12,6 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/gpuaas/gpuaas/domain"
-	"github.com/gpuaas/gpuaas/projections"
 )
 
 // Event is one fact, as CloudEvents 1.0 writes it. Its id is the cursor after it.
@@ -67,7 +66,7 @@ func (s *Server) allocationSelection(c *call) (selection, *domain.Error) {
 	if err := c.catchUp(); err != nil {
 		return sel, err
 	}
-	a, _, err := found(c, func() (projections.Allocation, uint64, error) { return s.o.Reads.Allocation(c.ctx(), c.scope(), id) })
+	a, _, err := found(c, c.allocation(id))
 	if err != nil {
 		return sel, err
 	}
@@ -120,9 +119,7 @@ func (s *Server) eventRoute(r route, selected func(*call) (selection, *domain.Er
 			return nil, c.fail(err)
 		}
 		return &huma.StreamResponse{Body: func(huma.Context) {
-			c.echo.Response().Header().Set("Content-Type", "application/json")
-			c.echo.Response().WriteHeader(http.StatusOK)
-			_ = writeJSON(c.echo.Response(), page)
+			_ = answerJSON(c.echo.Response(), http.StatusOK, page)
 		}}, nil
 	})
 	s.routes = append(s.routes, r)

@@ -4,7 +4,6 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/gpuaas/gpuaas/domain"
-	"github.com/gpuaas/gpuaas/projections"
 )
 
 // HostReason says why a host was chosen, or not.
@@ -58,7 +57,7 @@ func (s *Server) explainAllocation(c *call) (*List[HostReason], *domain.Error) {
 	if err := c.fleetID("a", "allocation", &id); err != nil {
 		return nil, err
 	}
-	a, _, err := found(c, func() (projections.Allocation, uint64, error) { return s.o.Reads.Allocation(c.ctx(), c.scope(), id) })
+	a, _, err := found(c, c.allocation(id))
 	if err != nil {
 		return nil, err
 	}

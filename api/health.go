@@ -35,7 +35,5 @@ func (s *Server) readyz(ec echo.Context) error {
 	if !r.Ready {
 		status = http.StatusServiceUnavailable
 	}
-	ec.Response().Header().Set("Content-Type", "application/json")
-	ec.Response().WriteHeader(status)
-	return writeJSON(ec.Response(), r)
+	return answerJSON(ec.Response(), status, r)
 }

@@ -3,6 +3,7 @@ package api
 import (
 	"encoding/json"
 	"io"
+	"net/http"
 
 	"github.com/danielgtaylor/huma/v2"
 	fastjson "github.com/goccy/go-json"
@@ -19,6 +20,15 @@ func writeJSON(w io.Writer, v any) error {
 	e := fastjson.NewEncoder(w)
 	e.SetEscapeHTML(false)
 	return e.Encode(v)
+}
+
+var jsonContent = []string{"application/json"}
+
+// answerJSON writes the answer of a route whose answers huma does not write.
+func answerJSON(w http.ResponseWriter, status int, v any) error {
+	w.Header()["Content-Type"] = jsonContent
+	w.WriteHeader(status)
+	return writeJSON(w, v)
 }
 
 // maxDepth bounds the nesting of a body: no request has more than four levels.

@@ -40,7 +40,7 @@ func (s *Server) launchRoute() {
 	allocation := map[string]*huma.MediaType{"application/json": {Schema: s.schema("Allocation", Allocation{})}}
 	op.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{
 		"application/json": {
-			Schema:  s.api.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[createAllocation](), true, "CreateAllocation"),
+			Schema:  s.schema("CreateAllocation", createAllocation{}),
 			Example: map[string]any{"name": "train-7", "sku": "gpu-1x", "count": 1, "image": "tiny"},
 		},
 	}}
@@ -55,14 +55,11 @@ func (s *Server) launchRoute() {
 			c.write(c.fail(err))
 			return
 		}
-		w := c.echo.Response()
-		w.Header()["Content-Type"] = jsonContent
+		status := http.StatusCreated
 		if out.DryRun {
-			w.WriteHeader(http.StatusOK)
-		} else {
-			w.WriteHeader(http.StatusCreated)
+			status = http.StatusOK
 		}
-		_ = writeJSON(w, out)
+		_ = answerJSON(c.echo.Response(), status, out)
 	}))
 	s.routes = append(s.routes, r)
 }

@@ -17,9 +17,7 @@ func Starting(registry *prometheus.Registry, why func() string) http.Handler {
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		w.WriteHeader(http.StatusServiceUnavailable)
-		_ = writeJSON(w, Readiness{Reasons: []string{why()}})
+		_ = answerJSON(w, http.StatusServiceUnavailable, Readiness{Reasons: []string{why()}})
 	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		p := newProblem(http.StatusServiceUnavailable, "site.starting", "the site is starting: "+why()+": try again", requestID(r.Header.Get("X-Request-Id"), time.Now()))

@@ -71,23 +71,23 @@ const noLeader = 10008
 
 // askAgain puts a question that changes nothing until a leader is there to answer it, for
 // no longer than one question may take.
-func askAgain(ctx context.Context, question func(context.Context) error) error {
+func askAgain[T any](ctx context.Context, question func(context.Context) (T, error)) (T, error) {
 	ctx, cancel := ask(ctx)
 	defer cancel()
 	var none error
 	for {
-		err := question(ctx)
+		answer, err := question(ctx)
 		var api *jetstream.APIError
 		if !errors.As(err, &api) || api.ErrorCode != noLeader {
 			if err != nil && none != nil && ctx.Err() != nil {
-				return none // the last question was cut short
+				err = none // the last question was cut short
 			}
-			return err
+			return answer, err
 		}
 		none = err
 		select {
 		case <-ctx.Done():
-			return none
+			return answer, none
 		case <-time.After(50 * time.Millisecond):
 		}
 	}

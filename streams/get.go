@@ -25,12 +25,8 @@ type storedMessage struct {
 //
 // The client's own Stream.GetMsg is not used: it takes the direct path, which any
 // replica may answer, wherever a stream allows it.
-func getMessage(ctx context.Context, nc *nats.Conn, stream string, query []byte) (m *storedMessage, err error) {
-	err = askAgain(ctx, func(ctx context.Context) error {
-		m, err = getOnce(ctx, nc, stream, query)
-		return err
-	})
-	return m, err
+func getMessage(ctx context.Context, nc *nats.Conn, stream string, query []byte) (*storedMessage, error) {
+	return askAgain(ctx, func(ctx context.Context) (*storedMessage, error) { return getOnce(ctx, nc, stream, query) })
 }
 
 func getOnce(ctx context.Context, nc *nats.Conn, stream string, query []byte) (*storedMessage, error) {

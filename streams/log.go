@@ -140,11 +140,7 @@ func (l *Log) info(ctx context.Context) (*jetstream.StreamInfo, error) {
 }
 
 func streamInfo(ctx context.Context, js jetstream.JetStream, name string) (*jetstream.StreamInfo, error) {
-	var s jetstream.Stream
-	err := askAgain(ctx, func(ctx context.Context) (err error) {
-		s, err = js.Stream(ctx, name)
-		return err
-	})
+	s, err := askAgain(ctx, func(ctx context.Context) (jetstream.Stream, error) { return js.Stream(ctx, name) })
 	if err != nil {
 		return nil, fmt.Errorf("stream %s: %w", name, err)
 	}

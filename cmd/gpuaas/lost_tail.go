@@ -25,12 +25,12 @@ func (s *site) refuseAhead(ctx context.Context) error {
 	if err == nil {
 		return nil
 	}
-	end, _, _ := s.commits.Last(ctx)
+	end, _ := s.commits.Newest(ctx)
 	advice := lostTailAdvice
 	if s.member != nil {
 		advice = "stop this site and bring the newest log back"
 	}
-	return fmt.Errorf("the log ends at commit %d, but the read models show commit %d: %w: %s, or drop the database if the log is right", s.commits.NumberAt(end), shown.N, err, advice)
+	return fmt.Errorf("the log ends at commit %d, but the read models show commit %d: %w: %s, or drop the database if the log is right", end, shown.N, err, advice)
 }
 
 // refuseLostTail compares the log with what was made from it: a log that is older
